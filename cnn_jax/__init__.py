@@ -1,0 +1,32 @@
+"""Convolutional networks in JAX: hand-derived kernels, landmark models, training.
+
+The door of the house. Kernels are pure functions (`cnn_jax.kernels`), models are Flax
+modules made by name, and everything else is imported from its own room.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+from cnn_jax import kernels
+from cnn_jax.models import create_model, list_models, model_info
+
+if TYPE_CHECKING:
+    from cnn_jax import testing
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "__version__",
+    "create_model",
+    "kernels",
+    "list_models",
+    "model_info",
+    "testing",
+]
+
+
+def __getattr__(name: str):
+    # `testing` needs chex, which a machine that only runs the kernels may lack.
+    if name == "testing":
+        return importlib.import_module("cnn_jax.testing")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,270 @@
+"""Sliding-window geometry: output sizes and padding, in plain Python integers.
+
+Everything here is arithmetic on shapes, done before any array exists. One
+spatial dimension obeys four numbers: the window's size `k`, its stride `s`, its
+dilation `d` and the padding `(lo, hi)`. A dilated window covers
+`(k - 1) * d + 1` positions, and over an input of size `n` it fits
+
+    out = (lo + n + hi - (k - 1) * d - 1) // s + 1
+
+times, or not at all when the padded input is smaller than the window: then the
+output is empty, as in XLA.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Sequence
+
+Padding = str | int | Sequence[int | tuple[int, int]]
+"""`"SAME"`, `"VALID"`, one integer for all sides, or one entry per dimension:
+an integer for both sides or a `(low, high)` pair. Negative amounts crop."""
+
+MAX_RANK = 3
+"""The most spatial dimensions a window may have."""
+
+
+def per_dimension(value: int | Sequence[int], rank: int, name: str) -> tuple[int, ...]:
+    """Spreads an integer over `rank` dimensions, or checks a sequence of them.
+
+    Args:
+      value: One positive integer, or `rank` of them.
+      rank: The number of spatial dimensions.
+      name: What the value is called in the error message.
+
+    Returns:
+      A tuple of `rank` positive integers.
+
+    Raises:
+      ValueError: If an entry is not a positive integer or the length is not `rank`.
+    """
+    entries = (value,) * rank if _is_integer(value) else value
+    if isinstance(entries, str) or not isinstance(entries, Sequence):
+        raise ValueError(
+            f"{name}: got {value!r}, expected an integer or a sequence of {rank}."
+        )
+    if len(entries) != rank:
+        raise ValueError(
+            f"{name}: got {len(entries)} entries {tuple(entries)}, expected {rank}, "
+            "one for each spatial dimension."
+        )
+    if not all(_is_integer(entry) and operator.index(entry) > 0 for entry in entries):
+        raise ValueError(f"{name}: got {tuple(entries)}, expected positive integers.")
+    return tuple(operator.index(entry) for entry in entries)
+
+
+def dilated_size(size: int, dilation: int) -> int:
+    """Returns how many positions a window of `size` covers at `dilation`."""
+    return (size - 1) * dilation + 1 if size > 0 else 0
+
+
+def output_size(
+    input_size: int,
+    window: int,
+    stride: int = 1,
+    padding: tuple[int, int] = (0, 0),
+    dilation: int = 1,
+) -> int:
+    """Returns how often a window fits along one dimension (0 if it never does)."""
+    free = input_size + sum(padding) - dilated_size(window, dilation)
+    return free // stride + 1 if free >= 0 else 0
+
+
+def same_padding(
+    input_size: int, window: int, stride: int = 1, dilation: int = 1
+) -> tuple[int, int]:
+    """Returns the padding for which the output has `ceil(input_size / stride)` entries.
+
+    An odd total puts the extra element behind, as TensorFlow and XLA do. (PyTorch's
+    `padding=(k - 1) // 2` differs for even inputs at stride 2: pass it explicitly.)
+    """
+    wanted = -(-input_size // stride)
+    total = max((wanted - 1) * stride + dilated_size(window, dilation) - input_size, 0)
+    return total // 2, total - total // 2
+
+
+def explicit_padding(
+    padding: Padding,
+    input_sizes: Sequence[int],
+    window: Sequence[int],
+    strides: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[tuple[int, int], ...]:
+    """Resolves any accepted `padding` to one `(low, high)` pair per dimension.
+
+    Raises:
+      ValueError: If `padding` is of no accepted form.
+    """
+    rank = len(input_sizes)
+    if isinstance(padding, str):
+        if padding.upper() == "VALID":
+            return ((0, 0),) * rank
+        if padding.upper() == "SAME":
+            return tuple(
+                same_padding(*dimension)
+                for dimension in zip(
+                    input_sizes, window, strides, dilation, strict=True
+                )
+            )
+        raise ValueError(
+            f"padding: got {padding!r}, expected 'SAME', 'VALID', an integer or one "
+            "entry for each spatial dimension."
+        )
+    entries = (padding,) * rank if _is_integer(padding) else padding
+    if not isinstance(entries, Sequence) or len(entries) != rank:
+        raise ValueError(
+            f"padding: got {padding!r}, expected {rank} entries, one for each spatial "
+            "dimension: an integer or a (low, high) pair."
+        )
+    return tuple(_padding_pair(entry) for entry in entries)
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A window sliding over an input: every size resolved, hashable, all integers.
+
+    Attributes:
+      input_sizes: The spatial sizes of the input.
+      sizes: The window's (filter's) sizes, before dilation.
+      strides: The step between two placements.
+      padding: One `(low, high)` pair per dimension.
+      dilation: The step between two elements inside the window.
+    """
+
+    input_sizes: tuple[int, ...]
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+
+    @classmethod
+    def resolve(
+        cls,
+        input_sizes: Sequence[int],
+        sizes: int | Sequence[int],
+        *,
+        strides: int | Sequence[int] = 1,
+        padding: Padding = "VALID",
+        dilation: int | Sequence[int] = 1,
+    ) -> Window:
+        """Checks and resolves the public arguments of a convolution or a pooling.
+
+        Raises:
+          ValueError: If the rank is not 1 to 3 or an argument has no accepted form.
+        """
+        rank = len(input_sizes)
+        if not 1 <= rank <= MAX_RANK:
+            raise ValueError(
+                f"input: got {rank} spatial dimensions, expected 1 to {MAX_RANK} "
+                "between the batch and the channel dimension."
+            )
+        sizes = per_dimension(sizes, rank, "window")
+        strides = per_dimension(strides, rank, "strides")
+        dilation = per_dimension(dilation, rank, "dilation")
+        pairs = explicit_padding(padding, input_sizes, sizes, strides, dilation)
+        for size, pair in zip(input_sizes, pairs, strict=True):
+            if size + min(pair[0], 0) + min(pair[1], 0) < 0:
+                raise ValueError(
+                    f"padding: got {pair}, which crops more than the input's {size} "
+                    "positions."
+                )
+        return cls(tuple(input_sizes), sizes, strides, pairs, dilation)
+
+    @property
+    def rank(self) -> int:
+        """The number of spatial dimensions."""
+        return len(self.input_sizes)
+
+    @property
+    def dilated_sizes(self) -> tuple[int, ...]:
+        """How many positions the window covers in each dimension."""
+        return tuple(map(dilated_size, self.sizes, self.dilation))
+
+    @property
+    def output_sizes(self) -> tuple[int, ...]:
+        """How often the window fits in each dimension."""
+        return tuple(
+            map(
+                output_size,
+                self.input_sizes,
+                self.sizes,
+                self.strides,
+                self.padding,
+                self.dilation,
+            )
+        )
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether each output position sees exactly one input position, unpadded."""
+        return all(size == 1 for size in self.sizes) and all(
+            pair == (0, 0) for pair in self.padding
+        )
+
+    @property
+    def input_grad_padding(self) -> tuple[tuple[int, int], ...]:
+        """Padding under which the flipped window maps the output back to the input.
+
+        The output's gradient, with `s - 1` zeros between its elements, is padded by
+        `reach - lo` in front (`reach = (k - 1) * d`), and behind by as much as brings
+        the result to the input's size.
+        """
+        pairs = []
+        for size, out, extent, stride, (low, _) in zip(
+            self.input_sizes,
+            self.output_sizes,
+            self.dilated_sizes,
+            self.strides,
+            self.padding,
+            strict=True,
+        ):
+            front = extent - 1 - low
+            spread = (out - 1) * stride + 1 if out > 0 else 0
+            pairs.append((front, size + extent - 1 - front - spread))
+        return tuple(pairs)
+
+    @property
+    def filter_grad_padding(self) -> tuple[tuple[int, int], ...]:
+        """Padding under which the input, seen through dy, gives the filter's size.
+
+        The filter's gradient is the input correlated with dy spread by the stride, so
+        dy takes the filter's place: the padding in front stays `lo`, and the one behind
+        is trimmed by the positions that the stride never reached.
+        """
+        pairs = []
+        for size, out, extent, stride, (low, _) in zip(
+            self.input_sizes,
+            self.output_sizes,
+            self.dilated_sizes,
+            self.strides,
+            self.padding,
+            strict=True,
+        ):
+            spread = (out - 1) * stride + 1 if out > 0 else 0
+            pairs.append((low, extent + spread - 1 - low - size))
+        return tuple(pairs)
+
+
+def _is_integer(value: object) -> bool:
+    if isinstance(value, bool):
+        return False
+    try:
+        operator.index(value)  # accepts NumPy integers too
+    except TypeError:
+        return False
+    return True
+
+
+def _padding_pair(entry: int | Sequence[int]) -> tuple[int, int]:
+    if _is_integer(entry):
+        return operator.index(entry), operator.index(entry)
+    if (
+        isinstance(entry, Sequence)
+        and len(entry) == 2
+        and all(_is_integer(side) for side in entry)
+    ):
+        return operator.index(entry[0]), operator.index(entry[1])
+    raise ValueError(
+        f"padding: got entry {entry!r}, expected an integer or a (low, high) pair."
+    )

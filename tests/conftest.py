@@ -1,0 +1,29 @@
+"""The climate every test runs in: eight fake CPU devices, no silent promotion."""
+
+import os
+
+# Before jax is imported: the device count is read once. The platform is pinned since
+# a machine with libtpu installed but no TPU attached would report errors.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def x64():
+    """Enables 64-bit types for the duration of one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def generator() -> np.random.Generator:
+    """A NumPy generator with a fixed seed."""
+    return np.random.default_rng(0)

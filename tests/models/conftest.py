@@ -1,0 +1,10 @@
+"""Kernels, layers and models promise results without implicit dtype promotion."""
+
+import jax
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion():
+    with jax.numpy_dtype_promotion("strict"):
+        yield
