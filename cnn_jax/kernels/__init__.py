@@ -1,0 +1,52 @@
+"""Pure functions for convolutional networks, each with a VJP derived by hand.
+
+Arrays are `(n, *spatial, c)` and filters `(*spatial, in / groups, out)`, with one to
+three spatial dimensions. Every function here is reverse-differentiable to any order
+and works under jit, vmap, scan, checkpoint and shard_map. Forward mode is not defined
+for a custom VJP: `autodiff` holds the same operations as plain lax.
+"""
+
+from cnn_jax.kernels import autodiff, textbook
+from cnn_jax.kernels.activation import relu, sigmoid, silu
+from cnn_jax.kernels.conv import (
+    conv,
+    conv_bias_grad,
+    conv_filter_grad,
+    conv_input_grad,
+)
+from cnn_jax.kernels.dense import dense
+from cnn_jax.kernels.dropout import dropout, stochastic_depth
+from cnn_jax.kernels.loss import softmax_cross_entropy
+from cnn_jax.kernels.lowering import target_platform
+from cnn_jax.kernels.norm import batch_norm, batch_norm_inference
+from cnn_jax.kernels.pool import (
+    avg_pool,
+    avg_pool_grad,
+    global_avg_pool,
+    max_pool,
+    max_pool_grad,
+)
+
+__all__ = [
+    "autodiff",
+    "avg_pool",
+    "avg_pool_grad",
+    "batch_norm",
+    "batch_norm_inference",
+    "conv",
+    "conv_bias_grad",
+    "conv_filter_grad",
+    "conv_input_grad",
+    "dense",
+    "dropout",
+    "global_avg_pool",
+    "max_pool",
+    "max_pool_grad",
+    "relu",
+    "sigmoid",
+    "silu",
+    "softmax_cross_entropy",
+    "stochastic_depth",
+    "target_platform",
+    "textbook",
+]

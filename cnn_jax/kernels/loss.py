@@ -1,0 +1,146 @@
+"""The softmax cross-entropy and its gradient."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from cnn_jax.kernels.operands import (
+    accumulation_dtype,
+    align_manual_axes,
+    require_floating,
+)
+
+
+def softmax_cross_entropy(
+    logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0
+) -> jax.Array:
+    """Returns the cross-entropy between the labels and softmax(logits), per example.
+
+    With targets t (smoothed: t = (1 - a) labels + a / classes) and Z = sum_j exp(z_j),
+
+        loss = log Z sum_j t_j - sum_j t_j z_j.
+
+    The derivative of log Z by z_j is the softmax p_j = exp(z_j) / Z, so
+
+        dz = dloss (p sum_j t_j - t),    dlabels = -(1 - a) dloss log p.
+
+    Only the logits and one log Z per example are saved; p is computed again.
+
+    Args:
+      logits: `(..., classes)`, floating-point.
+      labels: Integers `(...)` in [0, classes), or probabilities `(..., classes)`. An
+        integer outside gives a NaN loss, since a traced value cannot raise.
+      label_smoothing: a in [0, 1), the weight of the uniform distribution.
+
+    Returns:
+      `(...)` in float32, or float64 for float64 logits.
+
+    Raises:
+      ValueError: If shapes, dtypes or the smoothing do not fit.
+
+    Source of label smoothing: Szegedy et al., "Rethinking the Inception Architecture
+    for Computer Vision", 2016.
+    """
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    require_floating("softmax_cross_entropy", logits=logits)
+    if logits.ndim < 1 or logits.shape[-1] == 0:
+        raise ValueError(
+            f"softmax_cross_entropy: got logits {logits.shape}, expected "
+            "(..., classes) with at least one class."
+        )
+    if not 0.0 <= label_smoothing < 1.0:
+        raise ValueError(
+            f"softmax_cross_entropy: got label_smoothing {label_smoothing}, expected a "
+            "number in [0, 1)."
+        )
+    logits, labels = align_manual_axes(logits, labels)
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        _require_labels_shape(labels, logits.shape[:-1])
+        return _from_classes(logits, labels, float(label_smoothing))
+    require_floating("softmax_cross_entropy", labels=labels)
+    _require_labels_shape(labels, logits.shape)
+    return _from_probabilities(logits, labels, float(label_smoothing))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _from_probabilities(logits, labels, smoothing):
+    return _loss(logits, _smooth(logits, labels, smoothing))[0]
+
+
+def _from_probabilities_fwd(logits, labels, smoothing):
+    loss, log_z = _loss(logits, _smooth(logits, labels, smoothing))
+    return loss, (logits, labels, log_z)
+
+
+def _from_probabilities_bwd(smoothing, residuals, dloss):
+    logits, labels, log_z = residuals
+    log_softmax = logits.astype(log_z.dtype) - log_z[..., None]
+    targets = _smooth(logits, labels, smoothing)
+    dlabels = -(1.0 - smoothing) * dloss[..., None] * log_softmax
+    return _logits_grad(logits, log_softmax, targets, dloss), dlabels.astype(
+        labels.dtype
+    )
+
+
+_from_probabilities.defvjp(_from_probabilities_fwd, _from_probabilities_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _from_classes(logits, labels, smoothing):
+    return _from_classes_fwd(logits, labels, smoothing)[0]
+
+
+def _from_classes_fwd(logits, labels, smoothing):
+    loss, log_z = _loss(logits, _smooth(logits, _one_hot(logits, labels), smoothing))
+    is_class = (labels >= 0) & (labels < logits.shape[-1])
+    return jnp.where(is_class, loss, jnp.nan), (logits, labels, log_z)
+
+
+def _from_classes_bwd(smoothing, residuals, dloss):
+    logits, labels, log_z = residuals
+    log_softmax = logits.astype(log_z.dtype) - log_z[..., None]
+    targets = _smooth(logits, _one_hot(logits, labels), smoothing)
+    return _logits_grad(logits, log_softmax, targets, dloss), None
+
+
+_from_classes.defvjp(_from_classes_fwd, _from_classes_bwd)
+
+
+def _loss(logits, targets):
+    """Returns the loss and log Z, both per example."""
+    wide = logits.astype(targets.dtype)
+    log_z = jax.nn.logsumexp(wide, axis=-1)
+    # A class that is impossible (z = -inf) and not wanted (t = 0) costs nothing.
+    wanted = jnp.where(targets == 0, 0, targets * wide)
+    return log_z * jnp.sum(targets, axis=-1) - jnp.sum(wanted, axis=-1), log_z
+
+
+def _logits_grad(logits, log_softmax, targets, dloss):
+    mass = jnp.sum(targets, axis=-1, keepdims=True)
+    grad = dloss[..., None] * (jnp.exp(log_softmax) * mass - targets)
+    return grad.astype(logits.dtype)
+
+
+def _one_hot(logits, labels):
+    classes = jnp.arange(logits.shape[-1], dtype=labels.dtype)
+    classes = classes.reshape((1,) * labels.ndim + (-1,))
+    # A comparison, not a scatter: the same sum in the same order on every device.
+    return (labels[..., None] == classes).astype(accumulation_dtype(logits.dtype))
+
+
+def _smooth(logits, labels, smoothing):
+    wide = labels.astype(accumulation_dtype(logits.dtype))
+    if smoothing == 0.0:
+        return wide
+    return (1.0 - smoothing) * wide + smoothing / logits.shape[-1]
+
+
+def _require_labels_shape(labels, expected):
+    if labels.shape != expected:
+        raise ValueError(
+            f"softmax_cross_entropy: got {labels.dtype} labels {labels.shape}, "
+            f"expected {expected}: integers without, probabilities with the class axis."
+        )

@@ -1,0 +1,96 @@
+"""How one operation is computed on one platform.
+
+`xla` holds each operation in its plain lax form; `cpu` holds forms that are faster
+on a CPU. Where the forms differ only in how they compute, `jax.lax.platform_dependent`
+picks one when the program is lowered. Where they also differ in what the forward pass
+saves for the backward pass, the choice falls while tracing, by `current_target()`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+
+import jax
+from jax import lax
+
+from cnn_jax.geometry import Window
+from cnn_jax.kernels.lowering import cpu, xla
+
+TARGETS = ("cpu", "gpu", "tpu")
+
+# A user context is part of JAX's trace cache key: a function traced for one target is
+# traced again for another.
+_target = jax.make_user_context(default_value=None)
+
+
+@contextlib.contextmanager
+def target_platform(platform: str) -> Iterator[None]:
+    """Traces kernels for `platform` instead of for JAX's default backend.
+
+    Needed only where a program is traced on one platform and compiled for another, as
+    when a CPU host compiles a TPU's train step.
+
+    Args:
+      platform: "cpu", "gpu" or "tpu".
+
+    Raises:
+      ValueError: If `platform` is none of these.
+    """
+    if platform not in TARGETS:
+        raise ValueError(
+            f"target_platform: got {platform!r}, expected one of {', '.join(TARGETS)}."
+        )
+    with _target(platform):
+        yield
+
+
+def current_target() -> str:
+    """Returns the platform that kernels are being traced for: cpu, gpu or tpu."""
+    platform = _target.value or jax.default_backend()
+    # Plug-in backends carry names of their own ("cuda", "rocm").
+    return platform if platform in TARGETS else "gpu"
+
+
+# Jitted, so that a call outside of any jit compiles once per shape and geometry, and
+# inlined, so that inside a jit nothing of this is left.
+_inlined = functools.partial(jax.jit, static_argnums=(2, 3, 4), inline=True)
+
+
+@_inlined
+def conv(
+    x: jax.Array, w: jax.Array, window: Window, groups: int, precision
+) -> jax.Array:
+    """Correlates `x` with the filters `w`, in the form that suits the platform."""
+    return _per_platform(cpu.conv, xla.conv, x, w, window, groups, precision)
+
+
+@_inlined
+def conv_input_grad(
+    dy: jax.Array, w: jax.Array, window: Window, groups: int, precision
+) -> jax.Array:
+    """Returns dL/dx of `conv`, in the form that suits the platform."""
+    return _per_platform(
+        cpu.conv_input_grad, xla.conv_input_grad, dy, w, window, groups, precision
+    )
+
+
+@_inlined
+def conv_filter_grad(
+    x: jax.Array, dy: jax.Array, window: Window, groups: int, precision
+) -> jax.Array:
+    """Returns dL/dw of `conv`, in the form that suits the platform."""
+    return _per_platform(
+        cpu.conv_filter_grad, xla.conv_filter_grad, x, dy, window, groups, precision
+    )
+
+
+def _per_platform(on_cpu, elsewhere, a, b, window, groups, precision):
+    geometry = {"window": window, "groups": groups, "precision": precision}
+    return lax.platform_dependent(
+        a,
+        b,
+        cpu=functools.partial(on_cpu, **geometry),
+        default=functools.partial(elsewhere, **geometry),
+    )

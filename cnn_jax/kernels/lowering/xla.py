@@ -1,0 +1,173 @@
+"""The operations in plain lax form: what XLA itself makes of them.
+
+Every convolution here, the gradients included, is one `lax.conv_general_dilated`.
+Layouts are NHWC for arrays and HWIO for filters, in one to three dimensions.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from cnn_jax.geometry import Window
+
+_LETTERS = "DHW"
+
+
+def conv(
+    x: jax.Array, w: jax.Array, window: Window, groups: int, precision
+) -> jax.Array:
+    """Correlates `x` with the filters `w`."""
+    spatial = _LETTERS[-window.rank :]
+    return lax.conv_general_dilated(
+        x,
+        w,
+        window_strides=window.strides,
+        padding=window.padding,
+        rhs_dilation=window.dilation,
+        dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
+        feature_group_count=groups,
+        precision=precision,
+    )
+
+
+def conv_input_grad(
+    dy: jax.Array, w: jax.Array, window: Window, groups: int, precision
+) -> jax.Array:
+    """Correlates dy, spread by the stride, with the flipped and transposed filters."""
+    if 0 in window.output_sizes:
+        return _sum_of_nothing(dy, (len(dy), *window.input_sizes, w.shape[-2] * groups))
+    spatial = _LETTERS[-window.rank :]
+    return lax.conv_general_dilated(
+        dy,
+        transpose_filter(w, groups),
+        window_strides=(1,) * window.rank,
+        padding=window.input_grad_padding,
+        lhs_dilation=window.strides,
+        rhs_dilation=window.dilation,
+        dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
+        feature_group_count=groups,
+        precision=precision,
+    )
+
+
+def conv_filter_grad(
+    x: jax.Array, dy: jax.Array, window: Window, groups: int, precision
+) -> jax.Array:
+    """Correlates `x` with dy, spread by the stride, summing over the batch.
+
+    The batch takes the place of the contracted channels, so the dimension numbers read
+    x as "channels are the batch" and dy as "examples are the input features".
+    """
+    if 0 in window.output_sizes or len(x) == 0:
+        shape = (*window.sizes, x.shape[-1] // groups, dy.shape[-1])
+        return _sum_of_nothing(dy, shape)
+    spatial = _LETTERS[-window.rank :]
+    return lax.conv_general_dilated(
+        x,
+        dy,
+        window_strides=window.dilation,
+        padding=window.filter_grad_padding,
+        rhs_dilation=window.strides,
+        dimension_numbers=(f"C{spatial}N", f"I{spatial}O", f"{spatial}NC"),
+        batch_group_count=groups,
+        precision=precision,
+    )
+
+
+def transpose_filter(w: jax.Array, groups: int) -> jax.Array:
+    """Flips every spatial axis and swaps inputs with outputs, group by group.
+
+    Args:
+      w: Filters `(*spatial, inputs / groups, outputs)`.
+      groups: The number of groups.
+
+    Returns:
+      Filters `(*spatial, outputs / groups, inputs)`.
+    """
+    *spatial, inputs, outputs = w.shape
+    w = jnp.flip(w, axis=tuple(range(len(spatial))))
+    w = w.reshape(*spatial, inputs, groups, outputs // groups)
+    w = jnp.moveaxis(w, -1, -3)  # (*spatial, outputs / groups, inputs / groups, groups)
+    w = jnp.swapaxes(w, -1, -2)
+    return w.reshape(*spatial, outputs // groups, groups * inputs)
+
+
+def _sum_of_nothing(dy, shape):
+    """Returns the gradient where dy is empty: zeros, varying over dy's manual axes.
+
+    XLA accepts no convolution whose window has no size.
+    """
+    return jnp.broadcast_to(jnp.sum(dy), shape)
+
+
+def lowest_value(dtype) -> np.ndarray:
+    """Returns the value that no entry of `dtype` is below: what max-pool pads with.
+
+    A NumPy scalar, since XLA's windowed reductions recognise a maximum, and so know its
+    derivative, only when the initial value is concrete.
+    """
+    if jnp.issubdtype(dtype, jnp.floating):
+        return np.asarray(-np.inf, dtype)
+    return np.asarray(jnp.iinfo(dtype).min, dtype)
+
+
+def max_pool(x: jax.Array, window: Window) -> jax.Array:
+    """Returns the maximum under every placement of the window."""
+    return lax.reduce_window(
+        x,
+        lowest_value(x.dtype),
+        lax.max,
+        window_dimensions=(1, *window.sizes, 1),
+        window_strides=(1, *window.strides, 1),
+        padding=((0, 0), *window.padding, (0, 0)),
+        window_dilation=(1, *window.dilation, 1),
+    )
+
+
+def max_pool_grad(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
+    """Sends each entry of dy to its window's first maximum (select and scatter)."""
+    _, pullback = jax.vjp(lambda x: max_pool(x, window), x)
+    return pullback(dy)[0]
+
+
+def sum_pool(x: jax.Array, window: Window) -> jax.Array:
+    """Returns the sum under every placement of the window."""
+    return lax.reduce_window(
+        x,
+        np.zeros((), x.dtype),
+        lax.add,
+        window_dimensions=(1, *window.sizes, 1),
+        window_strides=(1, *window.strides, 1),
+        padding=((0, 0), *window.padding, (0, 0)),
+        window_dilation=(1, *window.dilation, 1),
+    )
+
+
+def sum_pool_grad(dy: jax.Array, window: Window) -> jax.Array:
+    """Adds each entry of dy to every input position its window covered."""
+    dy = lax.pad(
+        dy,
+        np.zeros((), dy.dtype),
+        (
+            (0, 0, 0),
+            *(
+                (low, high, stride - 1)
+                for (low, high), stride in zip(
+                    window.input_grad_padding, window.strides, strict=True
+                )
+            ),
+            (0, 0, 0),
+        ),
+    )
+    return lax.reduce_window(
+        dy,
+        np.zeros((), dy.dtype),
+        lax.add,
+        window_dimensions=(1, *window.sizes, 1),
+        window_strides=(1,) * dy.ndim,
+        padding=((0, 0),) * dy.ndim,
+        window_dilation=(1, *window.dilation, 1),
+    )
