@@ -116,15 +116,16 @@ def _batch_norm_bwd(epsilon, axis_name, groups, residuals, cotangents):
     dbias = jnp.sum(wide_dy, axis=axes)
     dscale = jnp.sum(wide_dy * centred, axis=axes) * r
     # Per channel, dx = a dy + b (x - mean) + c: three vectors, one pass over x and dy.
-    gain = r * scale.astype(r.dtype)
-    mean_dy = _mean_over_devices(dbias / count, axis_name, groups)
-    mean_dy_xhat = _mean_over_devices(dscale / count, axis_name, groups)
+    # The means are of g = scale dy: each device may have a scale of its own.
+    wide_scale = scale.astype(r.dtype)
+    mean_g = _mean_over_devices(wide_scale * dbias / count, axis_name, groups)
+    mean_g_xhat = _mean_over_devices(wide_scale * dscale / count, axis_name, groups)
     dmean = _sum_of_shares(dmean, dy, axis_name, groups) / count
     dvar = _sum_of_shares(dvar, dy, axis_name, groups) / count
-    slope = 2.0 * dvar - gain * r * mean_dy_xhat
-    offset = dmean - gain * mean_dy
+    slope = 2.0 * dvar - jnp.square(r) * mean_g_xhat
+    offset = dmean - r * mean_g
     dx = (
-        wide_dy * _per_channel(gain, x)
+        wide_dy * _per_channel(r * wide_scale, x)
         + centred * _per_channel(slope, x)
         + _per_channel(offset, x)
     )

@@ -68,15 +68,27 @@ def _max_pool(x, window, target):
 
 
 def _max_pool_fwd(x, window, target):
-    if target == "tpu":
+    if _has_select_and_scatter(window, target):
         return xla.max_pool(x, window), x
     return cpu.max_pool_with_index(x, window)
 
 
 def _max_pool_bwd(window, target, residual, dy):
-    if target == "tpu":
+    if _has_select_and_scatter(window, target):
         return (xla.max_pool_grad(residual, dy, window),)
     return (cpu.max_pool_grad_from_index(dy, residual, window),)
+
+
+def _has_select_and_scatter(window, target):
+    """Whether the target's best backward pass is XLA's, and XLA has one.
+
+    It has none for windows that are dilated or crop the input.
+    """
+    return (
+        target == "tpu"
+        and max(window.dilation) == 1
+        and min(map(min, window.padding)) >= 0
+    )
 
 
 _max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
