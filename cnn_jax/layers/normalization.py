@@ -1,0 +1,117 @@
+"""Normalisation with running statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen import dtypes
+
+from cnn_jax import kernels as K
+from cnn_jax.layers.types import Dtype, Initializer
+
+
+class BatchNorm(nn.Module):
+    """Normalises each channel over all other dimensions (Ioffe and Szegedy 2015).
+
+    Parameters: `scale` and `bias` `(c,)`; in the collection `batch_stats`: `mean` and
+    `var` `(c,)`, never narrower than float32. All as in `flax.linen.BatchNorm`.
+
+    In training the statistics are the batch's, and the running ones move towards them:
+
+        running = momentum * running + (1 - momentum) * batch
+
+    So `momentum` is the weight of the *old* statistic, as in Flax and Keras. PyTorch
+    calls the weight of the *new* one momentum: its 0.1 is 0.9 here. The running
+    variance is the biased one, again as in Flax and Keras; PyTorch's is unbiased.
+
+    Attributes:
+      use_running_average: Whether to normalise with the running statistics (inference)
+        rather than with the batch's. Given here or in the call, not in both.
+      momentum: The weight of the old statistic, between 0 and 1.
+      epsilon: Added to the variance.
+      dtype: The dtype of the output; None takes the one that `x`, `scale` and `bias`
+        promote to. Statistics are computed in float32 at least, whatever it is.
+      param_dtype: The dtype in which the parameters are stored.
+      axis_name: A mapped axis (of `shard_map` or `pmap`) over which the statistics are
+        averaged. Not needed under `jit`, where a sharded batch is one batch.
+      axis_index_groups: Groups of indices along `axis_name` to average within.
+      scale_init: Initializer of the scale.
+      bias_init: Initializer of the bias.
+    """
+
+    use_running_average: bool | None = None
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    axis_name: str | None = None
+    axis_index_groups: Sequence[Sequence[int]] | None = None
+    scale_init: Initializer = nn.initializers.ones_init()
+    bias_init: Initializer = nn.initializers.zeros_init()
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, use_running_average: bool | None = None
+    ) -> jax.Array:
+        """Returns `x` `(..., c)` normalised, in the same shape.
+
+        Raises:
+          ValueError: If `momentum` is outside [0, 1].
+        """
+        if not 0.0 <= self.momentum <= 1.0:
+            raise ValueError(
+                f"momentum: got {self.momentum}, expected the weight of the old "
+                "statistic, between 0 and 1."
+            )
+        use_running_average = nn.merge_param(
+            "use_running_average", self.use_running_average, use_running_average
+        )
+        shape = (x.shape[-1],)
+        stored = _at_least_float32(self.param_dtype)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, stored)
+        var = self.variable("batch_stats", "var", jnp.ones, shape, stored)
+        scale = self.param("scale", self.scale_init, shape, self.param_dtype)
+        bias = self.param("bias", self.bias_init, shape, self.param_dtype)
+
+        dtype = dtypes.canonicalize_dtype(x, scale, bias, dtype=self.dtype)
+        if jnp.finfo(x.dtype).bits < jnp.finfo(dtype).bits:
+            x = x.astype(dtype)
+        computed = _at_least_float32(x.dtype)
+        scale, bias = scale.astype(computed), bias.astype(computed)
+        if use_running_average:
+            y = K.batch_norm_inference(
+                x,
+                mean.value.astype(computed),
+                var.value.astype(computed),
+                scale,
+                bias,
+                epsilon=self.epsilon,
+            )
+            return y.astype(dtype)
+
+        initializing = self.is_initializing()
+        y, batch_mean, batch_var = K.batch_norm(
+            x,
+            scale,
+            bias,
+            epsilon=self.epsilon,
+            axis_name=None if initializing else self.axis_name,
+            axis_index_groups=None if initializing else self.axis_index_groups,
+        )
+        if not initializing:
+            mean.value = self._moved(mean.value, batch_mean)
+            var.value = self._moved(var.value, batch_var)
+        return y.astype(dtype)
+
+    def _moved(self, running: jax.Array, batch: jax.Array) -> jax.Array:
+        # The stored dtype is kept, so that a training step maps a state to one of
+        # the same types.
+        batch = batch.astype(running.dtype)
+        return self.momentum * running + (1.0 - self.momentum) * batch
+
+
+def _at_least_float32(dtype: Dtype) -> jnp.dtype:
+    return jnp.dtype(dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32)

@@ -1,0 +1,236 @@
+"""Models by name: which there are, what is known of each, and how to make one.
+
+A family's file describes itself as data, a `Family` with its `Variant`s, and
+`register` adds it. Parameters and multiply-adds are stored beside each variant so
+that listing the models costs nothing; the tests compare them with the traced model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Mean of ImageNet's red, green and blue, in units of the full range."""
+
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Standard deviation of ImageNet's red, green and blue, likewise."""
+
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+"""Mean of CIFAR-10's red, green and blue over the training split, likewise."""
+
+CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+"""Standard deviation of CIFAR-10's red, green and blue, likewise."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One named network of a family.
+
+    Attributes:
+      parameters: The number of trained parameters, at the family's input and classes.
+      macs: The number of multiply-adds for one image, likewise.
+      fields: What the family's module is made with.
+    """
+
+    parameters: int
+    macs: int
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Networks that share a paper and a module.
+
+    Attributes:
+      name: The family's name.
+      module: The linen module class; it has the fields `num_classes`, `dtype` and
+        `param_dtype` and the call `(x, *, train=False, endpoints=False)`.
+      paper: Authors and title.
+      year: The year of publication.
+      url: Where the paper is.
+      input_shape: (height, width, channels) of the image it was sized for.
+      mean: The mean that is subtracted from each channel of an image in [0, 1].
+      std: What each channel is then divided by.
+      variants: The networks by name.
+      num_classes: The number of classes it was sized for.
+    """
+
+    name: str
+    module: type[nn.Module]
+    paper: str
+    year: int
+    url: str
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    variants: Mapping[str, Variant]
+    num_classes: int = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model by its name.
+
+    Attributes:
+      name: The model's name.
+      family: The family's name.
+      paper: Authors and title.
+      year: The year of publication.
+      url: Where the paper is.
+      parameters: The number of trained parameters, at `input_shape` and `num_classes`.
+      macs: The number of multiply-adds for one image of `input_shape`.
+      input_shape: (height, width, channels) of the image it was sized for. Other
+        heights and widths are accepted where the family's docstring says so.
+      num_classes: The number of classes it was sized for.
+      mean: The mean that is subtracted from each channel of an image in [0, 1].
+      std: What each channel is then divided by.
+    """
+
+    name: str
+    family: str
+    paper: str
+    year: int
+    url: str
+    parameters: int
+    macs: int
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of the image it was sized for."""
+        return self.input_shape[:2]
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations for one image: two for each multiply-add."""
+        return 2 * self.macs
+
+
+_FAMILY_OF: dict[str, Family] = {}
+
+
+def register(family: Family) -> None:
+    """Adds a family's variants to the models that can be made by name.
+
+    Raises:
+      ValueError: If one of the names is taken.
+    """
+    taken = sorted(set(family.variants) & set(_FAMILY_OF))
+    if taken:
+        raise ValueError(
+            f"family {family.name!r}: got variants {taken}, which other families "
+            "already register; expected new names."
+        )
+    _FAMILY_OF.update(dict.fromkeys(family.variants, family))
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Returns the sorted names that match a shell pattern, such as `"resnet*"`."""
+    return sorted(fnmatch.filter(_FAMILY_OF, pattern))
+
+
+def model_info(name: str) -> ModelInfo:
+    """Returns what is known of a model.
+
+    Raises:
+      ValueError: If there is no model of that name.
+    """
+    family = _find(name)
+    variant = family.variants[name]
+    return ModelInfo(
+        name=name,
+        family=family.name,
+        paper=family.paper,
+        year=family.year,
+        url=family.url,
+        parameters=variant.parameters,
+        macs=variant.macs,
+        input_shape=family.input_shape,
+        num_classes=family.num_classes,
+        mean=family.mean,
+        std=family.std,
+    )
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    dtype: Any = None,
+    param_dtype: Any = jnp.float32,
+    **overrides: Any,
+) -> nn.Module:
+    """Makes a model; its parameters are made by `model.init(key, x, train=False)`.
+
+    Args:
+      name: One of `list_models()`.
+      num_classes: The number of logits; 0 for the features that the last layer would
+        see; None for the number that the model was sized for.
+      dtype: The dtype of the computation, such as `jnp.bfloat16`; None takes the one
+        that inputs and parameters promote to. Logits are never narrower than float32.
+      param_dtype: The dtype in which the parameters are stored.
+      **overrides: Other fields of the model, in place of the variant's.
+
+    Returns:
+      A linen module, called as `model.apply(variables, x, train=False,
+      endpoints=False)` with normalised images `x` `(n, height, width, channels)`.
+
+    Raises:
+      ValueError: If there is no such model or field, `num_classes` is negative, or a
+        dtype is not one of floating-point numbers.
+    """
+    family = _find(name)
+    if num_classes is None:
+        num_classes = family.num_classes
+    if num_classes < 0:
+        raise ValueError(
+            f"num_classes: got {num_classes}, expected the number of logits, or 0 for "
+            "features."
+        )
+    fields = {field.name for field in dataclasses.fields(family.module)}
+    fields -= {"parent", "name", "num_classes", "dtype", "param_dtype"}
+    unknown = sorted(set(overrides) - fields)
+    if unknown:
+        raise ValueError(
+            f"{name}: got unknown fields {unknown}, expected some of {sorted(fields)}."
+        )
+    return family.module(
+        **{**family.variants[name].fields, **overrides},
+        num_classes=num_classes,
+        dtype=None if dtype is None else _floating(dtype, "dtype"),
+        param_dtype=_floating(param_dtype, "param_dtype"),
+    )
+
+
+def _find(name: str) -> Family:
+    if name in _FAMILY_OF:
+        return _FAMILY_OF[name]
+    nearest = difflib.get_close_matches(str(name), _FAMILY_OF, n=3, cutoff=0.5)
+    hint = (
+        f"did you mean {' or '.join(map(repr, nearest))}?"
+        if nearest
+        else f"expected one of {list_models()}."
+    )
+    raise ValueError(f"model: got unknown name {name!r}; {hint}")
+
+
+def _floating(dtype: Any, name: str) -> jnp.dtype:
+    try:
+        resolved = jnp.dtype(dtype)
+    except TypeError as error:
+        raise ValueError(
+            f"{name}: got {dtype!r}, expected a floating-point dtype."
+        ) from error
+    if not jnp.issubdtype(resolved, jnp.floating):
+        raise ValueError(f"{name}: got {resolved}, expected a floating-point dtype.")
+    return resolved

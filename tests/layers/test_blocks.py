@@ -1,0 +1,195 @@
+"""The shared blocks against the same blocks written with flax.linen."""
+
+import functools
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cnn_jax import kernels as K
+from cnn_jax.layers import (
+    BatchNorm,
+    Conv,
+    ConvNormActivation,
+    Dense,
+    InvertedBottleneck,
+    SqueezeExcite,
+    StochasticDepth,
+)
+
+# The programs run once, on small arrays: optimising them would take longest.
+# (Level 0 would be quicker still, but XLA's gradient of a maximum is NaN there.)
+QUICK_COMPILATION = {"xla_backend_optimization_level": 1}
+FLOAT64 = {"param_dtype": jnp.float64}
+
+
+class FlaxConvNormActivation(nn.Module):
+    features: int
+    size: int = 3
+    strides: int = 1
+    padding: int = 1
+    groups: int = 1
+    dilation: int = 1
+    normalized: bool = True
+    activation: object = nn.relu
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(
+            self.features,
+            (self.size, self.size),
+            strides=self.strides,
+            padding=self.padding,
+            kernel_dilation=self.dilation,
+            feature_group_count=self.groups,
+            use_bias=not self.normalized,
+            name="conv",
+            **FLOAT64,
+        )(x)
+        if self.normalized:
+            x = nn.BatchNorm(
+                use_running_average=False,
+                momentum=0.9,
+                force_float32_reductions=False,
+                name="norm",
+                **FLOAT64,
+            )(x)
+        return self.activation(x)
+
+
+class FlaxSqueezeExcite(nn.Module):
+    squeezed: int
+    activation: object = nn.relu
+
+    @nn.compact
+    def __call__(self, x):
+        gate = x.mean((1, 2), keepdims=True)
+        gate = self.activation(nn.Dense(self.squeezed, name="squeeze", **FLOAT64)(gate))
+        gate = nn.Dense(x.shape[-1], name="expand", **FLOAT64)(gate)
+        return x * nn.sigmoid(gate)
+
+
+class FlaxInvertedBottleneck(nn.Module):
+    features: int
+    hidden: int
+    size: int
+    strides: int
+    squeezed: int
+
+    @nn.compact
+    def __call__(self, x):
+        layer = functools.partial(FlaxConvNormActivation, activation=nn.silu)
+        y = x
+        if self.hidden != x.shape[-1]:
+            y = layer(self.hidden, size=1, padding=0, name="expand")(y)
+        y = layer(
+            self.hidden,
+            size=self.size,
+            strides=self.strides,
+            padding=self.size // 2,
+            groups=self.hidden,
+            name="depthwise",
+        )(y)
+        if self.squeezed:
+            y = FlaxSqueezeExcite(self.squeezed, nn.silu, name="squeeze_excite")(y)
+        y = FlaxConvNormActivation(
+            self.features, size=1, padding=0, activation=lambda y: y, name="project"
+        )(y)
+        if self.strides == 1 and self.features == x.shape[-1]:
+            y = y + x
+        return y
+
+
+CONV = functools.partial(Conv, **FLOAT64)
+NORM = functools.partial(BatchNorm, use_running_average=False, **FLOAT64)
+DENSE = functools.partial(Dense, **FLOAT64)
+PARTS = {"conv": CONV, "norm": NORM}
+
+
+def inverted_bottleneck(features, hidden, size, strides, squeezed):
+    gate = functools.partial(SqueezeExcite, squeezed, dense=DENSE, activation=K.silu)
+    return InvertedBottleneck(
+        features,
+        hidden,
+        kernel_size=size,
+        strides=strides,
+        squeeze_excite=gate if squeezed else None,
+        stochastic_depth=functools.partial(StochasticDepth, 0.5, deterministic=True),
+        **PARTS,
+    )
+
+
+PAIRS = {
+    "conv_norm_activation": (
+        ConvNormActivation(6, **PARTS),
+        FlaxConvNormActivation(6),
+    ),
+    "even_input_at_stride_2": (
+        ConvNormActivation(6, 5, strides=2, dilation=2, **PARTS),
+        FlaxConvNormActivation(6, size=5, strides=2, dilation=2, padding=4),
+    ),
+    "without_norm_and_activation": (
+        ConvNormActivation(6, groups=2, conv=CONV, norm=None, activation=None),
+        FlaxConvNormActivation(6, groups=2, normalized=False, activation=lambda y: y),
+    ),
+    "squeeze_excite": (SqueezeExcite(2, dense=DENSE), FlaxSqueezeExcite(2)),
+    "mbconv_with_shortcut": (
+        inverted_bottleneck(4, 8, 5, 1, 2),
+        FlaxInvertedBottleneck(4, 8, 5, 1, 2),
+    ),
+    "mbconv_strided": (
+        inverted_bottleneck(4, 8, 3, 2, 0),
+        FlaxInvertedBottleneck(4, 8, 3, 2, 0),
+    ),
+    "mbconv_without_expansion": (
+        inverted_bottleneck(6, 4, 3, 1, 1),
+        FlaxInvertedBottleneck(6, 4, 3, 1, 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_equals_flax(pair, x64, generator):
+    ours, theirs = PAIRS[pair]
+    x = jnp.asarray(generator.normal(size=(3, 8, 8, 4)))
+    key = jax.eval_shape(jax.random.key, 0)
+    output, shapes = jax.eval_shape(ours.init_with_output, key, x)
+    assert (output, shapes) == jax.eval_shape(theirs.init_with_output, key, x)
+
+    variables = jax.tree.map(
+        lambda leaf: jnp.asarray(generator.uniform(-1.0, 1.0, leaf.shape)), shapes
+    )
+    dy = jnp.asarray(generator.normal(size=output.shape))
+
+    @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK_COMPILATION)
+    def everything(module, params, x):
+        def apply(params, x):
+            return module.apply(
+                {**variables, "params": params}, x, mutable=["batch_stats"]
+            )
+
+        y, pullback, updates = jax.vjp(apply, params, x, has_aux=True)
+        return y, updates, pullback(dy)
+
+    chex.assert_trees_all_close(
+        everything(ours, variables["params"], x),
+        everything(theirs, variables["params"], x),
+        rtol=1e-9,
+        atol=1e-10,
+    )
+
+
+def test_inverted_bottleneck_drops_its_branch_not_its_shortcut(generator):
+    x = jnp.asarray(generator.normal(size=(16, 4, 4, 4)), jnp.float32)
+    block = InvertedBottleneck(
+        4,
+        8,
+        norm=functools.partial(BatchNorm, use_running_average=True),
+        stochastic_depth=functools.partial(StochasticDepth, 0.5, deterministic=False),
+    )
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    y, _ = jax.jit(block.init_with_output, compiler_options=QUICK_COMPILATION)(keys, x)
+    unchanged = (y == x).all((1, 2, 3))
+    assert 0 < unchanged.sum() < 16

@@ -1,0 +1,111 @@
+"""Conv against flax.linen.Conv: the same variables, outputs and gradients."""
+
+import functools
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cnn_jax.layers import Conv
+
+CASES = {
+    "3x3": ((2, 7, 6, 4), {"kernel_size": (3, 3)}),
+    "1x1": ((2, 5, 5, 4), {"kernel_size": (1, 1), "use_bias": False}),
+    "strided": ((2, 8, 8, 4), {"kernel_size": (3, 3), "strides": 2, "padding": 1}),
+    "valid": ((2, 9, 8, 4), {"kernel_size": (5, 3), "padding": "VALID"}),
+    "dilated": ((2, 9, 9, 4), {"kernel_size": (3, 3), "dilation": 2}),
+    "grouped": ((2, 6, 6, 4), {"kernel_size": (3, 3), "groups": 2}),
+    "depthwise": ((2, 6, 6, 6), {"kernel_size": (3, 3), "groups": 6, "strides": 2}),
+    "asymmetric": (
+        (2, 6, 7, 4),
+        {"kernel_size": (2, 3), "strides": (2, 1), "padding": ((0, 1), (2, 1))},
+    ),
+    "1d": ((2, 9, 4), {"kernel_size": (3,)}),
+    "3d": ((1, 4, 5, 4, 2), {"kernel_size": (2, 3, 1)}),
+}
+
+
+def flax_conv(groups=1, dilation=1, **fields):
+    return nn.Conv(feature_group_count=groups, kernel_dilation=dilation, **fields)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_flax(case, x64, generator):
+    shape, fields = CASES[case]
+    fields = dict(fields, features=6, param_dtype=jnp.float64)
+    x = jnp.asarray(generator.normal(size=shape))
+    ours, theirs = Conv(**fields), flax_conv(**fields)
+    key = jax.eval_shape(jax.random.key, 0)
+    output, shapes = jax.eval_shape(ours.init_with_output, key, x)
+    assert (output, shapes) == jax.eval_shape(theirs.init_with_output, key, x)
+
+    variables = jax.tree.map(
+        lambda leaf: jnp.asarray(generator.normal(size=leaf.shape)), shapes
+    )
+    dy = jnp.asarray(generator.normal(size=output.shape))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def output_and_gradients(module, variables, x):
+        y, pullback = jax.vjp(module.apply, variables, x)
+        return y, pullback(dy)
+
+    chex.assert_trees_all_close(
+        output_and_gradients(ours, variables, x),
+        output_and_gradients(theirs, variables, x),
+        rtol=1e-11,
+        atol=1e-12,
+    )
+
+
+def test_starts_as_flax_does():
+    x = jnp.zeros((1, 5, 5, 2))
+    chex.assert_trees_all_equal(
+        Conv(4, (3, 3)).init(jax.random.key(1), x),
+        nn.Conv(4, (3, 3)).init(jax.random.key(1), x),
+    )
+
+
+def test_integer_kernel_size_spans_every_dimension():
+    x = jnp.zeros((1, 5, 5, 2))
+    params = Conv(4, 3).init(jax.random.key(0), x)["params"]
+    chex.assert_shape(params["kernel"], (3, 3, 2, 4))
+
+
+def test_computes_in_dtype_and_stores_in_param_dtype(generator):
+    x = jnp.asarray(generator.normal(size=(2, 6, 6, 4)), jnp.float32)
+    conv = Conv(8, 3, dtype=jnp.bfloat16)
+    variables = conv.init(jax.random.key(0), x)
+    chex.assert_tree_all_finite(variables)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+    def total(variables):
+        y = conv.apply(variables, x)
+        assert y.dtype == jnp.bfloat16
+        return y.astype(jnp.float32).sum()
+
+    gradient = jax.grad(total)(variables)
+    chex.assert_trees_all_equal_dtypes(gradient, variables)
+    chex.assert_trees_all_close(
+        conv.apply(variables, x).astype(jnp.float32),
+        Conv(8, 3).apply(variables, x),
+        rtol=0.05,
+        atol=0.05,
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "fields", "message"),
+    [
+        ((2, 4), {"features": 4}, "spatial dimensions"),
+        ((1, 2, 2, 2, 2, 4), {"features": 4}, "spatial dimensions"),
+        ((1, 4, 4, 4), {"features": 4, "kernel_size": (3,)}, "kernel_size"),
+        ((1, 4, 4, 3), {"features": 4, "groups": 2}, "3 input channels"),
+        ((1, 4, 4, 4), {"features": 5, "groups": 2}, "5 features"),
+        ((1, 4, 4, 4), {"features": 4, "groups": 0}, "groups"),
+    ],
+)
+def test_refuses(shape, fields, message):
+    with pytest.raises(ValueError, match=message):
+        Conv(**{"kernel_size": 3, **fields}).init(jax.random.key(0), jnp.zeros(shape))

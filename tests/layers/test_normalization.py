@@ -1,0 +1,146 @@
+"""BatchNorm against flax.linen.BatchNorm, its running statistics included."""
+
+import functools
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnn_jax.layers import BatchNorm
+
+
+def filled(variables, generator):
+    """Replaces every leaf by positive numbers, so that none is neutral."""
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(generator.uniform(0.5, 1.5, leaf.shape), leaf.dtype),
+        variables,
+    )
+
+
+@pytest.mark.parametrize("use_running_average", [True, False])
+@pytest.mark.parametrize("shape", [(4, 5, 6, 3), (16, 3)])
+def test_equals_flax(shape, use_running_average, x64, generator):
+    fields = {
+        "momentum": 0.8,
+        "epsilon": 1e-3,
+        "param_dtype": jnp.float64,
+        "use_running_average": use_running_average,
+    }
+    x = jnp.asarray(generator.normal(2.0, 3.0, size=shape))
+    ours = BatchNorm(**fields)
+    theirs = nn.BatchNorm(force_float32_reductions=False, **fields)
+    variables = ours.init(jax.random.key(0), x)
+    chex.assert_trees_all_equal(variables, theirs.init(jax.random.key(0), x))
+
+    variables = filled(variables, generator)
+    dy = jnp.asarray(generator.normal(size=shape))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def everything(module, params, x):
+        def apply(params, x):
+            return module.apply(
+                {**variables, "params": params}, x, mutable=["batch_stats"]
+            )
+
+        y, pullback, updates = jax.vjp(apply, params, x, has_aux=True)
+        return y, updates, pullback(dy)
+
+    chex.assert_trees_all_close(
+        everything(ours, variables["params"], x),
+        everything(theirs, variables["params"], x),
+        rtol=1e-10,
+        atol=1e-12,
+    )
+
+
+def test_default_variables_equal_flax_in_float32():
+    x = jnp.ones((2, 3))
+    chex.assert_trees_all_equal(
+        BatchNorm(use_running_average=True).init(jax.random.key(0), x),
+        nn.BatchNorm(use_running_average=True).init(jax.random.key(0), x),
+    )
+
+
+def test_momentum_weighs_the_old_statistic_and_variance_is_biased(generator):
+    x = jnp.asarray(generator.normal(1.0, 2.0, size=(5, 3)), jnp.float32)
+    norm = BatchNorm(momentum=0.75)
+    variables = norm.init(jax.random.key(0), x, use_running_average=False)
+    chex.assert_trees_all_equal(
+        variables["batch_stats"], {"mean": jnp.zeros(3), "var": jnp.ones(3)}
+    )
+    _, updates = norm.apply(
+        variables, x, use_running_average=False, mutable=["batch_stats"]
+    )
+    x = np.asarray(x, np.float64)
+    chex.assert_trees_all_close(
+        updates["batch_stats"],
+        {"mean": 0.25 * x.mean(0), "var": 0.75 + 0.25 * x.var(0, ddof=0)},
+        rtol=1e-5,
+    )
+
+
+def test_statistics_are_float32_under_bfloat16(generator):
+    # Between 32 and 64, bfloat16 numbers are a quarter apart: too coarse for a mean.
+    x = jnp.asarray(generator.normal(40.0, 1.0, size=(4096, 2)), jnp.bfloat16)
+    norm = BatchNorm(momentum=0.0, dtype=jnp.bfloat16, use_running_average=False)
+    variables = norm.init(jax.random.key(0), x)
+    y, updates = norm.apply(variables, x, mutable=["batch_stats"])
+    assert y.dtype == jnp.bfloat16
+    chex.assert_trees_all_equal_dtypes(updates["batch_stats"], variables["batch_stats"])
+    exact = np.asarray(x, np.float64)
+    chex.assert_trees_all_close(
+        updates["batch_stats"],
+        {"mean": exact.mean(0), "var": exact.var(0)},
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("x_dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_output_has_dtype(x_dtype, dtype):
+    x = jnp.ones((4, 3), x_dtype)
+    for use_running_average in (True, False):
+        norm = BatchNorm(
+            dtype=dtype,
+            param_dtype=jnp.bfloat16,
+            use_running_average=use_running_average,
+        )
+        y, variables = norm.init_with_output(jax.random.key(0), x)
+        assert y.dtype == dtype
+        assert variables["params"]["scale"].dtype == jnp.bfloat16
+        assert variables["batch_stats"]["var"].dtype == jnp.float32
+
+
+def test_statistics_are_shared_over_a_mapped_axis(generator):
+    x = jnp.asarray(generator.normal(size=(2, 4, 3)), jnp.float32)
+    whole = x.reshape(8, 3)
+    local = BatchNorm(use_running_average=False)
+    shared = BatchNorm(use_running_average=False, axis_name="devices")
+    variables = local.init(jax.random.key(0), whole)
+    # An axis that no transformation has bound must not stand in the way of init.
+    chex.assert_trees_all_equal(variables, shared.init(jax.random.key(0), whole))
+
+    expected, expected_updates = local.apply(variables, whole, mutable=["batch_stats"])
+    y, updates = jax.vmap(
+        lambda part: shared.apply(variables, part, mutable=["batch_stats"]),
+        axis_name="devices",
+    )(x)
+    chex.assert_trees_all_close(y.reshape(8, 3), expected, rtol=1e-5, atol=1e-6)
+    for device in range(2):
+        chex.assert_trees_all_close(
+            jax.tree.map(lambda leaf: leaf[device], updates),  # noqa: B023
+            expected_updates,
+            rtol=1e-5,
+            atol=1e-6,
+        )
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.1])
+def test_refuses_momentum(momentum):
+    with pytest.raises(ValueError, match="momentum"):
+        BatchNorm(momentum=momentum, use_running_average=True).init(
+            jax.random.key(0), jnp.ones((2, 3))
+        )
