@@ -1,0 +1,141 @@
+"""A labelled set of images held in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images of one size with one label each, checked when it is made.
+
+    Attributes:
+      name: Which dataset this is.
+      split: Which part of it.
+      images: uint8, shape `(n, height, width, channels)`.
+      labels: int32, shape `(n,)`, each in `[0, num_classes)`.
+      class_names: One name per class.
+
+    Raises:
+      ValueError: If the arrays do not fit each other, the split is empty, or a label
+        is out of range.
+    """
+
+    name: str
+    split: str
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+
+    def __post_init__(self):
+        where = f"dataset {self.name!r}, split {self.split!r}"
+        if self.images.dtype != np.uint8 or self.images.ndim != 4:
+            raise ValueError(
+                f"{where}: got images {self.images.dtype}{list(self.images.shape)}, "
+                "expected uint8 of shape (n, height, width, channels)."
+            )
+        if len(self.images) == 0:
+            raise ValueError(f"{where}: got no examples, expected at least one.")
+        if self.labels.shape != self.images.shape[:1] or not np.issubdtype(
+            self.labels.dtype, np.integer
+        ):
+            raise ValueError(
+                f"{where}: got labels {self.labels.dtype}{list(self.labels.shape)}, "
+                f"expected integers of shape ({len(self.images)},)."
+            )
+        lowest, highest = int(self.labels.min()), int(self.labels.max())
+        if lowest < 0 or highest >= self.num_classes:
+            first = int(
+                np.argmax((self.labels < 0) | (self.labels >= self.num_classes))
+            )
+            raise ValueError(
+                f"{where}: got labels from {lowest} to {highest}, expected 0 to "
+                f"{self.num_classes - 1} for {self.num_classes} classes; the first "
+                f"wrong one is at index {first}."
+            )
+        object.__setattr__(self, "labels", self.labels.astype(np.int32))
+        object.__setattr__(self, "class_names", tuple(self.class_names))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are, seen in this split or not."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(height, width, channels)`."""
+        return self.images.shape[1:]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A sha256 over shape, class names, pixels and labels, in order."""
+        total = hashlib.sha256()
+        total.update(repr((self.images.shape, self.class_names)).encode())
+        total.update(np.ascontiguousarray(self.images))
+        total.update(np.ascontiguousarray(self.labels.astype("<i4")))
+        return total.hexdigest()
+
+    @functools.cached_property
+    def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel, of pixels scaled to [0, 1]."""
+        values = np.arange(256, dtype=np.float64) / 255
+        means, deviations = [], []
+        for channel in range(self.image_shape[2]):
+            # Counting the 256 values is exact: no rounding from summing pixels.
+            pixels = self.images[..., channel].reshape(-1)
+            weights = np.bincount(pixels, minlength=256) / pixels.size
+            mean = float(weights @ values)
+            means.append(mean)
+            deviations.append(float(np.sqrt(weights @ (values - mean) ** 2)))
+        return tuple(means), tuple(deviations)
+
+    def take(self, indices: Sequence[int] | np.ndarray, split: str = "") -> Dataset:
+        """Returns the examples at `indices`, in that order."""
+        indices = np.asarray(indices)
+        return dataclasses.replace(
+            self,
+            split=split or self.split,
+            images=self.images[indices],
+            labels=self.labels[indices],
+        )
+
+    def split_off(self, fraction: float, seed: int = 0) -> tuple[Dataset, Dataset]:
+        """Holds out a part of every class.
+
+        Args:
+          fraction: The share to hold out, in (0, 1); each class gives that share of
+            its examples, rounded.
+          seed: Chooses which ones.
+
+        Returns:
+          The rest and the held-out part, both in the original order.
+
+        Raises:
+          ValueError: If `fraction` is out of range or leaves one part empty.
+        """
+        if not 0 < fraction < 1:
+            raise ValueError(f"fraction: got {fraction}, expected between 0 and 1.")
+        # RandomState's stream is frozen by NumPy's policy; default_rng's is not, and a
+        # changed split would change what an old run was validated on.
+        random = np.random.RandomState(seed)
+        held = np.zeros(len(self), dtype=bool)
+        for label in range(self.num_classes):
+            members = np.flatnonzero(self.labels == label)
+            held[random.permutation(members)[: round(len(members) * fraction)]] = True
+        if held.all() or not held.any():
+            raise ValueError(
+                f"fraction: got {fraction}, which holds out {held.sum()} of "
+                f"{len(self)} examples; expected to leave some on both sides."
+            )
+        return (
+            self.take(np.flatnonzero(~held), f"{self.split} without validation"),
+            self.take(np.flatnonzero(held), f"validation from {self.split}"),
+        )

@@ -1,0 +1,491 @@
+"""The training loop: what the host does around the compiled step.
+
+It calls the step, and every so often fetches sums from the device: at logging steps,
+before a checkpoint, and at the end of an epoch, which is followed by evaluation.
+
+Resuming is exact. What a step does follows from the carry, the data and the seed (see
+`cnn_jax.training.programs`); the carry, with the sums of the epoch in progress and the
+record of early stopping, is in every checkpoint; the place in the data is the step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import rich.console
+import rich.progress
+from jax.sharding import Mesh
+
+from cnn_jax import checkpoint, data, sharding, trees
+from cnn_jax.training.config import RESUME_MAY_CHANGE, TrainConfig
+from cnn_jax.training.programs import Carry, Programs
+from cnn_jax.training.records import RunFiles
+from cnn_jax.training.state import TrainState
+
+Hook = Callable[[dict[str, Any], TrainState], None]
+"""Called with every record written to `metrics.jsonl` (`record["event"]` is `"step"` or
+`"epoch"`) and the state at that step, whose arrays the next step consumes."""
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The training loss became NaN or infinite.
+
+    Attributes:
+      step: The first step with such a loss; the run's first step is 1.
+    """
+
+    def __init__(self, step: int, epoch: int, advice: str):
+        super().__init__(
+            f"The loss was not finite at step {step} (epoch {epoch}). {advice} A lower "
+            "learning rate or a longer warm-up is the usual cure."
+        )
+        self.step = step
+
+
+@dataclasses.dataclass(frozen=True)
+class FitResult:
+    """What a run ended with.
+
+    Attributes:
+      state: The final state.
+      best_variables: `{"params", "batch_stats"}` that `test` is the score of: those of
+        the epoch with the highest validation accuracy (the first of equals), the final
+        ones without a validation split. NumPy arrays.
+      best_epoch: That epoch, counted from 1; the last without a validation split.
+      test: `{"loss", "accuracy", "num_examples"}` of `best_variables`.
+      history: One record per epoch: epoch, step, train_loss, train_accuracy (both means
+        over the epoch, while it was trained), validation_loss and validation_accuracy
+        with a validation split, test_loss, test_accuracy, learning_rate, seconds.
+      stopped_early: Whether patience ran out before the epochs did.
+      compile_seconds: Tracing and compiling of the training and evaluation programs,
+        once for all the runs that share them.
+      train_seconds: Wall time of the training steps, with logging and checkpoints
+        inside epochs, without compilation and evaluation; of resumed runs, the time
+        that led to the result.
+      step_seconds_median: Median over logging intervals of the mean time of a step; NaN
+        if this process trained no step.
+      images_per_second: Training images over `train_seconds`.
+      peak_memory_bytes: What the compiled training step needs on one device (arguments,
+        the dataset among them, results and temporaries), as planned by the compiler; 0
+        where it does not tell.
+      state_digest: `cnn_jax.trees.digest` of the final state.
+      run_dir: Where the files are, or None.
+    """
+
+    state: TrainState
+    best_variables: dict[str, Any]
+    best_epoch: int
+    test: dict[str, float]
+    history: list[dict[str, float]]
+    stopped_early: bool
+    compile_seconds: float
+    train_seconds: float
+    step_seconds_median: float
+    images_per_second: float
+    peak_memory_bytes: int
+    state_digest: str
+    run_dir: str | None
+
+    def summary(self) -> dict[str, Any]:
+        """Returns everything but the arrays, as a mapping that JSON can hold."""
+        arrays = ("state", "best_variables")
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in arrays
+        }
+
+
+def fit(
+    model: Any,
+    config: TrainConfig,
+    train: data.Dataset,
+    test: data.Dataset,
+    *,
+    validation: data.Dataset | None = None,
+    progress: bool = True,
+    hooks: Sequence[Hook] = (),
+    mesh: Mesh | None = None,
+    programs: Programs | None = None,
+) -> FitResult:
+    """Trains a model.
+
+    Args:
+      model: Anything with linen's `init` and `apply`; `apply(variables, images,
+        train=...)` returns logits.
+      config: The run's configuration. `model`, `dataset`, `data_dir` and `image_size`
+        only describe what the other arguments already are.
+      train: The training split.
+      test: The test split: evaluated and reported, never used for a decision.
+      validation: What early stopping goes by; when None, the part of `train` that
+        `config.validation_fraction` says is held out.
+      progress: Whether to show a progress bar, if the terminal can.
+      hooks: Functions called with every record.
+      mesh: The devices to train on, all when None.
+      programs: Programs compiled for a run that differs in the seed alone, with the
+        same split objects and on this mesh; when None, they are compiled here.
+
+    Returns:
+      The result. With `config.run_dir`, everything but arrays is also in `result.json`.
+
+    Raises:
+      ValueError: If the configuration, the splits and the mesh do not fit together, or
+        what is resumed was made with another configuration or dataset
+        (`ResumeRefusedError`); raised before anything is compiled.
+      FileExistsError: If `run_dir` holds a run and `config.resume` is False.
+      NonFiniteLossError: If the loss became NaN or infinite.
+    """
+    config.validate()
+    if config.validation_fraction and validation is not None:
+        raise ValueError("validation: given, while validation_fraction is not 0.")
+    if config.validation_fraction:
+        train, validation = train.split_off(config.validation_fraction, config.seed)
+    splits = {"train": train, "validation": validation, "test": test}
+    splits = {name: split for name, split in splits.items() if split is not None}
+    _check_splits(config, splits)
+    mesh = sharding.make_mesh() if mesh is None else mesh
+    sharding.check_batch_size(config.batch_size, mesh)
+
+    with contextlib.ExitStack() as stack:
+        store = None
+        if config.run_dir is not None:
+            files = stack.enter_context(RunFiles(config.run_dir, resume=config.resume))
+            store = _Store(files, stack, config, splits)
+        if programs is None:
+            programs = Programs(model, config, splits, mesh)
+        else:
+            programs = programs.reuse(model, config, splits)
+        run = _Run(programs, config, splits, store, hooks)
+        run.begin()
+        with _progress_bar(run.num_steps, shown=progress) as run.show:
+            run.train()
+        return run.finish()
+
+
+@dataclasses.dataclass
+class _Record:
+    """What a run remembers beside its arrays; JSON in every checkpoint.
+
+    `target` is the accuracy that the next gain is measured from: with a minimum gain,
+    a best epoch that gained too little does not move it.
+    """
+
+    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    best_epoch: int = 0
+    best_step: int = 0
+    best_accuracy: float = -1.0
+    target: float = -1.0
+    epochs_without_gain: int = 0
+    stopped_early: bool = False
+    train_seconds: float = 0.0
+    epoch_seconds: float = 0.0
+
+
+class _Store:
+    """The run directory with its checkpoints."""
+
+    def __init__(
+        self,
+        files: RunFiles,
+        stack: contextlib.ExitStack,
+        config: TrainConfig,
+        splits: Mapping[str, data.Dataset],
+    ):
+        self.files = files
+        self.checkpoints = stack.enter_context(
+            checkpoint.Checkpointer(files.checkpoints, keep=config.keep_checkpoints)
+        )
+        self._description = {
+            "config": config.to_dict(),
+            "dataset": {name: split.fingerprint for name, split in splits.items()},
+            "versions": checkpoint.installed_versions(),
+        }
+        self._refuse_if_changed()
+
+    def restore(self, template: Carry, step: int) -> tuple[Carry, _Record]:
+        """Returns the carry and the record of a checkpoint."""
+        found = self.checkpoints.restore(template, step=step)
+        return found.tree, _Record(**found.metadata["record"])
+
+    def save(
+        self, step: int, carry: Carry, record: _Record, position: Mapping[str, int]
+    ) -> None:
+        """Saves a checkpoint; at the end of an epoch it counts for being the best."""
+        accuracy = None
+        if record.history and record.history[-1]["step"] == step:
+            accuracy = record.history[-1].get("validation_accuracy")
+        self.checkpoints.save(
+            step,
+            carry,
+            {
+                **self._description,
+                "position": dict(position),
+                "record": dataclasses.asdict(record),
+            },
+            metric=accuracy,
+        )
+
+    def open(self, step: int) -> None:
+        """Starts writing the run's files behind a step."""
+        self.files.open(self._description, step=step)
+
+    def _refuse_if_changed(self) -> None:
+        if self.checkpoints.latest_step is None:
+            return
+        saved = self.checkpoints.metadata()
+        for what, may_change in (("config", RESUME_MAY_CHANGE), ("dataset", ())):
+            checkpoint.check_unchanged(
+                what, saved[what], self._description[what], may_change=may_change
+            )
+
+
+class _Run:
+    """One run: where it stands, and how it gets on."""
+
+    def __init__(
+        self,
+        programs: Programs,
+        config: TrainConfig,
+        splits: Mapping[str, data.Dataset],
+        store: _Store | None,
+        hooks: Sequence[Hook],
+    ):
+        self.programs = programs
+        self.config = config
+        self.evaluated = [name for name in splits if name != "train"]
+        self.store = store
+        self.hooks = hooks
+        self.num_steps = config.epochs * programs.steps_per_epoch
+        self.step = 0
+        self.record = _Record()
+        self.best_variables: dict[str, Any] | None = None
+        self.interval_seconds: list[float] = []
+        self._restart_clock()
+        self.show: Callable[[int, str], None]
+
+    def begin(self) -> None:
+        """Starts from the newest checkpoint, or from scratch."""
+        self.carry = self.programs.start()
+        if self.store is None:
+            return
+        latest = self.store.checkpoints.latest_step
+        if latest is not None:
+            self.carry, self.record = self.store.restore(self.carry, latest)
+            self.step = latest
+            self._restore_best()
+            _say(f"Resuming at step {latest} of {self.num_steps}.")
+        elif self.config.resume:
+            _say(f"No checkpoint in {self.config.run_dir}: starting from scratch.")
+        self.store.open(self.step)
+
+    def train(self) -> None:
+        """Trains until the epochs are over or patience has run out."""
+        while self.step < self.num_steps and not self.record.stopped_early:
+            epoch, _ = data.locate(self.step, self.programs.steps_per_epoch)
+            self._train_epoch(epoch)
+            self._end_epoch(epoch)
+
+    def finish(self) -> FitResult:
+        """Evaluates the chosen parameters and sums the run up."""
+        state = self.carry["state"]
+        digest = trees.digest(state)
+        if self.best_variables is None:
+            self.best_variables = jax.device_get(state.variables)
+        best_state = state.replace(**self.programs.put(self.best_variables))
+        record = self.record
+        num_images = self.step * self.config.batch_size
+        result = FitResult(
+            state=state,
+            best_variables=self.best_variables,
+            best_epoch=record.best_epoch or len(record.history),
+            test=self.programs.evaluate(best_state, "test"),
+            history=record.history,
+            stopped_early=record.stopped_early,
+            compile_seconds=self.programs.compile_seconds,
+            train_seconds=record.train_seconds,
+            step_seconds_median=statistics.median(self.interval_seconds or [math.nan]),
+            images_per_second=num_images / record.train_seconds,
+            peak_memory_bytes=self.programs.peak_memory_bytes,
+            state_digest=digest,
+            run_dir=self.config.run_dir,
+        )
+        if self.store is not None:
+            self.store.files.write_json("result.json", result.summary())
+        return result
+
+    @property
+    def validates(self) -> bool:
+        """Whether a validation split chooses the parameters to report."""
+        return "validation" in self.evaluated
+
+    def _train_epoch(self, epoch: int) -> None:
+        order = self.programs.order(epoch)
+        last = (epoch + 1) * self.programs.steps_per_epoch
+        every = self.config.checkpoint_every_steps
+        jax.block_until_ready((order, self.carry))
+        self._restart_clock()
+        while self.step < last:
+            self.carry = self.programs.step(self.carry, order)
+            self.step += 1
+            if self.step % self.config.log_every_steps == 0 or self.step == last:
+                self._log(epoch)
+            if every and self.step % every == 0 and self.step < last:
+                self._fetch()
+                self._save()
+
+    def _log(self, epoch: int) -> None:
+        interval, learning_rate = self._fetch("interval", "learning_rate")
+        self.carry = self.programs.reset(self.carry, "interval")
+        values = {
+            "step": self.step,
+            "epoch": epoch + 1,
+            "loss": float(interval["loss"] / interval["steps"]),
+            "accuracy": float(interval["accuracy"] / interval["steps"]),
+            "learning_rate": float(learning_rate),
+        }
+        self._report("step", values)
+        self.show(
+            self.step,
+            f"epoch {epoch + 1}/{self.config.epochs}  loss {values['loss']:.4f}",
+        )
+
+    def _end_epoch(self, epoch: int) -> None:
+        tally, learning_rate = self._fetch("epoch", "learning_rate")
+        values = {
+            "epoch": epoch + 1,
+            "step": self.step,
+            "train_loss": float(tally["loss"] / tally["steps"]),
+            "train_accuracy": float(tally["accuracy"] / tally["steps"]),
+        }
+        for name in self.evaluated:
+            found = self.programs.evaluate(self.carry["state"], name)
+            values[f"{name}_loss"] = found["loss"]
+            values[f"{name}_accuracy"] = found["accuracy"]
+        values["learning_rate"] = float(learning_rate)
+        values["seconds"] = self.record.epoch_seconds
+        self.record.history.append(values)
+        self.record.epoch_seconds = 0.0
+        self.carry = self.programs.reset(self.carry, "epoch")
+        if self.validates:
+            self._judge(values)
+        self._report("epoch", values)
+        ends_run = self.step == self.num_steps or self.record.stopped_early
+        is_best = self.record.best_step == self.step
+        if not self.config.checkpoint_every_steps or ends_run or is_best:
+            self._save()
+
+    def _judge(self, values: Mapping[str, float]) -> None:
+        """Keeps the best parameters, and decides whether to go on."""
+        record, config = self.record, self.config
+        accuracy = values["validation_accuracy"]
+        if accuracy > record.best_accuracy:
+            record.best_accuracy = accuracy
+            record.best_epoch, record.best_step = values["epoch"], self.step
+            self.best_variables = jax.device_get(self.carry["state"].variables)
+        if accuracy > record.target + config.minimum_gain:
+            record.target = accuracy
+            record.epochs_without_gain = 0
+        else:
+            record.epochs_without_gain += 1
+        if config.patience is not None:
+            record.stopped_early = record.epochs_without_gain >= config.patience
+
+    def _fetch(self, *names: str) -> list[Any]:
+        """Waits for the device, fetches parts of the carry, and stops a broken run."""
+        first_bad_step, *values = jax.device_get(
+            [self.carry[name] for name in ("first_bad_step", *names)]
+        )
+        self._read_clock()
+        if first_bad_step >= 0:
+            raise NonFiniteLossError(
+                int(first_bad_step),
+                1 + (int(first_bad_step) - 1) // self.programs.steps_per_epoch,
+                self._last_sound_checkpoint(),
+            )
+        return values
+
+    def _last_sound_checkpoint(self) -> str:
+        latest = self.store.checkpoints.latest_step if self.store else None
+        if latest is None:
+            return "There is no checkpoint from before."
+        return f"The last checkpoint, of step {latest}, is from before."
+
+    def _restart_clock(self) -> None:
+        self._clock = (time.perf_counter(), self.step)
+
+    def _read_clock(self) -> None:
+        started, first = self._clock
+        seconds, num_steps = time.perf_counter() - started, self.step - first
+        if num_steps:
+            self.interval_seconds.append(seconds / num_steps)
+            self.record.train_seconds += seconds
+            self.record.epoch_seconds += seconds
+            self._restart_clock()
+
+    def _report(self, event: str, values: dict[str, float]) -> None:
+        if self.store is not None:
+            self.store.files.record(event, values)
+        for hook in self.hooks:
+            hook({"event": event, **values}, self.carry["state"])
+
+    def _save(self) -> None:
+        if self.store is not None:
+            epoch, batch = data.locate(self.step, self.programs.steps_per_epoch)
+            position = {"epoch": epoch, "batch": batch}
+            self.store.save(self.step, self.carry, self.record, position)
+
+    def _restore_best(self) -> None:
+        if self.record.best_epoch:
+            carry, _ = self.store.restore(self.carry, self.record.best_step)
+            self.best_variables = jax.device_get(carry["state"].variables)
+
+
+@contextlib.contextmanager
+def _progress_bar(
+    num_steps: int, *, shown: bool
+) -> Iterator[Callable[[int, str], None]]:
+    """Shows a bar with the time left; yields what moves it."""
+    bar = rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TextColumn("left"),
+        rich.progress.TimeRemainingColumn(),
+        console=rich.console.Console(stderr=True),
+        disable=not (shown and sys.stderr.isatty()),
+    )
+    with bar:
+        task = bar.add_task("starting", total=num_steps)
+        yield lambda step, text: bar.update(task, completed=step, description=text)
+
+
+def _check_splits(config: TrainConfig, splits: Mapping[str, data.Dataset]) -> None:
+    train = splits["train"]
+    for name, split in splits.items():
+        if (split.image_shape, split.class_names) != (
+            train.image_shape,
+            train.class_names,
+        ):
+            raise ValueError(
+                f"{name}: got images {split.image_shape} of {split.num_classes} "
+                f"classes, expected the training split's {train.image_shape} of "
+                f"{train.num_classes}, under the same names."
+            )
+    if config.patience is not None and "validation" not in splits:
+        raise ValueError(
+            f"patience: got {config.patience} without a validation split; expected "
+            "validation_fraction above 0, since the test split decides nothing."
+        )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

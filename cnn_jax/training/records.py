@@ -1,0 +1,122 @@
+"""The files of a run: configuration, metrics, events, result.
+
+A room of its own beside the loop, because what a run leaves behind is a contract:
+
+    config.json          the configuration, versions and dataset fingerprints
+    metrics.jsonl        one JSON object a line: {"event": "step" | "epoch", ...}
+    events.out.tfevents* the same numbers for TensorBoard
+    checkpoints/         see cnn_jax.checkpoint
+    result.json          written at the end
+
+Every line of `metrics.jsonl` carries the number of finished steps. A run that is
+resumed at step s first drops the lines beyond s, so that its file ends equal to that of
+a run that was left alone, but for the `seconds` in it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import tensorboardX
+
+
+class RunFiles:
+    """Writes the files of one run.
+
+    Args:
+      directory: The run directory, created if missing.
+      resume: Whether a run that it already holds is to be continued.
+
+    Raises:
+      FileExistsError: If it holds a run and `resume` is False.
+    """
+
+    def __init__(self, directory: str | os.PathLike, *, resume: bool):
+        self.directory = pathlib.Path(directory).expanduser().absolute()
+        self._metrics_path = self.directory / "metrics.jsonl"
+        self._metrics = None
+        self._events = None
+        if self.holds_run and not resume:
+            raise FileExistsError(
+                f"{self.directory} already holds a run. Continue it with resume "
+                "(--resume), or choose another directory (--run-dir)."
+            )
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run was started in this directory."""
+        return (self.directory / "config.json").exists()
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        """Where the checkpoints belong."""
+        return self.directory / "checkpoints"
+
+    def open(self, description: Mapping[str, Any], *, step: int) -> None:
+        """Starts writing behind `step`, dropping what lies beyond it."""
+        self.write_json("config.json", description)
+        kept = _lines_up_to(self._metrics_path, step) if step else []
+        _replace(self._metrics_path, "".join(kept))
+        self._metrics = open(self._metrics_path, "a", encoding="utf-8")  # noqa: SIM115
+        self._events = tensorboardX.SummaryWriter(
+            str(self.directory), purge_step=step + 1 if step else None
+        )
+
+    def record(self, event: str, values: Mapping[str, Any]) -> None:
+        """Appends a line, and the same numbers as TensorBoard scalars."""
+        line = json.dumps({"event": event, **_finite_or_none(values)})
+        self._metrics.write(line + "\n")
+        # Handed to the system now: a killed process loses no line that it reported.
+        self._metrics.flush()
+        for name, value in values.items():
+            if name not in ("step", "epoch"):
+                self._events.add_scalar(f"{event}/{name}", value, values["step"])
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Writes a whole file, or leaves the old one."""
+        text = json.dumps(_finite_or_none(content), indent=2)
+        _replace(self.directory / name, text + "\n")
+
+    def __enter__(self) -> RunFiles:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for file in (self._metrics, self._events):
+            if file is not None:
+                file.close()
+
+
+def _lines_up_to(path: pathlib.Path, step: int) -> list[str]:
+    kept = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            try:
+                if json.loads(line)["step"] > step:
+                    break
+            except ValueError:  # a line torn by the kill, hence the last one
+                break
+            kept.append(line)
+    return kept
+
+
+def _replace(path: pathlib.Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _finite_or_none(value: Any) -> Any:
+    """Maps NaN and infinities to null, which JSON knows, in nested containers."""
+    if isinstance(value, Mapping):
+        return {key: _finite_or_none(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite_or_none(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

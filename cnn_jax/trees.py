@@ -1,0 +1,105 @@
+"""Parameters selected by name: regular expressions on '/'-joined paths.
+
+A leaf of `{"params": {"stem": {"kernel": ...}}}` is called `params/stem/kernel`. Every
+part of this project that picks some parameters and not others (weight decay, freezing,
+sharding, loading) says so with patterns on these names, searched anywhere in the name
+unless anchored: `kernel$` takes every kernel, `^params/head/` takes one module.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+Patterns = str | Sequence[str]
+"""One regular expression, or several of which any may match."""
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """Returns the leaves of a tree by their '/'-joined path, in the tree's order.
+
+    Keys of mappings, fields of dataclasses and named tuples, and indices of sequences
+    all become parts of the path; `None` is no leaf.
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {_join(path): leaf for path, leaf in leaves}
+
+
+def path_mask(tree: Any, patterns: Patterns) -> Any:
+    """Marks the leaves whose path a pattern matches.
+
+    Args:
+      tree: Any tree.
+      patterns: Regular expressions, tried with `re.search` on each leaf's path.
+
+    Returns:
+      A tree of the same structure with a Python bool for each leaf.
+
+    Raises:
+      ValueError: If a pattern is no regular expression or matches no leaf, which is
+        nearly always a misspelled name.
+    """
+    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    names = list(named_leaves(tree))
+    matches = [_matching(pattern, names) for pattern in patterns]
+    chosen = frozenset().union(*matches)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _join(path) in chosen, tree
+    )
+
+
+def leaf_specs(tree: Any) -> dict[str, str]:
+    """Returns `path -> "float32[3,3,16,16]"` for every leaf, abstract ones included."""
+    return {name: _spec(leaf) for name, leaf in named_leaves(tree).items()}
+
+
+def digest(tree: Any) -> str:
+    """Returns a sha256 over every leaf's path, dtype, shape and bytes.
+
+    Two trees have the same digest exactly when they are bitwise equal, NaNs and the
+    signs of zeros included. Keys of `jax.random` count by their data.
+    """
+    total = hashlib.sha256()
+    for name, leaf in sorted(named_leaves(tree).items()):
+        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(
+            leaf.dtype, jax.dtypes.prng_key
+        ):
+            leaf = jax.random.key_data(leaf)
+        array = np.asarray(leaf)
+        # The separators keep ("ab", "c") and ("a", "bc") apart.
+        total.update(f"{name}\0{_spec(array)}\0".encode())
+        total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()
+
+
+def _join(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _spec(leaf: Any) -> str:
+    if not hasattr(leaf, "dtype"):
+        leaf = np.asarray(leaf)
+    return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+
+
+def _matching(pattern: str, names: Sequence[str]) -> frozenset[str]:
+    try:
+        search = re.compile(pattern).search
+    except re.error as error:
+        raise ValueError(
+            f"pattern: got {pattern!r}, which is no regular expression: {error}."
+        ) from None
+    found = frozenset(name for name in names if search(name))
+    if not found:
+        near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.0)
+        raise ValueError(
+            f"pattern: {pattern!r} matches none of the {len(names)} paths, such as "
+            f"{near}. Patterns are searched in '/'-joined paths."
+        )
+    return found

@@ -1,0 +1,197 @@
+"""Checkpoints: what is saved comes back bit for bit, or with a sentence why not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from cnn_jax import sharding, trees
+from cnn_jax.checkpoint import (
+    CheckpointError,
+    Checkpointer,
+    ResumeRefusedError,
+    check_unchanged,
+)
+
+
+def make_tree(seed=0):
+    values = jax.random.normal(jax.random.key(seed), (64, 32))
+    return {
+        "layer/with slash": {"kernel": values, "half": values[0].astype(jnp.bfloat16)},
+        "moments": (values[:, :2], jnp.int32(7)),
+        "odd": jnp.array([-0.0, jnp.nan, jnp.inf]),
+    }
+
+
+@pytest.fixture
+def checkpointer(tmp_path):
+    with Checkpointer(tmp_path / "checkpoints", keep=2) as opened:
+        yield opened
+
+
+def test_a_tree_comes_back_bit_for_bit_with_its_metadata(checkpointer):
+    tree = make_tree()
+    metadata = {"config": {"rate": 0.1, "name": "é"}, "history": [{"loss": 1e-30}]}
+    checkpointer.save(3, tree, metadata)
+    found = checkpointer.restore(make_tree(seed=1))
+    assert found.step == 3
+    assert found.metadata == checkpointer.metadata() == metadata
+    assert jax.tree.structure(found.tree) == jax.tree.structure(tree)
+    assert trees.digest(found.tree) == trees.digest(tree)
+
+
+def test_arrays_lie_where_the_template_says(checkpointer):
+    mesh = sharding.make_mesh()
+    split, copied = sharding.batch_sharded(mesh), sharding.replicated(mesh)
+    tree = {"x": jax.device_put(jnp.arange(16.0), split)}
+    checkpointer.save(1, tree, {})
+    for where in (
+        split,
+        copied,
+        sharding.replicated(sharding.make_mesh(mesh.devices[:2])),
+    ):
+        template = {"x": jax.ShapeDtypeStruct((16,), jnp.float32, sharding=where)}
+        found = checkpointer.restore(template).tree["x"]
+        assert found.sharding == where
+        np.testing.assert_array_equal(found, np.arange(16.0))
+
+
+def test_arrays_may_be_donated_while_they_are_being_saved(checkpointer):
+    step = jax.jit(lambda x: x * 2 + 1, donate_argnums=0)
+    x = jax.random.normal(jax.random.key(0), (2000, 1000))
+    expected = np.array(x)
+    checkpointer.save(1, {"x": x}, {})
+    for _ in range(5):
+        x = step(x)
+    found = checkpointer.restore({"x": x})
+    np.testing.assert_array_equal(found.tree["x"], expected)
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    metrics = {1: 0.1, 2: 0.7, 3: None, 4: 0.7, 5: 0.2, 6: None}
+    with Checkpointer(tmp_path, keep=2) as checkpointer:
+        for step, metric in metrics.items():
+            checkpointer.save(step, {"x": jnp.float32(step)}, {}, metric=metric)
+        assert checkpointer.steps == (2, 5, 6)
+        assert checkpointer.latest_step == 6
+        assert checkpointer.best_step == 2
+    with Checkpointer(tmp_path, keep=1) as reopened:
+        assert reopened.best_step == 2
+        reopened.save(7, {"x": jnp.float32(7)}, {}, metric=0.8)
+        assert reopened.steps == (7,)
+
+
+def test_without_a_metric_there_is_no_best(checkpointer):
+    assert checkpointer.steps == ()
+    assert checkpointer.latest_step is None
+    checkpointer.save(1, {"x": jnp.zeros(2)}, {})
+    assert checkpointer.best_step is None
+
+
+def test_what_does_not_exist_is_named(checkpointer):
+    with pytest.raises(FileNotFoundError, match="expected a checkpoint, found none"):
+        checkpointer.restore({"x": jnp.zeros(2)})
+    checkpointer.save(1, {"x": jnp.zeros(2)}, {})
+    with pytest.raises(FileNotFoundError, match=r"step 4, found the steps \[1\]"):
+        checkpointer.restore({"x": jnp.zeros(2)}, step=4)
+    with pytest.raises(ValueError, match="already exists"):
+        checkpointer.save(1, {"x": jnp.zeros(2)}, {})
+
+
+def test_every_leaf_that_does_not_fit_is_listed(checkpointer):
+    checkpointer.save(1, {"a": jnp.zeros(2), "b": jnp.zeros(3), "c": jnp.zeros(1)}, {})
+    template = {"a": jnp.zeros(4), "b": jnp.zeros(3, jnp.bfloat16), "d": jnp.zeros(1)}
+    with pytest.raises(CheckpointError) as error:
+        checkpointer.restore(template)
+    assert str(error.value).splitlines()[1:] == [
+        "  a: saved 'float32[2]', now 'float32[4]'",
+        "  b: saved 'float32[3]', now 'bfloat16[3]'",
+        "  c: saved 'float32[1]', now absent",
+        "  d: saved absent, now 'float32[1]'",
+    ]
+
+
+def test_damaged_arrays_are_never_loaded(tmp_path):
+    tree = {"x": jax.random.normal(jax.random.key(0), (50, 50))}
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, tree, {})
+    largest = max((tmp_path / "1").rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    with Checkpointer(tmp_path) as checkpointer:
+        with pytest.raises(CheckpointError, match="damaged"):
+            checkpointer.restore(tree)
+
+
+def test_arrays_that_read_well_but_differ_are_never_loaded(tmp_path):
+    tree = {"x": jax.random.normal(jax.random.key(0), (50, 50))}
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, tree, {})
+    record = tmp_path / "1" / "metadata" / "metadata"
+    text = record.read_text()
+    other = trees.digest({"x": -tree["x"]})
+    assert text.count(trees.digest(tree)) == 1
+    record.write_text(text.replace(trees.digest(tree), other))
+    with Checkpointer(tmp_path) as checkpointer:
+        with pytest.raises(CheckpointError, match="not those that were saved"):
+            checkpointer.restore(tree)
+
+
+def test_an_unfinished_save_is_cleared_away_and_never_counts(tmp_path):
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, {"x": jnp.zeros(2)}, {})
+    leftover = tmp_path / "2.orbax-checkpoint-tmp-123"
+    (leftover / "arrays").mkdir(parents=True)
+    (leftover / "arrays" / "part").write_bytes(b"half")
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.steps == (1,)
+        checkpointer.save(2, {"x": jnp.ones(2)}, {})
+        assert checkpointer.steps == (1, 2)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [
+        "1",
+        "2",
+    ]
+
+
+@pytest.mark.parametrize("noticed_by", ["save", "wait", "close"])
+def test_a_save_that_fails_in_the_background_is_raised(
+    tmp_path, monkeypatch, noticed_by
+):
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, {"x": jnp.zeros(2)}, {})
+    checkpointer.wait()
+
+    def fail(*_):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ocp.JsonCheckpointHandler, "finalize", fail)
+        checkpointer.save(2, {"x": jnp.ones(2)}, {})
+        with pytest.raises(OSError, match="no space left"):
+            if noticed_by == "save":
+                checkpointer.save(3, {"x": jnp.ones(2)}, {})
+            else:
+                getattr(checkpointer, noticed_by)()
+    with Checkpointer(tmp_path) as reopened:
+        assert reopened.steps == (1,)
+
+
+def test_keep_must_be_positive(tmp_path):
+    with pytest.raises(ValueError, match="at least 1"):
+        Checkpointer(tmp_path, keep=0)
+
+
+def test_a_changed_description_is_refused_with_all_differences():
+    saved = {"rate": 0.1, "layers": (1, 2), "gone": None, "where": "a"}
+    current = {"rate": 0.2, "layers": [1, 2], "new": 1, "where": "b"}
+    check_unchanged("config", saved, {**saved, "where": "b"}, may_change={"where"})
+    with pytest.raises(ResumeRefusedError) as error:
+        check_unchanged("config", saved, current, may_change={"where"})
+    assert str(error.value).splitlines()[:-1] == [
+        "The run to resume was made with another config:",
+        "  rate: saved 0.1, now 0.2",
+        "  gone: saved None, now absent",
+        "  new: saved absent, now 1",
+    ]

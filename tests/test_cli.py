@@ -1,0 +1,176 @@
+"""The command line, in process; once as the program that people start."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+import cnn_jax
+from cnn_jax import cli, kernels
+from cnn_jax.analysis import gradcheck
+from cnn_jax.models import create_model, list_models, model_info
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    status = cli.main(arguments)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_models_are_listed_oldest_first(capsys):
+    status, out, err = run(capsys, "models")
+    assert (status, err) == (0, "")
+    infos = [model_info(name) for name in list_models()]
+    ordered = sorted(infos, key=lambda info: (info.year, info.name))
+    lines = [line.split() for line in out.splitlines() if line]
+    shown = [line[0] for line in lines if line[0] in list_models()]
+    assert shown == [info.name for info in ordered]
+    lenet5 = model_info("lenet5")
+    assert f"{lenet5.parameters:,}" in out
+    assert [line[:2] for line in lines].count(["lenet5", "1998"]) == 1
+
+
+def test_models_pattern_and_json(capsys):
+    status, out, _ = run(capsys, "models", "plain*", "--json")
+    content = json.loads(out)
+    assert status == 0
+    assert [entry["name"] for entry in content] == list_models("plain*")
+    assert content[0]["parameters"] == model_info(content[0]["name"]).parameters
+
+
+def test_summary_counts_and_totals(capsys):
+    status, out, _ = run(capsys, "summary", "lenet5", "--json")
+    content = json.loads(out)
+    info = model_info("lenet5")
+    assert status == 0
+    assert content["model"] == "lenet5"
+    assert (content["parameters"], content["macs"]) == (info.parameters, info.macs)
+    status, table, _ = run(capsys, "summary", "lenet5")
+    total = next(line for line in table.splitlines() if line.startswith("total"))
+    assert total.split()[-2:] == [f"{info.parameters:,}", f"{info.macs:,}"]
+    for layer in content["layers"]:
+        assert layer["path"] in table
+
+
+def test_summary_takes_size_and_classes(capsys):
+    arguments = ("summary", "lenet5", "--input-size", "40x36", "--num-classes", "3")
+    status, out, _ = run(capsys, *arguments, "--json")
+    content = json.loads(out)
+    assert status == 0
+    assert content["input_shape"] == [40, 36, 1]
+    assert content["layers"][-1]["output_shape"] == [3]
+    variables = jax.eval_shape(
+        create_model("lenet5", num_classes=3).init,
+        jax.random.key(0),
+        jax.ShapeDtypeStruct((1, 40, 36, 1), "float32"),
+    )
+    expected = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    assert content["parameters"] == expected
+    assert run(capsys, *arguments[:3], "40", "--json")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sumary", "lenet5"], ["unknown command 'sumary'", "'summary'"]),
+        (["xyzzy"], ["expected one of models, summary, gradcheck"]),
+        ([], ["required: COMMAND"]),
+        (["summary", "resnet21"], ["unknown name 'resnet21'", "'resnet20'"]),
+        (["summary", "lenet5", "--input-size", "3"], ["3 x 3", "resize"]),
+        (["summary", "lenet5", "--input-size", "0"], ["got '0'", "positive"]),
+        (["summary", "lenet5", "--num-classes", "-1"], ["num_classes: got -1"]),
+        (["summary", "lenet5", "--num-clases", "3"], ["--num-clases"]),
+        (["models", "resnet20x"], ["no model matches", "'resnet20'"]),
+        (["models", "@@@"], ["no model matches", "lenet5"]),
+        (["gradcheck", "--kernel", "max_pol"], ["'max_pol'", "'max_pool'"]),
+    ],
+)
+def test_mistakes_exit_with_2_and_say_what_is_meant(capsys, arguments, words):
+    status, out, err = run(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("cnn-jax: error: ")
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err
+
+
+def test_gradcheck_passes_and_prints_every_comparison(capsys):
+    status, out, err = run(capsys, "gradcheck", "--kernel", "dense")
+    assert (status, err) == (0, "")
+    rows = [line.split() for line in out.splitlines() if line.startswith("dense")]
+    assert [row[1] for row in rows] == ["output", "dx", "dw", "db"]
+    assert {row[-1] for row in rows} == {"ok"}
+    assert "All 4 comparisons agree." in out
+
+
+def test_gradcheck_fails_with_1_when_a_gradient_is_wrong(capsys, monkeypatch):
+    monkeypatch.setattr(kernels, "relu", wrong_of(kernels.relu))
+    status, out, _ = run(capsys, "gradcheck", "--kernel", "relu")
+    assert status == 1
+    assert "FAILED" in out
+    status, out, _ = run(capsys, "gradcheck", "--kernel", "relu", "--json")
+    content = json.loads(out)
+    assert (status, content["passed"]) == (1, False)
+    by_argument = {row["argument"]: row for row in content["rows"]}
+    assert by_argument["output"]["passed"]
+    assert by_argument["dx"]["worst_relative_error"] == pytest.approx(0.01)
+
+
+def wrong_of(relu):
+    """A relu whose gradient is one percent too big."""
+
+    @jax.custom_vjp
+    def wrong(x):
+        return relu(x)
+
+    wrong.defvjp(lambda x: (relu(x), x), lambda x, dy: (1.01 * dy * (x > 0),))
+    return wrong
+
+
+def test_gradcheck_runs_on_the_cpu_in_float64(capsys, monkeypatch):
+    seen = []
+
+    def look(chosen):
+        array = jax.numpy.zeros(())
+        seen.append((kernels.lowering.current_target(), array.devices()))
+        row = gradcheck.GradcheckRow("dense", "dx", 1, float("inf"), 1e-12, False)
+        assert list(chosen) == ["dense"]
+        return [row]
+
+    monkeypatch.setattr(gradcheck, "run_gradcheck", look)
+    status, out, _ = run(capsys, "gradcheck", "--kernel", "dense")
+    assert (status, seen) == (1, [("cpu", {jax.devices("cpu")[0]})])
+    assert "inf" in out
+    assert (
+        json.loads(run(capsys, "gradcheck", "--kernel", "dense", "--json")[1])["rows"][
+            0
+        ]["worst_relative_error"]
+        is None
+    )
+    fields = {field.name for field in dataclasses.fields(gradcheck.GradcheckRow)}
+    assert fields >= {"kernel", "argument", "num_cases", "tolerance", "passed"}
+
+
+def test_the_program_starts():
+    program = [sys.executable, "-m", "cnn_jax.cli", "--version"]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"cnn_jax {cnn_jax.__version__}\n")
+
+
+@pytest.mark.parametrize("arguments", [["models"], ["models", "--json"]])
+def test_a_reader_that_has_seen_enough_gets_no_complaint(arguments):
+    # A pipe whose reading end is closed: what `| head` leaves behind.
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "wb") as pipe:
+        done = subprocess.run(
+            [sys.executable, "-m", "cnn_jax.cli", *arguments],
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert (done.returncode, done.stderr) == (1, "")

@@ -1,0 +1,62 @@
+"""A small dataset and a small network that trains in a second."""
+
+import dataclasses
+
+import flax.linen as nn
+import pytest
+
+from cnn_jax.data import load_dataset
+from cnn_jax.training import TrainConfig
+
+
+class TinyNet(nn.Module):
+    """One convolution, one norm, dropout and a head: all that a state can hold."""
+
+    dropout_rate: float = 0.2
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        """Returns the logits."""
+        x = nn.Conv(8, (3, 3), strides=2, name="conv")(x)
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x)
+        x = nn.relu(x).reshape(x.shape[0], -1)
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        return nn.Dense(10, name="head")(x)
+
+
+@pytest.fixture(scope="session")
+def tiny_net():
+    """The class of a network for 8x8 images of ten classes."""
+    return TinyNet
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """360 training and 355 test scans of digits in their own size."""
+    train = load_dataset("digits", "train", image_size=8)
+    return train.split_off(0.25)[1], load_dataset("digits", "test", image_size=8)
+
+
+@pytest.fixture
+def config():
+    """Three epochs of eleven steps; every kind of randomness is on."""
+    return TrainConfig(
+        model="tiny",
+        image_size=8,
+        epochs=3,
+        batch_size=32,
+        learning_rate=0.2,
+        label_smoothing=0.1,
+        crop_padding=1,
+        log_every_steps=4,
+    )
+
+
+@pytest.fixture
+def with_run(config, tmp_path):
+    """Returns the configuration with a run directory and other changes."""
+
+    def make(**changes):
+        return dataclasses.replace(config, run_dir=str(tmp_path / "run"), **changes)
+
+    return make

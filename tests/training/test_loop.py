@@ -1,0 +1,409 @@
+"""The loop: what it reports, when it stops, and that resuming changes nothing."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import types
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from cnn_jax import sharding, trees
+from cnn_jax.checkpoint import Checkpointer, ResumeRefusedError
+from cnn_jax.data import Dataset
+from cnn_jax.training import TrainConfig
+from cnn_jax.training.loop import NonFiniteLossError, fit
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+def kill_at(step):
+    def hook(record, state):
+        if record["step"] >= step:
+            raise KilledError
+
+    return hook
+
+
+def read_metrics(run_dir):
+    """Returns the lines of metrics.jsonl without what a clock wrote."""
+    lines = (pathlib.Path(run_dir) / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    return [
+        {name: value for name, value in record.items() if name != "seconds"}
+        for record in records
+    ]
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return sharding.make_mesh(jax.devices()[:1])
+
+
+def test_a_run_learns_and_reports_itself(tiny_net, digits, with_run):
+    train, test = digits
+    config = with_run(epochs=4)
+    records = []
+    result = fit(
+        tiny_net(),
+        config,
+        train,
+        test,
+        progress=False,
+        hooks=[lambda record, state: records.append((record, int(state.step)))],
+    )
+    assert result.test["accuracy"] > 0.6
+    assert result.test["num_examples"] == len(test) == 355
+    assert [record["epoch"] for record in result.history] == [1, 2, 3, 4]
+    assert [record["step"] for record in result.history] == [11, 22, 33, 44]
+    last = result.history[-1]
+    assert last["test_accuracy"] == result.test["accuracy"]
+    assert last["train_loss"] < result.history[0]["train_loss"]
+    assert set(last) == {
+        "epoch",
+        "step",
+        "train_loss",
+        "train_accuracy",
+        "test_loss",
+        "test_accuracy",
+        "learning_rate",
+        "seconds",
+    }
+    assert result.best_epoch == 4
+    assert not result.stopped_early
+    assert result.train_seconds == pytest.approx(
+        sum(record["seconds"] for record in result.history)
+    )
+    assert result.images_per_second == pytest.approx(44 * 32 / result.train_seconds)
+    assert 0 < result.step_seconds_median < result.train_seconds
+    assert result.compile_seconds > 0
+    assert result.peak_memory_bytes > train.images.nbytes
+    assert int(result.state.step) == 44
+    assert result.state_digest == trees.digest(result.state)
+
+    run_dir = pathlib.Path(config.run_dir)
+    assert json.loads((run_dir / "config.json").read_text())["config"]["epochs"] == 4
+    assert json.loads((run_dir / "result.json").read_text())["test"] == result.test
+    assert list(run_dir.glob("events.out.tfevents.*"))
+    lines = read_metrics(run_dir)
+    assert [line["step"] for line in lines if line["event"] == "step"] == [
+        *(4, 8, 11, 12, 16, 20, 22, 24, 28, 32, 33, 36, 40, 44)
+    ]
+    assert [record["event"] for record, _ in records] == [
+        line["event"] for line in lines
+    ]
+    assert all(record["step"] == step for record, step in records)
+    # What the lines of an epoch tell agrees with what the epoch tells.
+    first = [line for line in lines if line["epoch"] == 1]
+    losses = [line["loss"] for line in first if line["event"] == "step"]
+    assert np.average(losses, weights=[4, 4, 3]) == pytest.approx(
+        first[-1]["train_loss"], rel=1e-5
+    )
+
+
+def test_one_device_and_eight_agree(tiny_net, digits, config, one_device):
+    # Without dropout, whose mask linen would have to draw alike on both.
+    model, (train, test) = tiny_net(dropout_rate=0.0), digits
+    config = dataclasses.replace(config, epochs=1)
+    results = [
+        fit(model, config, train, test, progress=False, mesh=mesh)
+        for mesh in (one_device, sharding.make_mesh())
+    ]
+    first, second = (result.best_variables for result in results)
+    for collection in ("params", "batch_stats"):
+        difference = jax.tree.map(np.subtract, first[collection], second[collection])
+        norms = [
+            np.sqrt(sum(np.sum(leaf**2) for leaf in jax.tree.leaves(tree)))
+            for tree in (difference, first[collection])
+        ]
+        assert norms[0] < 1e-4 * norms[1]
+    assert results[0].history[0]["train_loss"] == pytest.approx(
+        results[1].history[0]["train_loss"], rel=1e-5
+    )
+
+
+def test_nothing_is_traced_again_after_the_first_step(tiny_net, digits, config):
+    net = tiny_net()
+    # Each is traced once, for all epochs and for both evaluated splits.
+    traced = {
+        train: chex.assert_max_traces(
+            lambda *args, **named: net.apply(*args, **named), 1
+        )
+        for train in (True, False)
+    }
+
+    def apply(variables, images, *, train, **options):
+        function = functools.partial(traced[train], train=train, **options)
+        return function(variables, images)
+
+    model = types.SimpleNamespace(init=net.init, apply=apply)
+    train, test = digits
+    train, validation = train.split_off(0.2)
+    fit(model, config, train, test, validation=validation, progress=False)
+
+
+def test_steps_transfer_nothing_to_the_device(tiny_net, digits, with_run):
+    def forbid(record, state):
+        jax.config.update("jax_transfer_guard_host_to_device", "disallow")
+
+    try:
+        fit(tiny_net(), with_run(epochs=2), *digits, progress=False, hooks=[forbid])
+    finally:
+        jax.config.update("jax_transfer_guard_host_to_device", "allow")
+
+
+def test_the_device_is_asked_only_when_something_is_reported(
+    tiny_net, digits, config, monkeypatch
+):
+    fetches = []
+    device_get = jax.device_get
+    monkeypatch.setattr(
+        jax, "device_get", lambda tree: fetches.append(0) or device_get(tree)
+    )
+    config = dataclasses.replace(config, epochs=2, log_every_steps=100)
+    fit(tiny_net(), config, *digits, progress=False)
+    # Per epoch: the log line at its end, its sums, its evaluation; then the final
+    # variables and their evaluation.
+    assert len(fetches) == 2 * 3 + 2
+
+
+@pytest.fixture(scope="module")
+def left_alone(tiny_net, digits, tmp_path_factory):
+    """A run that validates and saves inside epochs of ten steps, and its result."""
+    config = TrainConfig(
+        model="tiny",
+        image_size=8,
+        epochs=3,
+        batch_size=32,
+        learning_rate=0.2,
+        crop_padding=1,
+        validation_fraction=0.1,
+        log_every_steps=3,
+        checkpoint_every_steps=4,
+        run_dir=str(tmp_path_factory.mktemp("alone") / "run"),
+    )
+    return config, fit(tiny_net(), config, *digits, progress=False)
+
+
+# Before the first checkpoint, inside an epoch, at its end, and at the run's.
+@pytest.mark.parametrize("killed_at", [1, 14, 20, 30])
+def test_a_resumed_run_equals_one_that_was_left_alone(
+    tiny_net, digits, left_alone, tmp_path, killed_at
+):
+    alone, expected = left_alone
+    broken = dataclasses.replace(alone, run_dir=str(tmp_path / "run"))
+    with pytest.raises(KilledError):
+        fit(tiny_net(), broken, *digits, progress=False, hooks=[kill_at(killed_at)])
+    resumed = dataclasses.replace(broken, resume=True)
+    result = fit(tiny_net(), resumed, *digits, progress=False)
+
+    assert result.state_digest == expected.state_digest
+    assert trees.digest(result.best_variables) == trees.digest(expected.best_variables)
+    assert result.test == expected.test
+    assert result.best_epoch == expected.best_epoch
+    assert read_metrics(broken.run_dir) == read_metrics(alone.run_dir)
+
+
+def test_a_finished_run_resumes_to_the_same_result(tiny_net, digits, with_run):
+    config = with_run(epochs=1)
+    first = fit(tiny_net(), config, *digits, progress=False)
+    again = fit(
+        tiny_net(), dataclasses.replace(config, resume=True), *digits, progress=False
+    )
+    assert again.state_digest == first.state_digest
+    assert again.test == first.test
+    assert again.history == first.history
+    assert np.isnan(again.step_seconds_median)
+
+
+def test_resuming_nothing_starts_from_scratch_and_says_so(
+    tiny_net, digits, with_run, capsys
+):
+    config = with_run(epochs=1, resume=True)
+    result = fit(tiny_net(), config, *digits, progress=False)
+    assert "starting from scratch" in capsys.readouterr().err
+    assert int(result.state.step) == 11
+
+
+def test_what_would_change_the_numbers_is_refused(tiny_net, digits, with_run):
+    train, test = digits
+    config = with_run(epochs=1)
+    fit(tiny_net(), config, train, test, progress=False)
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        fit(tiny_net(), config, train, test, progress=False)
+    changed = dataclasses.replace(config, resume=True, epochs=2, seed=1)
+    with pytest.raises(ResumeRefusedError) as error:
+        fit(tiny_net(), changed, train, test, progress=False)
+    assert "  epochs: saved 1, now 2\n  seed: saved 0, now 1" in str(error.value)
+    images = train.images.copy()
+    images[0, 0, 0, 0] ^= 1
+    other = dataclasses.replace(train, images=images)
+    with pytest.raises(ResumeRefusedError, match="another dataset:\n  train: saved"):
+        fit(
+            tiny_net(),
+            dataclasses.replace(config, resume=True),
+            other,
+            test,
+            progress=False,
+        )
+
+
+def test_early_stopping_goes_by_validation_and_reports_the_best_epoch(
+    tiny_net, digits, with_run
+):
+    train, test = digits
+    # Labels without a pattern: accuracy moves up and down around chance.
+    noise = dataclasses.replace(
+        train, labels=np.random.default_rng(0).integers(0, 10, len(train))
+    )
+    config = with_run(
+        epochs=30,
+        patience=3,
+        validation_fraction=0.3,
+        schedule="constant",
+        keep_checkpoints=1,
+    )
+    kept = {}
+    result = fit(
+        tiny_net(),
+        config,
+        noise,
+        test,
+        progress=False,
+        hooks=[
+            lambda record, state: kept.update(
+                {record["epoch"]: jax.device_get(state.variables)}
+            )
+        ],
+    )
+    accuracies = [record["validation_accuracy"] for record in result.history]
+    assert result.stopped_early
+    assert len(accuracies) < 30
+    assert result.best_epoch == 1 + np.argmax(accuracies)
+    assert len(accuracies) == result.best_epoch + 3
+    assert trees.digest(result.best_variables) == trees.digest(kept[result.best_epoch])
+    assert (
+        result.test["accuracy"]
+        == (result.history[result.best_epoch - 1]["test_accuracy"])
+    )
+    with Checkpointer(pathlib.Path(config.run_dir) / "checkpoints") as checkpointer:
+        best = result.history[result.best_epoch - 1]["step"]
+        assert checkpointer.best_step == best
+        assert checkpointer.steps == (best, result.history[-1]["step"])
+    # Stopping is part of the record: resuming trains no further.
+    again = fit(
+        tiny_net(),
+        dataclasses.replace(config, resume=True),
+        noise,
+        test,
+        progress=False,
+    )
+    assert again.state_digest == result.state_digest
+    assert again.test == result.test
+
+
+def test_a_gain_below_the_minimum_does_not_buy_time(tiny_net, digits, config):
+    train, test = digits
+    config = dataclasses.replace(
+        config, epochs=9, patience=2, minimum_gain=1.0, validation_fraction=0.3
+    )
+    result = fit(tiny_net(), config, train, test, progress=False)
+    accuracies = [record["validation_accuracy"] for record in result.history]
+    # The first epoch gains on nothing; no later one can gain a whole 100 %.
+    assert len(accuracies) == 3
+    assert result.stopped_early
+    assert result.best_epoch == 1 + np.argmax(accuracies)
+
+
+def test_patience_without_a_validation_split_is_refused(tiny_net, digits, config):
+    config = dataclasses.replace(config, patience=2)
+    with pytest.raises(ValueError, match="the test split decides nothing"):
+        fit(tiny_net(), config, *digits, progress=False)
+
+
+@pytest.mark.parametrize("checkpoint_every_steps", [0, 2])
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
+    tiny_net, digits, with_run, checkpoint_every_steps
+):
+    net = tiny_net(dropout_rate=0.0)
+    config = with_run(
+        learning_rate=1e30,
+        schedule="constant",
+        log_every_steps=100,
+        checkpoint_every_steps=checkpoint_every_steps,
+    )
+    with pytest.raises(NonFiniteLossError) as error:
+        fit(net, config, *digits, progress=False)
+    found = error.value.step
+    # Watching every step finds the same one.
+    losses = []
+    watched = dataclasses.replace(
+        config,
+        log_every_steps=1,
+        checkpoint_every_steps=0,
+        run_dir=config.run_dir + "-watched",
+    )
+    with pytest.raises(NonFiniteLossError, match=f"at step {found} "):
+        fit(
+            net,
+            watched,
+            *digits,
+            progress=False,
+            hooks=[lambda record, state: losses.append(record["loss"])],
+        )
+    assert 1 < found < 11
+    assert len(losses) == found - 1
+    with Checkpointer(pathlib.Path(config.run_dir) / "checkpoints") as checkpointer:
+        assert all(step < found for step in checkpointer.steps)
+
+
+def test_a_schedule_that_ends_decays_to_the_logged_rate(tiny_net, digits, config):
+    config = dataclasses.replace(config, epochs=2, schedule="linear")
+    result = fit(tiny_net(), config, *digits, progress=False)
+    rates = [record["learning_rate"] for record in result.history]
+    # Of the epoch's last step, which 10 and 21 of 22 came before.
+    np.testing.assert_allclose(rates, [0.2 * 12 / 22, 0.2 * 1 / 22], rtol=1e-5)
+
+
+def test_splits_and_mesh_must_fit(tiny_net, digits, config):
+    train, test = digits
+    with pytest.raises(ValueError, match="multiple of the 8 devices"):
+        fit(tiny_net(), dataclasses.replace(config, batch_size=12), train, test)
+    with pytest.raises(ValueError, match="expected 1 to 360"):
+        fit(tiny_net(), dataclasses.replace(config, batch_size=800), train, test)
+    gray = Dataset(
+        "x", "test", np.zeros((4, 9, 8, 1), np.uint8), np.arange(4), test.class_names
+    )
+    with pytest.raises(ValueError, match=r"test: got images \(9, 8, 1\)"):
+        fit(tiny_net(), config, train, gray)
+    with pytest.raises(ValueError, match="validation: given"):
+        fit(
+            tiny_net(),
+            dataclasses.replace(config, validation_fraction=0.1),
+            train,
+            test,
+            validation=test,
+        )
+    with pytest.raises(ValueError, match="epochs: got 0"):
+        fit(tiny_net(), dataclasses.replace(config, epochs=0), train, test)
+
+
+def test_bfloat16_inputs_keep_float32_parameters(tiny_net, digits, config):
+    config = dataclasses.replace(config, epochs=1, dtype="bfloat16")
+    seen = []
+
+    class Watching(tiny_net):
+        def __call__(self, x, *, train=False):
+            seen.append(x.dtype)
+            return super().__call__(x, train=train)
+
+    result = fit(Watching(), config, *digits, progress=False)
+    assert {str(dtype) for dtype in seen} == {"bfloat16"}
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(result.best_variables)} == {
+        "float32"
+    }
