@@ -1,0 +1,1 @@
+"""Looking at models and kernels: sizes, gradients, times."""

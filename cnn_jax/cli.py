@@ -1,0 +1,347 @@
+"""The command line: `cnn-jax models`, `cnn-jax summary`, `cnn-jax gradcheck`.
+
+Results go to standard output, as a table or as JSON; messages and progress go to
+standard error. The exit status is 0 for success, 1 for a check that failed and 2 for a
+command that cannot be meant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NoReturn
+
+import cnn_jax
+from cnn_jax import kernels
+from cnn_jax.models import create_model, list_models, model_info
+from cnn_jax.report.table import Column, Table, json_value, print_table
+
+
+class UsageError(ValueError):
+    """A command that cannot be meant; its message is for the person who typed it."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+      arguments: The command and its options; `sys.argv[1:]` when None.
+
+    Returns:
+      The exit status: 0 for success, 1 for a check that failed, 2 for a command that
+      cannot be meant.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _make_parser()
+    try:
+        _check_command(arguments)
+        options = parser.parse_args(arguments)
+        status = options.run(options)
+        sys.stdout.flush()
+        return status
+    except UsageError as error:
+        print(f"cnn-jax: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader (`head`, a closed pager) has seen enough. What is left would fail
+        # once more, with a message, when Python flushes it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _print_models(options: argparse.Namespace) -> int:
+    names = list_models(options.pattern)
+    if not names:
+        everything = list_models()
+        hint = _nearest(options.pattern.strip("*?"), everything)
+        raise UsageError(
+            f"no model matches {options.pattern!r}; "
+            f"{hint or 'expected a pattern that fits one of ' + _listed(everything)}"
+        )
+    infos = sorted(map(model_info, names), key=lambda info: (info.year, info.name))
+    if options.json:
+        _print_json([dataclasses.asdict(info) for info in infos])
+        return 0
+    columns = (
+        Column("name", "Model"),
+        Column("year", "Year", format_spec="d"),
+        Column("parameters", "Parameters", format_spec=",d"),
+        Column("macs", "MACs", "M", ",.1f", 1e-6),
+        Column("input", "Input"),
+        Column("num_classes", "Classes", format_spec=",d"),
+    )
+    rows = [
+        {
+            "name": info.name,
+            "year": info.year,
+            "parameters": info.parameters,
+            "macs": info.macs,
+            "input": _shape_text(info.input_shape),
+            "num_classes": info.num_classes,
+        }
+        for info in infos
+    ]
+    note = "Parameters and multiply-adds (MACs) of one image, at the input shown."
+    print_table(Table(_count(len(rows), "model"), columns, rows, [note]))
+    return 0
+
+
+def _print_summary(options: argparse.Namespace) -> int:
+    from cnn_jax.analysis.summary import summarize
+
+    try:
+        info = model_info(options.model)
+        size = options.input_size or info.input_size
+        model = create_model(options.model, num_classes=options.num_classes)
+        summary = summarize(model, (*size, info.input_shape[-1]))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if options.json:
+        _print_json(summary.to_dict() | {"model": options.model})
+        return 0
+    columns = (
+        Column("path", "Layer"),
+        Column("type", "Type"),
+        Column("output_shape", "Output"),
+        Column("parameters", "Parameters", format_spec=",d"),
+        Column("macs", "MACs", format_spec=",d"),
+    )
+    rows = [
+        {
+            "path": layer.path,
+            "type": layer.type,
+            "output_shape": _shape_text(layer.output_shape),
+            "parameters": layer.parameters,
+            "macs": layer.macs,
+        }
+        for layer in summary.layers
+    ]
+    rows.append(
+        {"path": "total", "parameters": summary.parameters, "macs": summary.macs}
+    )
+    title = f"{options.model} on {_shape_text(summary.input_shape)}"
+    notes = [
+        f"{info.paper} ({info.year}), {info.url}",
+        "MACs are the multiply-adds of one image, those on padding included; one MAC "
+        "is two floating-point operations.",
+    ]
+    print_table(Table(title, columns, rows, notes))
+    return 0
+
+
+def _print_gradcheck(options: argparse.Namespace) -> int:
+    from cnn_jax.analysis.gradcheck import CASES
+
+    names = list(dict.fromkeys(case.kernel for case in CASES))
+    unknown = [name for name in options.kernel if name not in names]
+    if unknown:
+        raise UsageError(
+            f"--kernel: got unknown name {unknown[0]!r}; "
+            f"{_nearest(unknown[0], names) or 'expected one of ' + _listed(names)}"
+        )
+    chosen = [name for name in names if not options.kernel or name in options.kernel]
+    rows = _check_kernels(chosen)
+    failed = [row for row in rows if not row["passed"]]
+    if options.json:
+        _print_json({"passed": not failed, "rows": rows})
+        return 1 if failed else 0
+    columns = (
+        Column("kernel", "Kernel"),
+        Column("argument", "Compared"),
+        Column("num_cases", "Cases", format_spec=",d"),
+        Column("worst_relative_error", "Worst error", "relative", ".1e"),
+        Column("tolerance", "Tolerance", "relative", ".0e"),
+        Column("result", "Result"),
+    )
+    texts = {True: "ok", False: "FAILED"}
+    shown = [
+        {column.key: row.get(column.key) for column in columns}
+        | {"result": texts[row["passed"]]}
+        for row in rows
+    ]
+    title = "Kernels and their gradients against jax.vjp of plain lax, float64"
+    outcome = (
+        f"{_count(len(failed), 'comparison')} of {len(rows)} failed."
+        if failed
+        else f"All {len(rows)} comparisons agree."
+    )
+    print_table(Table(title, columns, shown, [outcome]))
+    return 1 if failed else 0
+
+
+def _check_kernels(names: Sequence[str]) -> list[dict[str, Any]]:
+    """Compares kernels one by one, on the CPU: only it has float64 for sure."""
+    import jax
+
+    from cnn_jax.analysis.gradcheck import run_gradcheck
+
+    try:
+        cpu = jax.devices("cpu")[0]
+    except RuntimeError as error:
+        raise UsageError(
+            "gradcheck needs JAX's CPU backend, for float64: unset JAX_PLATFORMS or "
+            f"add cpu to it. ({error})"
+        ) from error
+    rows = []
+    with jax.default_device(cpu), kernels.target_platform("cpu"):
+        for name in _with_progress(names):
+            rows += run_gradcheck({name: getattr(kernels, name)})
+    return [dataclasses.asdict(row) for row in rows]
+
+
+def _with_progress(names: Sequence[str]) -> Iterator[str]:
+    """Yields the names, with a bar on standard error if that is a terminal."""
+    import rich.console
+    import rich.progress
+
+    with rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TextColumn("left"),
+        rich.progress.TimeRemainingColumn(),
+        console=rich.console.Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    ) as progress:
+        task = progress.add_task("", total=len(names))
+        for name in names:
+            progress.update(task, description=name)
+            yield name
+            progress.advance(task)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that reports mistakes as `main` reports all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}. See {self.prog} --help.")
+
+
+def _make_parser() -> _Parser:
+    parser = _Parser(
+        prog="cnn-jax",
+        description="Convolutional networks in JAX: models, counts, gradient checks.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"cnn_jax {cnn_jax.__version__}"
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, (run, words, add_arguments) in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=words, description=words, allow_abbrev=False
+        )
+        add_arguments(command)
+        command.add_argument(
+            "--json", action="store_true", help="print JSON instead of a table"
+        )
+        command.set_defaults(run=run)
+    return parser
+
+
+def _add_models_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "pattern", nargs="?", default="*", help="a shell pattern, such as 'resnet*'"
+    )
+
+
+def _add_summary_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a name out of `cnn-jax models`")
+    parser.add_argument(
+        "--input-size",
+        type=_input_size,
+        metavar="SIZE",
+        help="height and width, or HEIGHTxWIDTH; the model's own if not given",
+    )
+    parser.add_argument(
+        "--num-classes",
+        type=int,
+        metavar="COUNT",
+        help="the number of logits; the model's own if not given",
+    )
+
+
+def _add_gradcheck_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--kernel",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="check only this kernel; may be given more than once",
+    )
+
+
+COMMANDS = {
+    "models": (
+        _print_models,
+        "List the models, oldest first.",
+        _add_models_arguments,
+    ),
+    "summary": (
+        _print_summary,
+        "Count a model's parameters and multiply-adds, layer by layer.",
+        _add_summary_arguments,
+    ),
+    "gradcheck": (
+        _print_gradcheck,
+        "Compare kernels and gradients with JAX's autodiff in float64.",
+        _add_gradcheck_arguments,
+    ),
+}
+"""What each command does, in one sentence, and takes."""
+
+
+def _check_command(arguments: Iterable[str]) -> None:
+    """Refuses an unknown command and names the nearest, which argparse does not."""
+    words = [argument for argument in arguments if not argument.startswith("-")]
+    if words and words[0] not in COMMANDS:
+        hint = _nearest(words[0], COMMANDS)
+        raise UsageError(
+            f"got unknown command {words[0]!r}; "
+            f"{hint or 'expected one of ' + _listed(COMMANDS)}"
+        )
+
+
+def _input_size(text: str) -> tuple[int, int]:
+    """Parses `32` or `32x48`."""
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    size = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if min(size) < 1:
+        raise argparse.ArgumentTypeError(
+            f"got {text!r}, expected a positive integer or HEIGHTxWIDTH"
+        )
+    return size
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """Asks whether the nearest names were meant; empty if none is near."""
+    found = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(map(repr, found))}?" if found else ""
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) + "."
+
+
+def _shape_text(shape: Iterable[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(json_value(content), indent=2))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

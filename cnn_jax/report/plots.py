@@ -1,0 +1,409 @@
+"""Charts as inline SVG: text stays text, every line is labelled where it ends.
+
+matplotlib draws; what it writes is then made fit to stand inside a page: no
+document head, identifiers that belong to one chart only, a title and a description
+for people who do not see it, and the page's own fonts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cnn_jax.report.statistics import Interval
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
+
+COLORS = (
+    "#0072b2",
+    "#d55e00",
+    "#007a5a",
+    "#a8478c",
+    "#8a6500",
+    "#2a8fbd",
+    "#444444",
+    "#7a4fbf",
+)
+"""Okabe and Ito's colours, told apart by colour-blind readers (2008), darkened where
+needed so that a label in any of them can be read on white."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+"""One marker for each colour, so that colour is never the only difference. From the
+ninth style on, markers are hollow and lines dashed."""
+
+INK, FAINT = "#24292f", "#d0d7de"
+FONT_SIZE = 11
+LABEL_GAP = 15
+"""Points between the middles of two labels, and pixels: charts have 72 per inch."""
+
+STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": FONT_SIZE,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.usetex": False,
+    "text.parse_math": False,
+}
+
+SVG_SPACE = "{http://www.w3.org/2000/svg}"
+LINK = "{http://www.w3.org/1999/xlink}href"
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """One line: a mean and its band.
+
+    Attributes:
+      label: What stands at the end of the line.
+      x: The positions, ascending; at least one.
+      values: The interval at each position; one observation has no band.
+      style: The index of its colour and marker; keep it the same across charts.
+    """
+
+    label: str
+    x: Sequence[float]
+    values: Sequence[Interval]
+    style: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One labelled point with a vertical error bar.
+
+    Attributes:
+      label: What stands beside it.
+      x: Its position, positive (the axis is logarithmic).
+      value: Its height and the ends of its error bar.
+      style: The index of its colour and marker; keep it the same across charts.
+    """
+
+    label: str
+    x: float
+    value: Interval
+    style: int = 0
+
+
+def line_chart(
+    curves: Sequence[Curve],
+    *,
+    title: str,
+    description: str,
+    x_label: str,
+    y_label: str,
+    scale: float = 1,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> str:
+    """Draws curves over whole numbers (epochs) with their bands.
+
+    Args:
+      curves: What to draw.
+      title: A short name, read out by screen readers; no other chart of the page may
+        have it, since its identifiers are made of it.
+      description: What there is to see, for those who cannot see it.
+      x_label: What x is.
+      y_label: What y is, with its unit.
+      scale: What the values are multiplied by before they are drawn.
+      bounds: The smallest and the greatest possible value: bands end there.
+
+    Returns:
+      An `<svg>` element to be put into an HTML page.
+
+    Raises:
+      ValueError: If a curve has no point or not one value for each position.
+    """
+    import matplotlib
+    from matplotlib.ticker import MaxNLocator
+
+    for curve in curves:
+        if not curve.x or len(curve.x) != len(curve.values):
+            raise ValueError(
+                f"curve {curve.label!r}: got {len(curve.x)} positions and "
+                f"{len(curve.values)} values, expected as many of both, at least one."
+            )
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": title}):
+        figure, axes = _empty_figure(x_label, y_label)
+        for curve in curves:
+            color, line_style = _color(curve.style), _line_style(curve.style)
+            low, mean, high = (
+                [min(max(end, bounds[0]), bounds[1]) * scale for end in ends]
+                for ends in zip(
+                    *((v.low, v.mean, v.high) for v in curve.values), strict=True
+                )
+            )
+            every = math.ceil(len(curve.x) / 20)
+            axes.plot(curve.x, mean, markersize=5, markevery=every, **line_style)
+            if len(curve.x) > 1:
+                axes.fill_between(curve.x, low, high, color=color, alpha=0.12, lw=0)
+            else:
+                _error_bar(axes, curve.x[0], mean[0], low[0], high[0], color)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if max(len(curve.x) for curve in curves) == 1:
+            axes.set_xlim(curves[0].x[0] - 0.5, curves[0].x[0] + 0.5)
+        _label_ends(
+            axes,
+            [(c.label, c.x[-1], c.values[-1].mean * scale, c.style) for c in curves],
+        )
+        return _inline_svg(figure, title, description)
+
+
+def scatter_chart(
+    points: Sequence[Point],
+    *,
+    title: str,
+    description: str,
+    x_label: str,
+    y_label: str,
+    scale: float = 1,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> str:
+    """Draws labelled points with error bars over a logarithmic axis.
+
+    Args:
+      points: What to draw.
+      title: A short name, read out by screen readers; no other chart of the page may
+        have it, since its identifiers are made of it.
+      description: What there is to see, for those who cannot see it.
+      x_label: What x is, with its unit.
+      y_label: What y is, with its unit.
+      scale: What the values are multiplied by before they are drawn.
+      bounds: The smallest and the greatest possible value: error bars end there.
+
+    Returns:
+      An `<svg>` element to be put into an HTML page.
+
+    Raises:
+      ValueError: If a position is not positive.
+    """
+    import matplotlib
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    for point in points:
+        if not point.x > 0:
+            raise ValueError(
+                f"point {point.label!r}: got x {point.x}, expected a positive number: "
+                "the axis is logarithmic."
+            )
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": title}):
+        figure, axes = _empty_figure(x_label, y_label)
+        axes.set_xscale("log")
+        bars = []
+        for point in points:
+            mean, low, high = (
+                min(max(end, bounds[0]), bounds[1]) * scale
+                for end in (point.value.mean, point.value.low, point.value.high)
+            )
+            _error_bar(axes, point.x, mean, low, high, _color(point.style))
+            axes.plot([point.x], [mean], markersize=8, **_line_style(point.style))
+            bars.append((point.x, low, high))
+        smallest, greatest = min(p.x for p in points), max(p.x for p in points)
+        axes.set_xlim(smallest / 1.8, greatest * 1.8)
+        axes.margins(y=0.12)
+        decades = math.log10(greatest / smallest) + 0.5
+        steps = (1.0,) if decades > 3 else (1.0, 3.0) if decades > 1 else (1, 2, 3, 5)
+        axes.xaxis.set_major_locator(LogLocator(subs=steps))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        _label_points(
+            axes, [(p.label, p.x, p.value.mean * scale, p.style) for p in points], bars
+        )
+        return _inline_svg(figure, title, description)
+
+
+def _empty_figure(
+    x_label: str, y_label: str
+) -> tuple[matplotlib.figure.Figure, matplotlib.axes.Axes]:
+    """A small figure that stays readable when a phone shrinks it a little.
+
+    The measure on the y axis stands above it, upright, where it is read first.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.4), dpi=72, layout="none")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.09, 0.12, 0.86, 0.81))
+    axes.set_xlabel(x_label)
+    axes.set_title(y_label, loc="left", fontsize=FONT_SIZE, pad=10, x=-0.085)
+    return figure, axes
+
+
+def _color(style: int) -> str:
+    return COLORS[style % len(COLORS)]
+
+
+def _line_style(style: int) -> dict[str, str]:
+    repeated = style >= len(COLORS)
+    return {
+        "color": _color(style),
+        "marker": MARKERS[style % len(MARKERS)],
+        "linestyle": "--" if repeated else "-",
+        "markerfacecolor": "white" if repeated else _color(style),
+    }
+
+
+def _error_bar(
+    axes: matplotlib.axes.Axes, x: float, y: float, low: float, high: float, color: str
+) -> None:
+    axes.errorbar(
+        [x], [y], yerr=[[y - low], [high - y]], color=color, capsize=3, lw=1.2
+    )
+
+
+def _label_ends(
+    axes: matplotlib.axes.Axes, ends: Sequence[tuple[str, float, float, int]]
+) -> None:
+    """Writes each label right of the axes, as near to its line's end as it may."""
+    figure = axes.figure
+    width = max(_text_width(figure, label) for label, *_ in ends) + 22
+    left, bottom, _, height = axes.get_position().bounds
+    axes.set_position((left, bottom, 0.99 - width / figure.bbox.width - left, height))
+    to_pixels = axes.transData.transform
+    heights = [to_pixels((x, y))[1] for _, x, y, _ in ends]
+    placed = _spread(heights, LABEL_GAP, axes.bbox.y0, axes.bbox.y1)
+    right = axes.bbox.x1
+    for (label, x, y, style), height in zip(ends, placed, strict=True):
+        axes.annotate(
+            label,
+            xy=(x, y),
+            xytext=(right + 20, height),
+            textcoords="figure pixels",
+            color=_color(style),
+            va="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": _color(style),
+                "lw": 0.8,
+                "alpha": 0.6,
+                "shrinkA": 1,
+                "shrinkB": 4,
+                "relpos": (0, 0.5),
+            },
+        )
+
+
+def _spread(
+    wanted: Sequence[float], gap: float, low: float, high: float
+) -> list[float]:
+    """Moves positions apart to at least `gap`, little, and inside `low` to `high`."""
+    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
+    placed = [wanted[index] for index in order]
+    for _ in range(200):
+        for index in range(len(placed) - 1):
+            short = gap - (placed[index + 1] - placed[index])
+            if short > 0:
+                placed[index] -= short / 2
+                placed[index + 1] += short / 2
+        placed = [min(max(place, low), high) for place in placed]
+    result = [0.0] * len(wanted)
+    for index, place in zip(order, placed, strict=True):
+        result[index] = place
+    return result
+
+
+def _label_points(
+    axes: matplotlib.axes.Axes,
+    points: Sequence[tuple[str, float, float, int]],
+    bars: Sequence[tuple[float, float, float]],
+) -> None:
+    """Writes each label beside its point, where it covers least of anything else."""
+    to_pixels = axes.transData.transform
+    spots = [tuple(to_pixels((x, y))) for _, x, y, _ in points]
+    taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in spots]
+    for x, low, high in bars:
+        (left, bottom), (_, top) = to_pixels((x, low)), to_pixels((x, high))
+        taken.append((left - 3, bottom, left + 3, top))
+    for (label, _, _, style), (x, y) in zip(points, spots, strict=True):
+        width = _text_width(axes.figure, label)
+        # Nearest first: of boxes that cover equally little, `min` takes the first.
+        boxes = [
+            (left, y + rise - 7, left + width, y + rise + 7)
+            for rise in (0, 14, -14, 28, -28, 42, -42)
+            for left in (x + 11, x - 11 - width)
+        ]
+        inside = tuple(axes.bbox.extents)
+        box = min(boxes, key=lambda box: _covered(box, taken, inside))
+        taken.append(box)
+        axes.annotate(
+            label,
+            xy=(x, y),
+            xycoords="figure pixels",
+            xytext=(box[0], (box[1] + box[3]) / 2),
+            textcoords="figure pixels",
+            color=_color(style),
+            va="center",
+            annotation_clip=False,
+        )
+
+
+def _covered(
+    box: tuple[float, ...], taken: Sequence[tuple[float, ...]], inside: tuple
+) -> float:
+    """The area that `box` shares with what is taken, or has outside the axes."""
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    return sum(_shared(box, other) for other in taken) + area - _shared(box, inside)
+
+
+def _shared(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(width, 0) * max(height, 0)
+
+
+def _text_width(figure: matplotlib.figure.Figure, text: str) -> float:
+    from matplotlib.font_manager import FontProperties
+
+    renderer = figure.canvas.get_renderer()
+    font = FontProperties(size=FONT_SIZE)
+    return renderer.get_text_width_height_descent(text, font, ismath=False)[0]
+
+
+def _inline_svg(figure: matplotlib.figure.Figure, title: str, description: str) -> str:
+    """Writes a figure as one accessible `<svg>` element without a namespace."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    root = ElementTree.fromstring(buffer.getvalue())
+    for element in root.findall(f"{SVG_SPACE}metadata"):
+        root.remove(element)
+    prefix = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    for element in root.iter():
+        element.tag = element.tag.removeprefix(SVG_SPACE)
+        attributes = {}
+        for key, value in element.attrib.items():
+            if key == "id":
+                value = f"{prefix}-{value}"
+            elif key == LINK:
+                key, value = "href", f"#{prefix}-{value.removeprefix('#')}"
+            value = re.sub(r"url\(#", f"url(#{prefix}-", value)
+            attributes[key] = re.sub(
+                r"'DejaVu Sans'[^;]*", "system-ui, sans-serif", value
+            )
+        element.attrib = attributes
+    root.attrib = {
+        "viewBox": root.attrib["viewBox"],
+        "role": "img",
+        "aria-labelledby": f"{prefix}-title {prefix}-description",
+    }
+    for place, (tag, text) in enumerate((("title", title), ("desc", description))):
+        name = "description" if tag == "desc" else tag
+        element = ElementTree.Element(tag, {"id": f"{prefix}-{name}"})
+        element.text = text
+        root.insert(place, element)
+    return ElementTree.tostring(root, encoding="unicode")

@@ -1,0 +1,132 @@
+"""Parameters and multiply-adds, by hand, by the published figure and by XLA."""
+
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+import cnn_jax
+from cnn_jax import layers
+from cnn_jax.analysis.summary import LayerSummary, summarize
+
+
+class Small(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = layers.Conv(6, 3, strides=2, groups=2, name="conv")(x)
+        x = layers.BatchNorm(use_running_average=not train, name="norm")(x)
+        shared = layers.Dense(6, name="dense")
+        x = shared(shared(x.mean((1, 2))))
+        return layers.Dropout(0.5, deterministic=not train, name="dropout")(x)
+
+
+def test_counts_by_hand():
+    summary = summarize(Small(), (8, 10, 4))
+    assert summary.layers == (
+        LayerSummary("conv", "Conv", (4, 5, 6), 3 * 3 * 2 * 6 + 6, 20 * 6 * 3 * 3 * 2),
+        LayerSummary("norm", "BatchNorm", (4, 5, 6), 12, 0),
+        LayerSummary("dense", "Dense", (6,), 42, 36),
+        LayerSummary("dense", "Dense", (6,), 0, 36),
+        LayerSummary("dropout", "Dropout", (6,), 0, 0),
+    )
+    assert summary.parameters == 114 + 12 + 42
+    assert summary.macs == 2160 + 72
+    assert summary.flops == 2 * summary.macs
+    assert summary.layers[0].flops == 4320
+
+
+def test_a_layer_may_be_the_model():
+    summary = summarize(PlainDense(3), (5,))
+    assert summary.macs == 15
+    assert summary.layers[0].path == ""
+
+
+class PlainDense(layers.Dense):
+    def __call__(self, x, train=False):
+        return super().__call__(x)
+
+
+def test_dictionary_is_json_and_complete():
+    summary = summarize(Small(), (8, 10, 4))
+    record = json.loads(json.dumps(summary.to_dict()))
+    assert record["model"] == "Small"
+    assert record["input_shape"] == [8, 10, 4]
+    assert record["flops"] == 2 * record["macs"] == summary.flops
+    assert sum(layer["macs"] for layer in record["layers"]) == record["macs"]
+    assert (
+        sum(layer["parameters"] for layer in record["layers"]) == (record["parameters"])
+    )
+    assert record["layers"][0]["output_shape"] == [4, 5, 6]
+
+
+class Bilinear(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        return x @ self.param("kernel", nn.initializers.ones_init(), (4, 4))
+
+
+def test_refuses_a_kernel_without_a_rule():
+    with pytest.raises(ValueError, match="Bilinear with a kernel"):
+        summarize(Bilinear(), (3, 4))
+
+
+class FlaxConv(nn.Module):
+    size: int
+    strides: int = 1
+    groups: int = 1
+    padding: str = "VALID"
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Conv(
+            8,
+            (self.size, self.size),
+            strides=self.strides,
+            padding=self.padding,
+            feature_group_count=self.groups,
+            use_bias=False,
+        )(x)
+
+
+def xla_flops(model, input_shape):
+    x = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.eval_shape(jax.random.key, 0), x)
+    return jax.jit(model.apply).lower(variables, x).cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        FlaxConv(3),
+        FlaxConv(1),
+        FlaxConv(5, strides=2),
+        FlaxConv(3, groups=4),
+        FlaxConv(3, groups=8, strides=2),
+    ],
+)
+def test_equals_xla_without_padding(model):
+    assert summarize(model, (12, 11, 8)).flops == xla_flops(model, (12, 11, 8))
+
+
+def test_xla_skips_the_padded_taps_that_we_count():
+    model = FlaxConv(3, padding="SAME")
+    # Along 12 positions a window of 3 has 36 taps, of which 2 fall outside.
+    assert summarize(model, (12, 12, 8)).macs == 36 * 36 * 8 * 8
+    assert xla_flops(model, (12, 12, 8)) == 2 * 34 * 34 * 8 * 8
+
+
+def test_lenet_is_within_two_percent_of_xla():
+    # Nothing is padded; biases, tanh and pooling are the rest.
+    model, info = cnn_jax.create_model("lenet5"), cnn_jax.model_info("lenet5")
+    summary = summarize(model, info.input_shape)
+    assert [layer.macs for layer in summary.layers] == [
+        117_600,
+        240_000,
+        48_000,
+        10_080,
+        840,
+    ]
+    measured = xla_flops(model, info.input_shape)
+    assert summary.flops < measured < 1.02 * summary.flops

@@ -1,0 +1,129 @@
+"""Drawn geometries: 240 convolutions and poolings, float64, against JAX's autodiff.
+
+The draws are derandomized: the same ones in every run.
+"""
+
+import chex
+import jax
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cnn_jax import kernels
+from cnn_jax.analysis.gradcheck import (
+    FAST_COMPILATION,
+    Case,
+    draw_like,
+    normal,
+    pull_back,
+    relative_error,
+    spaced,
+)
+from cnn_jax.kernels import autodiff
+
+TOLERANCE = 1e-12
+
+
+@st.composite
+def windows(draw, rank, has_dilation=True):
+    """Draws the input's sizes and the options of a window over them."""
+    largest = 9 - 2 * rank
+
+    def per_dimension(low, high):
+        return draw(st.tuples(*[st.integers(low, high)] * rank))
+
+    sizes = per_dimension(1, largest)
+    options = {"window": per_dimension(1, 4), "strides": per_dimension(1, 3)}
+    if has_dilation:
+        options["dilation"] = per_dimension(1, 2)
+    # A negative amount crops; a side never crops more than half of the input.
+    sides = [st.integers(-((n - 1) // 2), 3) for n in sizes]
+    options["padding"] = draw(
+        st.sampled_from(["SAME", "VALID"])
+        | st.integers(0, 2)
+        | st.tuples(*(st.tuples(side, side) for side in sides))
+    )
+    return sizes, options
+
+
+@st.composite
+def convolutions(draw, rank):
+    sizes, options = draw(windows(rank))
+    window = options.pop("window")
+    groups, inputs, outputs = draw(
+        st.tuples(st.integers(1, 3), st.integers(1, 2), st.integers(1, 3))
+    )
+    x = (draw(st.integers(1, 2)), *sizes, groups * inputs)
+    w = (*window, inputs, groups * outputs)
+    return x, w, {**options, "groups": groups}
+
+
+@st.composite
+def poolings(draw, rank, has_dilation):
+    sizes, options = draw(windows(rank, has_dilation))
+    if not has_dilation:
+        options["count_include_pad"] = draw(st.booleans())
+    return (draw(st.integers(1, 2)), *sizes, draw(st.integers(1, 2))), options
+
+
+def drawn_geometries(count, strategy):
+    """Runs a test on `count` draws."""
+
+    def decorate(test):
+        run = settings(
+            max_examples=count,
+            derandomize=True,
+            deadline=None,
+            database=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        )
+        return run(given(geometry=strategy)(test))
+
+    return decorate
+
+
+def assert_agrees_with_twin(case):
+    """Compares a kernel's value and gradients with its twin's, in one program."""
+    with jax.enable_x64(True):
+        arguments = case.draw(0)
+        fns = [getattr(module, case.kernel) for module in (kernels, autodiff)]
+        output = jax.eval_shape(lambda a: case.apply(fns[1], a), arguments)
+        both = jax.jit(
+            lambda a, dy: [pull_back(fn, case, a, dy) for fn in fns],
+            compiler_options=FAST_COMPILATION,
+        )
+        actual, expected = both(arguments, draw_like(output, 1))
+    chex.assert_trees_all_equal_shapes_and_dtypes(actual, expected)
+    errors = jax.tree.map(relative_error, actual, expected)
+    assert max(jax.tree.leaves(errors)) <= TOLERANCE, errors
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_conv(rank):
+    @drawn_geometries(40, convolutions(rank))
+    def check(geometry):
+        x, w, options = geometry
+        arguments = {"x": normal(*x), "w": normal(*w), "b": normal(w[-1])}
+        assert_agrees_with_twin(Case("conv", "drawn", arguments, options))
+
+    check()
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_max_pool(rank):
+    @drawn_geometries(25, poolings(rank, has_dilation=True))
+    def check(geometry):
+        x, options = geometry
+        assert_agrees_with_twin(Case("max_pool", "drawn", {"x": spaced(*x)}, options))
+
+    check()
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_avg_pool(rank):
+    @drawn_geometries(15, poolings(rank, has_dilation=False))
+    def check(geometry):
+        x, options = geometry
+        assert_agrees_with_twin(Case("avg_pool", "drawn", {"x": normal(*x)}, options))
+
+    check()

@@ -1,0 +1,340 @@
+"""Four proofs of every kernel over the table of `cnn_jax.analysis.gradcheck`.
+
+A new row there is proven here; a new kernel also needs its entry in OPERATIONS.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from cnn_jax import kernels
+from cnn_jax.analysis.gradcheck import (
+    CASES,
+    FAST_COMPILATION,
+    Case,
+    draw_like,
+    pull_back,
+)
+from cnn_jax.kernels import autodiff, textbook
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """What the proofs know about a kernel beside its twin.
+
+    Attributes:
+      gradients: (arguments, cotangent, options) -> the textbook's gradients by name.
+      linear: Sets of arguments in which, the others held, the kernel is linear.
+      drawn: Arguments of the textbook that replace the kernel's, such as a mask.
+    """
+
+    gradients: Callable
+    linear: tuple[tuple[str, ...], ...] = ()
+    drawn: Callable = lambda arguments, options: arguments
+
+
+def conv_gradients(a, dy, options):
+    gradients = {
+        "x": textbook.conv_input_grad(dy, a["w"], input_shape=a["x"].shape, **options),
+        "w": textbook.conv_filter_grad(
+            a["x"], dy, filter_shape=a["w"].shape, **options
+        ),
+        "b": textbook.conv_bias_grad(dy),
+    }
+    return {name: gradients[name] for name in a}
+
+
+def without(options, name):
+    return {key: value for key, value in options.items() if key != name}
+
+
+# The gradients of the gradients: <y, conv(x, w)> is linear in each of y, x and w, so
+# every one of the three functions is the derivative of the other two.
+def conv_input_grad_gradients(a, dx, options):
+    options = without(options, "input_shape")
+    return {
+        "dy": textbook.conv(dx, a["w"], **options),
+        "w": textbook.conv_filter_grad(
+            dx, a["dy"], filter_shape=a["w"].shape, **options
+        ),
+    }
+
+
+def conv_filter_grad_gradients(a, dw, options):
+    options = without(options, "filter_shape")
+    return {
+        "x": textbook.conv_input_grad(a["dy"], dw, input_shape=a["x"].shape, **options),
+        "dy": textbook.conv(a["x"], dw, **options),
+    }
+
+
+def max_pool_grad_gradients(a, dx, options):
+    """Column by column: what one output position sends back, meets dx there."""
+    ddy = np.zeros(a["dy"].shape)
+    spatial = tuple(range(1, dx.ndim - 1))
+    for o in textbook.positions(ddy.shape[1:-1]):
+        unit = np.zeros(ddy.shape)
+        unit[:, *o] = 1.0
+        ddy[:, *o] = (textbook.max_pool_grad(a["x"], unit, **options) * dx).sum(spatial)
+    return {"x": np.zeros(a["x"].shape), "dy": ddy}
+
+
+def dense_gradients(a, dy, options):
+    gradients = textbook.dense_grad(a["x"], a["w"], dy)
+    return dict(zip(a, gradients, strict=False))
+
+
+def batch_norm_gradients(a, cotangents, options):
+    gradients = textbook.batch_norm_grad(a["x"], a["scale"], *cotangents, **options)
+    return dict(zip(a, gradients, strict=True))
+
+
+def batch_norm_inference_gradients(a, dy, options):
+    arguments = [a[name] for name in ("x", "mean", "var", "scale")]
+    gradients = textbook.batch_norm_inference_grad(*arguments, dy, **options)
+    return dict(zip(a, gradients, strict=True))
+
+
+def loss_gradients(a, dloss, options):
+    gradients = textbook.softmax_cross_entropy_grad(
+        a["logits"], a["labels"], dloss, **options
+    )
+    return dict(zip(a, gradients, strict=True))
+
+
+def with_mask(kernel, shape_fn):
+    """The mask behind a key is what the kernel leaves of an array of ones."""
+
+    def drawn(a, options):
+        ones = jnp.ones(shape_fn(a["x"].shape))
+        return {"x": a["x"], "mask": kernel(ones, a["key"], **options) != 0}
+
+    return drawn
+
+
+OPERATIONS = {
+    "conv": Operation(conv_gradients, (("x", "b"), ("w", "b"))),
+    "conv_input_grad": Operation(conv_input_grad_gradients, (("dy",), ("w",))),
+    "conv_filter_grad": Operation(conv_filter_grad_gradients, (("x",), ("dy",))),
+    "conv_bias_grad": Operation(
+        lambda a, db, o: {"dy": np.broadcast_to(db, a["dy"].shape)}, (("dy",),)
+    ),
+    "max_pool": Operation(
+        lambda a, dy, o: {"x": textbook.max_pool_grad(a["x"], dy, **o)}
+    ),
+    "max_pool_grad": Operation(max_pool_grad_gradients, (("dy",),)),
+    "avg_pool": Operation(
+        lambda a, dy, o: {
+            "x": textbook.avg_pool_grad(dy, input_shape=a["x"].shape, **o)
+        },
+        (("x",),),
+    ),
+    "avg_pool_grad": Operation(
+        lambda a, dx, o: {"dy": textbook.avg_pool(dx, **without(o, "input_shape"))},
+        (("dy",),),
+    ),
+    "global_avg_pool": Operation(
+        lambda a, dy, o: {
+            "x": textbook.global_avg_pool_grad(dy, input_shape=a["x"].shape)
+        },
+        (("x",),),
+    ),
+    "dense": Operation(dense_gradients, (("x", "b"), ("w", "b"))),
+    "relu": Operation(lambda a, dy, o: {"x": textbook.relu_grad(a["x"], dy)}),
+    "silu": Operation(lambda a, dy, o: {"x": textbook.silu_grad(a["x"], dy)}),
+    "sigmoid": Operation(lambda a, dy, o: {"x": textbook.sigmoid_grad(a["x"], dy)}),
+    "batch_norm": Operation(batch_norm_gradients),
+    "batch_norm_inference": Operation(
+        batch_norm_inference_gradients, (("x", "mean", "bias"), ("scale", "bias"))
+    ),
+    "dropout": Operation(
+        lambda a, dy, o: {"x": textbook.dropout_grad(dy, a["mask"], **o)},
+        (("x",),),
+        drawn=with_mask(kernels.dropout, lambda shape: shape),
+    ),
+    "stochastic_depth": Operation(
+        lambda a, dy, o: {"x": textbook.stochastic_depth_grad(dy, a["mask"], **o)},
+        (("x",),),
+        drawn=with_mask(kernels.stochastic_depth, lambda shape: shape[:1]),
+    ),
+    "softmax_cross_entropy": Operation(loss_gradients),
+}
+
+# Relative to the largest entry of a result. float32: roundings of 2^-24, room for sums
+# of a hundred terms. bfloat16: a few roundings of 2^-9.
+TOLERANCES = {np.float32: 2e-6, jnp.bfloat16: 1e-2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """A case evaluated by the kernel and its twin at one random point."""
+
+    case: Case
+    arguments: dict
+    cotangent: object
+    value: object
+    gradients: dict
+    twin_value: object
+    twin_gradients: dict
+
+
+def evaluate(case, dtype, seed=0):
+    arguments = case.draw(seed, dtype)
+    kernel, twin = getattr(kernels, case.kernel), getattr(autodiff, case.kernel)
+    output = jax.eval_shape(lambda a: case.apply(kernel, a), arguments)
+    cotangent = draw_like(output, seed)
+    both = jax.jit(
+        lambda a, c: (pull_back(kernel, case, a, c), pull_back(twin, case, a, c)),
+        compiler_options=FAST_COMPILATION,
+    )
+    results, twin_results = both(arguments, cotangent)
+    return Evaluation(case, arguments, cotangent, *results, *twin_results)
+
+
+def evaluate_by_textbook(case, arguments, cotangent):
+    """The textbook's value and gradients, in float64, at the same point."""
+    operation = OPERATIONS[case.kernel]
+    drawn = operation.drawn(arguments, case.options)
+    drawn = {name: to_numpy(value) for name, value in drawn.items()}
+    cotangent = jax.tree.map(to_numpy, cotangent)
+    value = getattr(textbook, case.kernel)(*drawn.values(), **case.options)
+    return value, operation.gradients(drawn, cotangent, case.options)
+
+
+def to_numpy(leaf):
+    return np.asarray(
+        leaf, np.float64 if jnp.issubdtype(leaf.dtype, jnp.floating) else None
+    )
+
+
+def assert_close(actual, reference, tolerance):
+    """Compares leaf by leaf, relative to the reference leaf's largest entry."""
+    actual, reference = jax.tree.map(to_numpy, (actual, reference))
+    chex.assert_trees_all_equal_shapes(actual, reference)
+    for leaf in jax.tree.leaves(actual):
+        assert not np.isnan(leaf).any()
+
+    def scale(leaf, like):
+        size = np.abs(like[np.isfinite(like)]).max(initial=0.0)
+        return leaf / size if size > 0.0 else leaf
+
+    chex.assert_trees_all_close(
+        jax.tree.map(scale, actual, reference),
+        jax.tree.map(scale, reference, reference),
+        rtol=0.0,
+        atol=tolerance,
+    )
+
+
+@pytest.fixture(scope="module", params=CASES, ids=str)
+def evaluation(request):
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        return evaluate(request.param, np.float64)
+
+
+def test_every_public_kernel_is_in_the_table():
+    tabled = {case.kernel for case in CASES}
+    not_kernels = {"autodiff", "textbook", "target_platform"}
+    assert set(kernels.__all__) - not_kernels == tabled == set(OPERATIONS)
+    assert set(autodiff.__all__) == tabled
+
+
+def test_agrees_with_the_textbook(evaluation, x64):
+    value, gradients = evaluate_by_textbook(
+        evaluation.case, evaluation.arguments, evaluation.cotangent
+    )
+    assert_close(evaluation.value, value, 1e-12)
+    for name, gradient in evaluation.gradients.items():
+        assert_close(gradient, gradients[name], 1e-12)
+
+
+def test_vjp_agrees_with_the_twins(evaluation, x64):
+    chex.assert_trees_all_equal_shapes_and_dtypes(
+        (evaluation.value, evaluation.gradients),
+        (evaluation.twin_value, evaluation.twin_gradients),
+    )
+    assert_close(evaluation.value, evaluation.twin_value, 1e-12)
+    assert_close(evaluation.gradients, evaluation.twin_gradients, 1e-12)
+
+
+def test_backward_pass_is_the_adjoint_of_the_forward_pass(evaluation):
+    linear = OPERATIONS[evaluation.case.kernel].linear
+    if not linear:
+        pytest.skip(f"{evaluation.case.kernel} is linear in no argument")
+    # With y = A x, the identity <A x, c> = <x, A* c> holds the value against its own
+    # gradients, and needs no reference.
+    forward = np.vdot(evaluation.value, evaluation.cotangent)
+    size = np.linalg.norm(evaluation.value) * np.linalg.norm(evaluation.cotangent)
+    for names in linear:
+        backward = sum(
+            np.vdot(evaluation.arguments[name], evaluation.gradients[name])
+            for name in names
+            if name in evaluation.arguments
+        )
+        assert math.isfinite(backward)
+        assert abs(forward - backward) <= 1e-13 * size
+
+
+# Finite differences of second order are slow: one row for each kernel, and one for each
+# way in which a convolution's or a pooling's geometry enters its gradient.
+SMALL_GEOMETRY = (
+    "stride 2, same, odd",
+    "2 groups, stride 2",
+    "dilated",
+    "1-d, stride 2",
+)
+SMALL_CASES = [
+    case
+    for case in CASES
+    if not case.has_corners
+    and (
+        case.kernel not in [earlier.kernel for earlier in CASES[: CASES.index(case)]]
+        or (case.kernel in ("conv", "max_pool") and case.label in SMALL_GEOMETRY)
+    )
+]
+
+
+@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+def test_second_order_agrees_with_finite_differences(case, x64, light_compilation):
+    arguments = case.draw(0)
+    floating = {
+        name: value
+        for name, value in arguments.items()
+        if jnp.issubdtype(value.dtype, jnp.floating)
+    }
+    kernel = getattr(kernels, case.kernel)
+
+    @jax.jit
+    def fn(*values):
+        drawn = dict(zip(floating, values, strict=True))
+        return case.apply(kernel, arguments | drawn)
+
+    check_grads(fn, tuple(floating.values()), order=2, modes=("rev",))
+
+
+PRECISION_CASES = [
+    case
+    for case in CASES
+    if [c.kernel for c in CASES[: CASES.index(case)]].count(case.kernel) < 2
+    or "groups" in case.options
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16], ids=["f32", "bf16"])
+@pytest.mark.parametrize("case", PRECISION_CASES, ids=str)
+def test_low_precision_stays_near_float64(case, dtype):
+    evaluated = evaluate(case, dtype)
+    value, gradients = evaluate_by_textbook(
+        case, evaluated.arguments, evaluated.cotangent
+    )
+    assert_close(evaluated.value, value, TOLERANCES[dtype])
+    for name, gradient in evaluated.gradients.items():
+        assert gradient.dtype == evaluated.arguments[name].dtype
+        assert_close(gradient, gradients[name], TOLERANCES[dtype])

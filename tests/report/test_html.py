@@ -1,0 +1,78 @@
+"""A page is well formed, escaped, and loads nothing."""
+
+import html.parser
+
+import pytest
+
+from cnn_jax.report import html as pages
+from cnn_jax.report.table import Column, Table
+
+EVIL = '<script src="https://example.org/x.js">&"'
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+class Page(html.parser.HTMLParser):
+    """Checks that tags nest, and collects tags, attributes and visible text."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.text = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text.append(data)
+
+
+def evil_page() -> str:
+    blocks = [
+        pages.Paragraph(EVIL),
+        Table(EVIL, [Column("a", EVIL, EVIL, note=EVIL)], [{"a": EVIL}], [EVIL]),
+        pages.Charts([pages.Chart("<svg></svg>", EVIL, EVIL)]),
+        pages.Facts({EVIL: EVIL}),
+        pages.Code(EVIL),
+        pages.Details(EVIL, [pages.Paragraph(EVIL)]),
+    ]
+    return pages.render_page(EVIL, EVIL, [pages.Section(EVIL, blocks)], kicker=EVIL)
+
+
+def test_page_is_well_formed_and_everything_is_escaped():
+    page = Page(evil_page())
+    assert "script" not in page.tags
+    assert {name for name, _ in page.attributes}.isdisjoint({"src", "href"})
+    assert sum(EVIL in text for text in page.text) == 20
+
+
+def test_page_holds_its_style_and_loads_nothing():
+    text = pages.render_page("t", "s", [])
+    assert "<style>" in text
+    assert "@media print" in text
+    assert "link" not in Page(text).tags
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "http" not in text
+
+
+def test_page_is_readable_on_a_phone():
+    text = pages.render_page("t", "s", [])
+    assert '<meta name="viewport" content="width=device-width' in text
+
+
+def test_unknown_block_is_refused():
+    with pytest.raises(TypeError, match="got str, expected a Table or a block"):
+        pages.render_block("text")
