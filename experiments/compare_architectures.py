@@ -64,24 +64,24 @@ class Comparison:
     """Height and width to bring images to. Default: the dataset's own."""
     seeds: int = 3
     """Runs of each network, with the seeds 0, 1, ..."""
-    epochs: int = 3
+    epochs: int = 2
     """Passes over the training split, at most."""
     validation_fraction: float = 0.1
     """Share of the training split held out, stratified, for early stopping."""
     patience: int | None = 3
     """Epochs without gain in validation accuracy before a run stops."""
 
-    batch_size: int = 64
+    batch_size: int = 32
     """Examples per step, over all devices."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw"] = "adamw"
     """`sgd` decays weights through the gradient (coupled), `adamw` apart from it."""
-    learning_rate: float = 0.1
+    learning_rate: float = 0.003
     """The schedule's highest value."""
     momentum: float = 0.9
     """Of `sgd`; the first moment's decay of `adamw`."""
     nesterov: bool = True
     """Whether momentum looks ahead."""
-    weight_decay: float = 5e-4
+    weight_decay: float = 0.01
     """Coefficient of the weight decay."""
     schedule: Literal["constant", "cosine", "linear", "one_cycle", "step"] = "one_cycle"
     """How the learning rate moves over the run."""
@@ -436,7 +436,7 @@ def _columns(results: Results) -> list[table.Column]:
     columns = (
         table.Column("model", "Model"),
         table.Column("test_accuracy", "Accuracy", "%", ".1f", 100, "highest"),
-        table.Column("parameters", "Parameters", "", ",d", 1, "lowest"),
+        table.Column("parameters", "Params", "", ",d", 1, "lowest"),
         table.Column("macs", "MACs", "M", ",.1f", 1e-6, "lowest"),
         table.Column("step_seconds", "Step", "ms", ",.1f", 1e3, "lowest"),
         table.Column("images_per_second", "Images/s", "", ",.0f", 1, "highest"),

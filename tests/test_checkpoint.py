@@ -8,8 +8,8 @@ import pytest
 
 from cnn_jax import sharding, trees
 from cnn_jax.checkpoint import (
-    CheckpointError,
     Checkpointer,
+    CheckpointError,
     ResumeRefusedError,
     check_unchanged,
 )
@@ -120,9 +120,11 @@ def test_damaged_arrays_are_never_loaded(tmp_path):
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
-    with Checkpointer(tmp_path) as checkpointer:
-        with pytest.raises(CheckpointError, match="damaged"):
-            checkpointer.restore(tree)
+    with (
+        Checkpointer(tmp_path) as checkpointer,
+        pytest.raises(CheckpointError, match="damaged"),
+    ):
+        checkpointer.restore(tree)
 
 
 def test_arrays_that_read_well_but_differ_are_never_loaded(tmp_path):
@@ -134,9 +136,11 @@ def test_arrays_that_read_well_but_differ_are_never_loaded(tmp_path):
     other = trees.digest({"x": -tree["x"]})
     assert text.count(trees.digest(tree)) == 1
     record.write_text(text.replace(trees.digest(tree), other))
-    with Checkpointer(tmp_path) as checkpointer:
-        with pytest.raises(CheckpointError, match="not those that were saved"):
-            checkpointer.restore(tree)
+    with (
+        Checkpointer(tmp_path) as checkpointer,
+        pytest.raises(CheckpointError, match="not those that were saved"),
+    ):
+        checkpointer.restore(tree)
 
 
 def test_an_unfinished_save_is_cleared_away_and_never_counts(tmp_path):
@@ -155,10 +159,16 @@ def test_an_unfinished_save_is_cleared_away_and_never_counts(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("noticed_by", ["save", "wait", "close"])
-def test_a_save_that_fails_in_the_background_is_raised(
-    tmp_path, monkeypatch, noticed_by
-):
+@pytest.mark.parametrize(
+    "notice",
+    [
+        lambda checkpointer: checkpointer.save(3, {"x": jnp.ones(2)}, {}),
+        Checkpointer.wait,
+        Checkpointer.close,
+    ],
+    ids=["save", "wait", "close"],
+)
+def test_a_save_that_fails_in_the_background_is_raised(tmp_path, monkeypatch, notice):
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save(1, {"x": jnp.zeros(2)}, {})
     checkpointer.wait()
@@ -170,10 +180,7 @@ def test_a_save_that_fails_in_the_background_is_raised(
         patched.setattr(ocp.JsonCheckpointHandler, "finalize", fail)
         checkpointer.save(2, {"x": jnp.ones(2)}, {})
         with pytest.raises(OSError, match="no space left"):
-            if noticed_by == "save":
-                checkpointer.save(3, {"x": jnp.ones(2)}, {})
-            else:
-                getattr(checkpointer, noticed_by)()
+            notice(checkpointer)
     with Checkpointer(tmp_path) as reopened:
         assert reopened.steps == (1,)
 

@@ -169,7 +169,7 @@ def _(block: Facts) -> str:
 
 @render_block.register
 def _(block: Code) -> str:
-    return f'<pre tabindex="0"><code>{html.escape(block.text)}</code></pre>'
+    return f"<pre><code>{html.escape(block.text)}</code></pre>"
 
 
 @render_block.register

@@ -12,8 +12,8 @@ import io
 import math
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from cnn_jax.report.statistics import Interval
 
@@ -213,7 +213,11 @@ def scatter_chart(
             axes.plot([point.x], [mean], markersize=8, **_line_style(point.style))
             bars.append((point.x, low, high))
         smallest, greatest = min(p.x for p in points), max(p.x for p in points)
-        axes.set_xlim(smallest / 1.8, greatest * 1.8)
+        # Room for a label right of the last point, which the left one does not need.
+        width = max(_text_width(figure, point.label) for point in points) + 20
+        share = min(width / axes.bbox.width, 0.5)
+        room = (1.8 * greatest / smallest) ** (share / (1 - share))
+        axes.set_xlim(smallest / 1.8, greatest * max(room, 1.8))
         axes.margins(y=0.12)
         decades = math.log10(greatest / smallest) + 0.5
         steps = (1.0,) if decades > 3 else (1.0, 3.0) if decades > 1 else (1, 2, 3, 5)
@@ -274,7 +278,7 @@ def _label_ends(
     width = max(_text_width(figure, label) for label, *_ in ends) + 22
     left, bottom, _, height = axes.get_position().bounds
     axes.set_position((left, bottom, 0.99 - width / figure.bbox.width - left, height))
-    to_pixels = axes.transData.transform
+    to_pixels = _to_pixels(axes)
     heights = [to_pixels((x, y))[1] for _, x, y, _ in ends]
     placed = _spread(heights, LABEL_GAP, axes.bbox.y0, axes.bbox.y1)
     right = axes.bbox.x1
@@ -287,16 +291,21 @@ def _label_ends(
             color=_color(style),
             va="center",
             annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": _color(style),
-                "lw": 0.8,
-                "alpha": 0.6,
-                "shrinkA": 1,
-                "shrinkB": 4,
-                "relpos": (0, 0.5),
-            },
+            arrowprops=_leader(style, (0, 0.5)),
         )
+
+
+def _leader(style: int, start: tuple[float, float]) -> dict[str, object]:
+    """A thin line from a label, from `start` in units of its box, to what it names."""
+    return {
+        "arrowstyle": "-",
+        "color": _color(style),
+        "lw": 0.8,
+        "alpha": 0.6,
+        "shrinkA": 1,
+        "shrinkB": 4,
+        "relpos": start,
+    }
 
 
 def _spread(
@@ -324,13 +333,15 @@ def _label_points(
     bars: Sequence[tuple[float, float, float]],
 ) -> None:
     """Writes each label beside its point, where it covers least of anything else."""
-    to_pixels = axes.transData.transform
+    to_pixels = _to_pixels(axes)
     spots = [tuple(to_pixels((x, y))) for _, x, y, _ in points]
     taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in spots]
     for x, low, high in bars:
         (left, bottom), (_, top) = to_pixels((x, low)), to_pixels((x, high))
         taken.append((left - 3, bottom, left + 3, top))
-    for (label, _, _, style), (x, y) in zip(points, spots, strict=True):
+    # From the top, so that labels pushed down by others stay in the points' order.
+    for place in sorted(range(len(points)), key=lambda place: -spots[place][1]):
+        (label, _, _, style), (x, y) = points[place], spots[place]
         width = _text_width(axes.figure, label)
         # Nearest first: of boxes that cover equally little, `min` takes the first.
         boxes = [
@@ -341,6 +352,7 @@ def _label_points(
         inside = tuple(axes.bbox.extents)
         box = min(boxes, key=lambda box: _covered(box, taken, inside))
         taken.append(box)
+        on_right = box[0] > x
         axes.annotate(
             label,
             xy=(x, y),
@@ -350,7 +362,14 @@ def _label_points(
             color=_color(style),
             va="center",
             annotation_clip=False,
+            arrowprops=_leader(style, (0 if on_right else 1, 0.5)),
         )
+
+
+def _to_pixels(axes: matplotlib.axes.Axes) -> Callable[[Any], Any]:
+    """What maps the axes' units to the figure's pixels, once limits are settled."""
+    axes.autoscale_view()
+    return axes.transData.transform
 
 
 def _covered(

@@ -82,7 +82,7 @@ class Column:
             return mean
         if below == above:
             return f"{mean} ± {below}"
-        return f"{mean} ({self.text(interval.low)} to {self.text(interval.high)})"
+        return f"{mean} ({self.text(interval.low)}-{self.text(interval.high)})"
 
 
 @dataclasses.dataclass(frozen=True)

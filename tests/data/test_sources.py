@@ -1,6 +1,5 @@
 """Reading datasets: bundled, prepared on disk, and not there at all."""
 
-import io
 import json
 import os
 import pathlib
@@ -10,7 +9,6 @@ import textwrap
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from cnn_jax.data import load_dataset
 

@@ -22,7 +22,7 @@ from cnn_jax import create_model
 from cnn_jax.layers import Dense
 from cnn_jax.models import Family, Variant, registry
 
-RECIPE = ("--epochs", "2", "--batch-size", "64", "--learning-rate", "0.05")
+RECIPE = ("--epochs", "2", "--batch-size", "64")
 MODELS = ("--models", "lenet5", "softmax_regression")
 
 
@@ -336,7 +336,7 @@ def test_summary_is_computed_from_the_numbers(compare):
     assert "b was the most accurate of 3 networks" in text
     assert "overlaps with that of a, so" in text
     single = compare.summarize_results(results_of(compare, {"a": [0.95]}))
-    assert "a reached 95.0 (88.8 to 97.8) %" in single
+    assert "a reached 95.0 (88.8-97.8) %" in single
 
 
 def test_curves_end_where_the_first_seed_stopped(compare):

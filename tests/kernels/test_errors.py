@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cnn_jax import kernels as K  # noqa: N812
+from cnn_jax import kernels as K
 
 
 def ones(*shape, dtype=jnp.float32):
@@ -249,6 +249,8 @@ def test_a_traced_rate_is_rejected():
 
 
 def test_an_unknown_platform_is_rejected():
-    with pytest.raises(ValueError, match="'rocket', expected one of cpu, gpu, tpu"):
-        with K.target_platform("rocket"):
-            pass
+    with (
+        pytest.raises(ValueError, match="'rocket', expected one of cpu, gpu, tpu"),
+        K.target_platform("rocket"),
+    ):
+        pass

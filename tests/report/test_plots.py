@@ -10,7 +10,7 @@ import pytest
 from cnn_jax.report import plots
 from cnn_jax.report.statistics import SINGLE, STUDENT, Interval
 
-NAMES = ("one", "two_2", "a <b> & c", "four", "$five$")
+NAMES = ("one", "two_2", "<b>&c", "four", "$five$")
 
 
 def interval(mean: float, half: float) -> Interval:
@@ -117,7 +117,7 @@ def test_the_same_numbers_give_the_same_bytes(lines):
 
 
 def label_boxes(root: ElementTree.Element) -> list[tuple[float, float, float, float]]:
-    """Left, bottom, right and top of each name; a character is at least 5 wide."""
+    """Left, upper, right and lower ends of each name, a character being 5 by 9."""
     boxes = []
     for element in root.iter("text"):
         if element.text in NAMES:
@@ -172,6 +172,13 @@ def test_points_lie_where_their_numbers_say(points):
     assert steps == pytest.approx([steps[0]] * 4, abs=1e-3)
     assert steps[0] > 30
     assert {round(y, 3) for _, y in spots} == {round(spots[0][1], 3)}
+
+
+def test_labels_with_room_stand_beside_their_points(points):
+    for style, (left, baseline, _, _) in enumerate(label_boxes(points)):
+        x, y = sorted(drawn_at(points, style), key=lambda place: place[1])[1]
+        assert 8 < left - x < 14
+        assert abs(-baseline - y) < 6
 
 
 def test_lines_rise_as_their_numbers_do(lines):

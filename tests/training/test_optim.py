@@ -121,10 +121,10 @@ def test_sgd_decays_through_the_gradient(momentum, nesterov):
         weight_decay=decay,
     )
     found = descend(config)
-    for name, start, decay in (("kernel", [1.0, -2.0], decay), ("bias", [3.0], 0.0)):
+    for name, start, decayed in (("kernel", [1.0, -2.0], 1), ("bias", [3.0], 0)):
         w, velocity = np.array(start), 0.0
         for _ in range(4):
-            gradient = 0.5 * w + 1 + decay * w
+            gradient = 0.5 * w + 1 + decayed * decay * w
             velocity = momentum * velocity + gradient
             w = w - rate * (gradient + momentum * velocity if nesterov else velocity)
         np.testing.assert_allclose(found[name], w, rtol=1e-5)
@@ -141,7 +141,7 @@ def test_adamw_decays_apart_from_the_gradient():
         weight_decay=decay,
     )
     found = descend(config)
-    for name, start, decay in (("kernel", [1.0, -2.0], decay), ("bias", [3.0], 0.0)):
+    for name, start, decayed in (("kernel", [1.0, -2.0], 1), ("bias", [3.0], 0)):
         w, first, second = np.array(start), 0.0, 0.0
         for step in range(1, 5):
             gradient = 0.5 * w + 1
@@ -150,7 +150,7 @@ def test_adamw_decays_apart_from_the_gradient():
             ratio = (
                 first / (1 - 0.8**step) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
             )
-            w = w - rate * (ratio + decay * w)
+            w = w - rate * (ratio + decayed * decay * w)
         np.testing.assert_allclose(found[name], w, rtol=1e-5)
 
 

@@ -89,7 +89,7 @@ def sum_over_windows(
             ),
             phase_axes,
         )
-        for operand in lax.optimization_barrier(operands)
+        for operand in map(lax.optimization_barrier, operands)
     ]
     total = None
     for shift, taps in by_shift.items():

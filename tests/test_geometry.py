@@ -1,0 +1,176 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from cnn_jax.geometry import (
+    Window,
+    dilated_size,
+    explicit_padding,
+    output_size,
+    per_dimension,
+    same_padding,
+)
+
+DIMENSION = st.tuples(
+    st.integers(1, 12),  # input
+    st.integers(1, 5),  # window
+    st.integers(1, 4),  # stride
+    st.integers(1, 3),  # dilation
+    st.tuples(st.integers(-1, 4), st.integers(-1, 4)),  # padding
+)
+
+
+def count_placements(size, window, stride, padding, dilation):
+    """Counts by trying every start in the padded input."""
+    low, high = padding
+    last = size + low + high - dilated_size(window, dilation)
+    return sum(1 for start in range(0, size + low + high, stride) if start <= last)
+
+
+@settings(derandomize=True, deadline=None, database=None)
+@given(DIMENSION)
+def test_output_size_counts_the_placements(drawn):
+    size, window, stride, dilation, padding = drawn
+    assert output_size(size, window, stride, padding, dilation) == count_placements(
+        size, window, stride, padding, dilation
+    )
+
+
+@settings(derandomize=True, deadline=None, database=None)
+@given(DIMENSION)
+def test_same_padding_is_what_xla_makes_of_same(drawn):
+    size, window, stride, dilation, _ = drawn
+    padding = same_padding(size, window, stride, dilation)
+    assert [padding] == lax.padtype_to_pads(
+        [size], [dilated_size(window, dilation)], [stride], "SAME"
+    )
+    assert output_size(size, window, stride, padding, dilation) == math.ceil(
+        size / stride
+    )
+
+
+@settings(derandomize=True, deadline=None, database=None)
+@given(DIMENSION)
+def test_gradient_paddings_give_back_the_sizes(drawn):
+    """Both gradients are correlations whose output sizes must be the operands'."""
+    size, window, stride, dilation, padding = drawn
+    if size + min(padding[0], 0) + min(padding[1], 0) < 0:
+        return
+    resolved = Window.resolve(
+        (size,), window, strides=stride, dilation=dilation, padding=(padding,)
+    )
+    (out,) = resolved.output_sizes
+    if out == 0:
+        return
+    spread = (out - 1) * stride + 1
+    (pair,) = resolved.input_grad_padding
+    assert output_size(spread, window, 1, pair, dilation) == size
+    (pair,) = resolved.filter_grad_padding
+    assert output_size(size, out, dilation, pair, stride) == window
+
+
+def test_an_odd_total_puts_the_extra_element_behind():
+    assert same_padding(4, 2) == (0, 1)
+    assert same_padding(8, 3, stride=2) == (0, 1)
+    assert same_padding(7, 3, stride=2) == (1, 1)
+    assert same_padding(5, 1, stride=2) == (0, 0)
+
+
+def test_a_window_that_does_not_fit_has_no_output():
+    assert output_size(3, 4) == 0
+    assert output_size(3, 2, dilation=3) == 0
+    assert output_size(0, 1) == 0
+    assert output_size(0, 2, padding=(1, 1)) == 1
+
+
+def test_dilated_size():
+    assert [dilated_size(3, d) for d in (1, 2, 3)] == [3, 5, 7]
+    assert dilated_size(1, 9) == 1
+
+
+def test_per_dimension():
+    assert per_dimension(2, 3, "strides") == (2, 2, 2)
+    assert per_dimension([1, 2], 2, "strides") == (1, 2)
+    assert per_dimension(np.int64(2), 2, "strides") == (2, 2)
+    assert all(type(entry) is int for entry in per_dimension(np.array(3), 2, "strides"))
+
+
+@pytest.mark.parametrize(
+    "value", [0, -1, 1.0, True, "11", None, (1,), (1, 2, 3), (1, 0), (1, 1.5), {1, 2}]
+)
+def test_per_dimension_rejects(value):
+    with pytest.raises(ValueError, match=r"^strides: got"):
+        per_dimension(value, 2, "strides")
+
+
+@pytest.mark.parametrize(
+    ("padding", "expected"),
+    [
+        ("VALID", ((0, 0), (0, 0))),
+        ("valid", ((0, 0), (0, 0))),
+        ("SAME", ((1, 1), (0, 1))),
+        ("same", ((1, 1), (0, 1))),
+        (2, ((2, 2), (2, 2))),
+        (np.int32(1), ((1, 1), (1, 1))),
+        (0, ((0, 0), (0, 0))),
+        ((1, 2), ((1, 1), (2, 2))),
+        (((1, 2), 3), ((1, 2), (3, 3))),
+        ([[0, 1], [-1, 0]], ((0, 1), (-1, 0))),
+    ],
+)
+def test_explicit_padding(padding, expected):
+    assert explicit_padding(padding, (5, 6), (3, 3), (1, 2), (1, 1)) == expected
+
+
+@pytest.mark.parametrize(
+    "padding",
+    ["FULL", "", 1.0, True, None, (1,), (1, 2, 3), ((1, 2, 3), 0), ((1.0, 2), 0), "SV"],
+)
+def test_explicit_padding_rejects(padding):
+    with pytest.raises(ValueError, match=r"^padding: got"):
+        explicit_padding(padding, (5, 6), (3, 3), (1, 2), (1, 1))
+
+
+def test_window_resolves_every_argument():
+    window = Window.resolve((9, 7), (3, 2), strides=2, padding="SAME", dilation=(2, 1))
+    assert window == Window(
+        input_sizes=(9, 7),
+        sizes=(3, 2),
+        strides=(2, 2),
+        padding=((2, 2), (0, 1)),
+        dilation=(2, 1),
+    )
+    assert window.rank == 2
+    assert window.dilated_sizes == (5, 2)
+    assert window.output_sizes == (5, 4)
+    assert not window.is_pointwise
+
+
+def test_window_is_a_hashable_constant():
+    window = Window.resolve([5], 3)
+    assert hash(window) == hash(Window.resolve((5,), [3]))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        window.sizes = (4,)
+
+
+def test_pointwise():
+    assert Window.resolve((5, 5), 1, strides=2).is_pointwise
+    assert not Window.resolve((5, 5), (1, 2)).is_pointwise
+    assert not Window.resolve((5, 5), 1, padding=1).is_pointwise
+
+
+@pytest.mark.parametrize("sizes", [(), (2, 2, 2, 2)])
+def test_window_rejects_other_ranks(sizes):
+    with pytest.raises(ValueError, match="spatial dimensions, expected 1 to 3"):
+        Window.resolve(sizes, 1)
+
+
+def test_window_rejects_cropping_everything():
+    Window.resolve((4,), 1, padding=((-2, -2),))
+    with pytest.raises(ValueError, match="crops more than the input's 4"):
+        Window.resolve((4,), 1, padding=((-3, -2),))

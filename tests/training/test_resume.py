@@ -1,0 +1,105 @@
+"""A run killed with SIGKILL and resumed ends bitwise equal to one left alone."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+EVERY = 6  # steps between checkpoints; an epoch has 22
+OPTIONS = [
+    *(
+        "--model",
+        "lenet5",
+        "--dataset",
+        "digits",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "64",
+    ),
+    *("--learning-rate", "0.1", "--no-flip", "--validation-fraction", "0.02"),
+    *("--checkpoint-every-steps", str(EVERY), "--log-every-steps", "1"),
+]
+
+
+def start(run_dir, *options):
+    return subprocess.Popen(
+        [
+            *(sys.executable, "experiments/cifar10_resnet20.py", *OPTIONS),
+            *("--run-dir", str(run_dir), *options),
+        ],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return output, errors
+
+
+def logged_steps(run_dir):
+    path = run_dir / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    records = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [record["step"] for record in records if record["event"] == "step"]
+
+
+def saved_steps(run_dir):
+    names = [path.name for path in (run_dir / "checkpoints").iterdir()]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def read_result(run_dir):
+    """Returns the result and the metrics, without what a clock wrote."""
+    result = json.loads((run_dir / "result.json").read_text())
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    for record in [*records, *result["history"]]:
+        record.pop("seconds", None)
+    kept = ("state_digest", "test", "history", "best_epoch")
+    return {name: result[name] for name in kept}, records
+
+
+@pytest.mark.parametrize("seed", [0])
+def test_killed_between_checkpoints_and_resumed(tmp_path, seed):
+    target = random.Random(seed).choice(
+        [s for s in range(8, 40) if s % EVERY in (2, 3)]
+    )
+    alone, broken = tmp_path / "alone", tmp_path / "broken"
+    process = start(broken)
+    deadline = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline:
+        if (steps := logged_steps(broken)) and steps[-1] >= target:
+            os.kill(process.pid, signal.SIGKILL)
+            break
+        time.sleep(0.002)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it was killed"
+    # It had gone on since its newest checkpoint, and was not over.
+    assert 0 < saved_steps(broken)[-1] < logged_steps(broken)[-1] < 44
+
+    undisturbed = start(alone)
+    resumed = start(broken, "--resume")
+    _, errors = finish(resumed)
+    finish(undisturbed)
+    assert "Resuming at step" in errors
+    assert read_result(broken) == read_result(alone)
