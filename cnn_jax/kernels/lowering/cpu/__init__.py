@@ -2,8 +2,8 @@
 
 The same names as in `lowering.xla`, and max-pooling with an index map. Each rule below
 picks a form by the kind of convolution, never by a table of sizes; whatever has no
-better form stays with `xla`. Ratios are times of `jax.vjp` of the lax operation over
-ours, on two cores with AVX-512, jax 0.10 / jax 0.12.
+better form stays with `xla`. The ratios in these modules compare with `jax.vjp` of the
+lax operation, float32, on two cores with AVX-512, under jax 0.10 and 0.12.
 """
 
 from __future__ import annotations
@@ -62,8 +62,9 @@ def conv_input_grad(
         )
     if window.is_pointwise:
         return pointwise.conv_input_grad(dy, w, window, precision)
-    # XLA handles the zeros between the entries of a strided dy well enough where a
-    # position has very few channels, and where the products are big.
+    # Phases gain 1.1 to 2 times at 16 channels and 1 to 2 at 32 and 64. On an image's 3
+    # channels, and where the products are big, they lose up to 40 % to XLA, which then
+    # handles the zeros between the entries of dy well enough.
     if max(window.strides) > 1 and 16 <= inputs <= 64:
         return dense.strided_input_grad(dy, w, window, precision)
     return xla.conv_input_grad(dy, w, window, groups, precision)
