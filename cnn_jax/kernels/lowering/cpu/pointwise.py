@@ -1,9 +1,8 @@
 """Convolution by 1x1 filters: one matrix product, with the batch axis left alone.
 
 XLA's CPU backend runs it as a convolution all the same, with a filter gradient that is
-3 to 12 times slower. The products contract several
-axes at once instead of merging batch and positions into one, so that a batch sharded
-over devices stays sharded.
+3 to 12 times slower. The products contract several axes at once instead of merging
+batch and positions into one, so that a batch sharded over devices stays sharded.
 """
 
 from __future__ import annotations
