@@ -1,8 +1,9 @@
-"""The compiled programs: what a step sees, and where it lies."""
+"""The compiled programs: what a step sees, where it lies, and which runs share it."""
 
 import dataclasses
 import types
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from cnn_jax import sharding
 from cnn_jax.data import Dataset
 from cnn_jax.training import TrainConfig
+from cnn_jax.training.loop import fit
 from cnn_jax.training.programs import Programs
 
 NUM_EXAMPLES = 44
@@ -23,9 +25,13 @@ NUMBERS = Dataset(
     labels=np.zeros(NUM_EXAMPLES, int),
     class_names=("none", "some"),
 )
+SPLITS = {"train": NUMBERS, "test": NUMBERS}
 CONFIG = TrainConfig(
     epochs=2, batch_size=BATCH_SIZE, mean=(0.0,), std=(1 / 255,), schedule="constant"
 )
+
+DIGITS_CONFIG = TrainConfig(image_size=8, epochs=1, batch_size=32, crop_padding=1)
+"""For programs that serve several seeds."""
 
 
 def make_witness(seen_shardings):
@@ -55,8 +61,7 @@ def make_witness(seen_shardings):
 def witnessed():
     """The programs of a witness on eight devices, and the shardings it saw."""
     shardings = []
-    splits = {"train": NUMBERS, "test": NUMBERS}
-    programs = Programs(make_witness(shardings), CONFIG, splits, sharding.make_mesh())
+    programs = Programs(make_witness(shardings), CONFIG, SPLITS, sharding.make_mesh())
     return programs, shardings
 
 
@@ -78,11 +83,7 @@ def test_an_epoch_trains_on_no_example_twice(witnessed):
 
 def test_every_step_draws_anew_and_every_seed_otherwise(witnessed):
     programs, _ = witnessed
-    other = programs.reuse(
-        programs._model,
-        dataclasses.replace(CONFIG, seed=1),
-        {"train": NUMBERS, "test": NUMBERS},
-    )
+    other = programs.reuse(programs._model, dataclasses.replace(CONFIG, seed=1), SPLITS)
     drawn = []
     for each in (programs, other):
         carry, order = each.start(), each.order(0)
@@ -105,3 +106,41 @@ def test_evaluation_counts_every_example_though_batches_do_not_divide(witnessed)
     assert found["num_examples"] == NUM_EXAMPLES
     assert found["accuracy"] == 1.0
     assert found["loss"] == pytest.approx(np.log(2), rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def splits(digits):
+    """The splits that the programs are compiled for."""
+    return dict(zip(("train", "test"), digits, strict=True))
+
+
+@pytest.fixture(scope="module")
+def programs(splits, tiny_net):
+    """Programs for the seed of `DIGITS_CONFIG`."""
+    return Programs(tiny_net(), DIGITS_CONFIG, splits, sharding.make_mesh())
+
+
+def test_shared_programs_train_as_own_ones_would(programs, digits, tiny_net):
+    config = dataclasses.replace(DIGITS_CONFIG, seed=7)
+    shared = fit(tiny_net(), config, *digits, programs=programs, progress=False)
+    own = fit(tiny_net(), config, *digits, progress=False)
+    chex.assert_trees_all_equal(shared.state.params, own.state.params)
+    assert shared.test == own.test
+    assert shared.compile_seconds == programs.compile_seconds
+    first = fit(tiny_net(), DIGITS_CONFIG, *digits, programs=programs, progress=False)
+    assert first.state_digest != shared.state_digest
+
+
+def test_programs_refuse_all_but_another_seed(programs, splits, tiny_net):
+    may_differ = dataclasses.replace(
+        DIGITS_CONFIG, seed=3, run_dir="elsewhere", resume=True
+    )
+    programs.reuse(tiny_net(), may_differ, splits)
+    other_config = dataclasses.replace(DIGITS_CONFIG, learning_rate=0.2, batch_size=16)
+    with pytest.raises(ValueError, match="other values of batch_size, learning_rate"):
+        programs.reuse(tiny_net(), other_config, splits)
+    with pytest.raises(ValueError, match="other values of the model"):
+        programs.reuse(tiny_net(dropout_rate=0.5), DIGITS_CONFIG, splits)
+    test_again = {**splits, "test": splits["test"].take(range(10))}
+    with pytest.raises(ValueError, match="other values of the splits"):
+        programs.reuse(tiny_net(), DIGITS_CONFIG, test_again)

@@ -7,6 +7,8 @@ Outputs `channel * multiplier + k` read input `channel`.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,8 +48,12 @@ def conv_input_grad(
         return dy.astype(weight.dtype) * lax.optimization_barrier(weight)
 
     dx = sum_over_windows(weighted, window, dy)
-    dx = dx.reshape(*dx.shape[:-1], channels, -1).sum(axis=-1)
-    return dx.astype(dy.dtype)
+    multiplier = w.shape[-1] // channels
+    shares = [
+        lax.slice_in_dim(dx, first, None, multiplier, axis=-1)
+        for first in range(multiplier)
+    ]
+    return functools.reduce(lax.add, shares).astype(dy.dtype)
 
 
 def conv_filter_grad(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
