@@ -10,14 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cnn_jax import kernels
+from cnn_jax.analysis.cases import Case, normal, spaced
 from cnn_jax.analysis.gradcheck import (
     FAST_COMPILATION,
-    Case,
     draw_like,
-    normal,
     pull_back,
     relative_error,
-    spaced,
 )
 from cnn_jax.kernels import autodiff
 

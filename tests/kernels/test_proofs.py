@@ -15,13 +15,8 @@ import pytest
 from jax.test_util import check_grads
 
 from cnn_jax import kernels
-from cnn_jax.analysis.gradcheck import (
-    CASES,
-    FAST_COMPILATION,
-    Case,
-    draw_like,
-    pull_back,
-)
+from cnn_jax.analysis.cases import CASES, Case
+from cnn_jax.analysis.gradcheck import FAST_COMPILATION, draw_like, pull_back
 from cnn_jax.kernels import autodiff, textbook
 
 

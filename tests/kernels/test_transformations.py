@@ -11,7 +11,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cnn_jax import kernels
-from cnn_jax.analysis.gradcheck import CASES, draw_like
+from cnn_jax.analysis.cases import CASES
+from cnn_jax.analysis.gradcheck import draw_like
 from cnn_jax.kernels import autodiff
 
 pytestmark = pytest.mark.usefixtures("x64", "light_compilation")

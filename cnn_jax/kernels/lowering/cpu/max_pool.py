@@ -12,6 +12,7 @@ starts anew from the next tap, whatever it is, although the maximum itself is Na
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -23,7 +24,12 @@ from cnn_jax.geometry import Window
 from cnn_jax.kernels.lowering import xla
 from cnn_jax.kernels.lowering.cpu.taps import sum_over_windows, tap_slices
 
+# Called outside a jit, each step for each tap would be compiled on its own: seconds for
+# a 3x3 window. Inlined, so that inside a jit nothing of this is left.
+_inlined = functools.partial(jax.jit, static_argnames="window", inline=True)
 
+
+@_inlined
 def max_pool_with_index(x: jax.Array, window: Window) -> tuple[jax.Array, jax.Array]:
     """Returns the maxima and, for each, the row-major number of the tap that won.
 
@@ -53,6 +59,7 @@ def max_pool_with_index(x: jax.Array, window: Window) -> tuple[jax.Array, jax.Ar
     return jnp.where(jnp.isnan(maximum), maximum, held), index
 
 
+@_inlined
 def max_pool_grad_from_index(
     dy: jax.Array, index: jax.Array, window: Window
 ) -> jax.Array:
