@@ -1,0 +1,49 @@
+"""The table of cases that every proof of the kernels runs over.
+
+A row names a kernel, says how to draw its arguments and which options to pass. The
+gradient check runs over it on a user's machine, and so do the project's own tests: a
+new kernel is a new row, in the file named as the kernel's own.
+"""
+
+from cnn_jax.analysis.cases import (
+    activation,
+    conv,
+    dense,
+    dropout,
+    loss,
+    norm,
+    pool,
+)
+from cnn_jax.analysis.cases.case import (
+    Case,
+    classes,
+    is_floating,
+    normal,
+    positive,
+    random_key,
+    spaced,
+    tied,
+)
+
+CASES = (
+    *conv.CASES,
+    *pool.CASES,
+    *dense.CASES,
+    *activation.CASES,
+    *norm.CASES,
+    *dropout.CASES,
+    *loss.CASES,
+)
+"""Every kernel, named gradients included."""
+
+__all__ = [
+    "CASES",
+    "Case",
+    "classes",
+    "is_floating",
+    "normal",
+    "positive",
+    "random_key",
+    "spaced",
+    "tied",
+]

@@ -1,0 +1,103 @@
+"""One row of the table of cases, and how its arguments are drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Draw = Callable[[np.random.Generator], object]
+
+
+def normal(*shape: int) -> Draw:
+    """Draws standard normal numbers."""
+    return lambda generator: generator.standard_normal(shape)
+
+
+def positive(*shape: int) -> Draw:
+    """Draws numbers between 0.5 and 2, such as variances."""
+    return lambda generator: generator.uniform(0.5, 2.0, shape)
+
+
+def spaced(*shape: int) -> Draw:
+    """Draws distinct numbers on a grid around, but without, 0.
+
+    No small change of them brings a maximum or a sign to its corner.
+    """
+
+    def draw(generator):
+        count = math.prod(shape)
+        grid = (np.arange(count) - count // 2 + 0.5) / max(count / 4, 1.0)
+        return generator.permutation(grid).reshape(shape)
+
+    return draw
+
+
+def tied(*shape: int) -> Draw:
+    """Draws from 0, 1 and 2, so that most windows hold their maximum twice."""
+    return lambda generator: generator.integers(0, 3, shape).astype(np.float64)
+
+
+def classes(count: int, *shape: int) -> Draw:
+    """Draws class numbers below `count`."""
+    return lambda generator: generator.integers(0, count, shape).astype(np.int32)
+
+
+def random_key() -> Draw:
+    """Draws a JAX random key."""
+    return lambda generator: jax.random.key(int(generator.integers(1 << 31)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One row of the table: a kernel, how to draw its arguments, and its options.
+
+    Attributes:
+      kernel: The kernel's name, the same in `kernels` and `kernels.autodiff`.
+      label: What distinguishes the row from the kernel's other rows.
+      arguments: The positional arguments: name -> draw, in order.
+      options: Keyword arguments.
+      has_corners: Whether a drawn value may lie where there is no derivative, so that
+        finite differences say nothing.
+    """
+
+    kernel: str
+    label: str
+    arguments: Mapping[str, Draw]
+    options: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    has_corners: bool = False
+
+    def __str__(self) -> str:
+        """Returns the row's name."""
+        return f"{self.kernel}-{self.label}"
+
+    def draw(self, seed: int, dtype=np.float64) -> dict[str, jax.Array]:
+        """Draws the arguments, the floating ones in `dtype`.
+
+        Args:
+          seed: Seeds the draw; the numbers depend on it and on the case alone.
+          dtype: A floating dtype. float64 needs `jax.enable_x64(True)`.
+
+        Returns:
+          name -> array.
+        """
+        generator = np.random.default_rng([seed, *str(self).encode()])
+        drawn = {name: draw(generator) for name, draw in self.arguments.items()}
+        return {
+            name: jnp.asarray(value, dtype) if is_floating(value) else value
+            for name, value in drawn.items()
+        }
+
+    def apply(self, fn: Callable, arguments: Mapping[str, jax.Array]):
+        """Calls `fn` with these arguments, in the kernel's order, and the options."""
+        # JAX sorts the keys of a dict that passes through a transformation.
+        return fn(*(arguments[name] for name in self.arguments), **self.options)
+
+
+def is_floating(value) -> bool:
+    """Returns whether an array holds floating-point numbers."""
+    return jnp.issubdtype(value.dtype, jnp.floating)

@@ -1,0 +1,41 @@
+"""Cases of normalisation."""
+
+from __future__ import annotations
+
+from cnn_jax.analysis.cases.case import Case, Draw, normal, positive
+
+
+def _channel_vectors(count: int, *names: str) -> dict[str, Draw]:
+    return {
+        name: positive(count) if name in ("var", "scale") else normal(count)
+        for name in names
+    }
+
+
+CASES = (
+    *(
+        Case(
+            "batch_norm",
+            label,
+            {"x": normal(*shape), **_channel_vectors(shape[-1], "scale", "bias")},
+            {"epsilon": epsilon},
+        )
+        for label, shape, epsilon in (
+            ("images", (3, 4, 3, 2), 1e-5),
+            ("rows", (6, 3), 1e-3),
+            ("volumes", (2, 3, 2, 2, 2), 1e-5),
+        )
+    ),
+    *(
+        Case(
+            "batch_norm_inference",
+            label,
+            {
+                "x": normal(*shape),
+                **_channel_vectors(shape[-1], "mean", "var", "scale", "bias"),
+            },
+            {"epsilon": 1e-5},
+        )
+        for label, shape in (("images", (2, 4, 3, 2)), ("rows", (5, 3)))
+    ),
+)

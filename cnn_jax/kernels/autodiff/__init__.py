@@ -1,0 +1,64 @@
+"""The twins: every kernel as plain `lax`, differentiated by JAX.
+
+Same names, arguments and results as `cnn_jax.kernels`, but no derivative here is ours.
+They serve as the reference that the kernels' gradients are proven against, and for
+what a hand-written VJP cannot do, such as plain forward mode:
+
+    tangent = jax.jvp(autodiff.conv, (x, w), (dx, dw))[1]
+
+Arguments are resolved but not checked: the kernels are where errors are explained.
+"""
+
+from cnn_jax.kernels.autodiff.activation import (
+    relu,
+    sigmoid,
+    silu,
+)
+from cnn_jax.kernels.autodiff.conv import (
+    conv,
+    conv_bias_grad,
+    conv_filter_grad,
+    conv_input_grad,
+)
+from cnn_jax.kernels.autodiff.dense import (
+    dense,
+)
+from cnn_jax.kernels.autodiff.dropout import (
+    dropout,
+    stochastic_depth,
+)
+from cnn_jax.kernels.autodiff.loss import (
+    softmax_cross_entropy,
+)
+from cnn_jax.kernels.autodiff.norm import (
+    batch_norm,
+    batch_norm_inference,
+)
+from cnn_jax.kernels.autodiff.pool import (
+    avg_pool,
+    avg_pool_grad,
+    global_avg_pool,
+    max_pool,
+    max_pool_grad,
+)
+
+__all__ = [
+    "avg_pool",
+    "avg_pool_grad",
+    "batch_norm",
+    "batch_norm_inference",
+    "conv",
+    "conv_bias_grad",
+    "conv_filter_grad",
+    "conv_input_grad",
+    "dense",
+    "dropout",
+    "global_avg_pool",
+    "max_pool",
+    "max_pool_grad",
+    "relu",
+    "sigmoid",
+    "silu",
+    "softmax_cross_entropy",
+    "stochastic_depth",
+]

@@ -1,0 +1,79 @@
+"""Normalisation by means and variances written out."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cnn_jax.kernels.autodiff.vectors import along_channels, statistics_dtype
+
+
+def batch_norm(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    *,
+    epsilon: float,
+    axis_name=None,
+    axis_index_groups=None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Normalises each channel by the batch's statistics; see `kernels.batch_norm`.
+
+    Args:
+      x: Input `(n, *spatial, c)`.
+      scale: `(c,)`.
+      bias: `(c,)`.
+      epsilon: Added to the variance.
+      axis_name: Mapped axis or axes to average the statistics over.
+      axis_index_groups: Groups of indices along that axis.
+
+    Returns:
+      The output in x's dtype, and the mean and the biased variance `(c,)` in float32
+      (float64 for float64 inputs).
+    """
+
+    def average(value):
+        value = jnp.mean(value, axis=tuple(range(value.ndim - 1)))
+        if axis_name is None:
+            return value
+        return lax.pmean(value, axis_name, axis_index_groups=axis_index_groups)
+
+    wide = x.astype(statistics_dtype(x))
+    mean = average(wide)
+    var = average(jnp.square(wide - along_channels(mean, wide)))
+    y = _normalise(wide, mean, var, scale, bias, epsilon)
+    return y.astype(x.dtype), mean, var
+
+
+def batch_norm_inference(
+    x: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    *,
+    epsilon: float,
+) -> jax.Array:
+    """Normalises each channel by given statistics; see `kernels.batch_norm_inference`.
+
+    Args:
+      x: Input `(n, *spatial, c)`.
+      mean: `(c,)`.
+      var: `(c,)`.
+      scale: `(c,)`.
+      bias: `(c,)`.
+      epsilon: Added to the variance.
+
+    Returns:
+      The output in x's shape and dtype.
+    """
+    wide = x.astype(statistics_dtype(x))
+    return _normalise(wide, mean, var, scale, bias, epsilon).astype(x.dtype)
+
+
+def _normalise(x, mean, var, scale, bias, epsilon):
+    mean, var, scale, bias = (
+        along_channels(vector.astype(x.dtype), x) for vector in (mean, var, scale, bias)
+    )
+    return (x - mean) * lax.rsqrt(var + epsilon) * scale + bias

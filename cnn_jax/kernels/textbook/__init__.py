@@ -1,0 +1,97 @@
+"""Every kernel and its gradient as NumPy loops in float64: to be read, not to be run.
+
+This is the derivation itself: each docstring states the formula, and the loops below
+follow its indices. The kernels are proven against these functions.
+
+Notation. `n` counts examples, `o` output positions, `t` taps of the window, `p` input
+positions, `i` and `c` channels in and out; positions and taps are tuples with one entry
+for each spatial dimension. With stride s, dilation d and the padding `low` in front,
+tap t of the window at output position o falls on the input position
+
+    p = o s + t d - low                                                          (1)
+
+which may lie in the padding. A gradient function takes the cotangent `dy` of the
+output (the derivative of a loss by y) and returns that of each argument.
+"""
+
+from cnn_jax.kernels.textbook.activation import (
+    relu,
+    relu_grad,
+    sigmoid,
+    sigmoid_grad,
+    silu,
+    silu_grad,
+)
+from cnn_jax.kernels.textbook.conv import (
+    conv,
+    conv_bias_grad,
+    conv_filter_grad,
+    conv_input_grad,
+)
+from cnn_jax.kernels.textbook.dense import (
+    dense,
+    dense_grad,
+)
+from cnn_jax.kernels.textbook.dropout import (
+    dropout,
+    dropout_grad,
+    stochastic_depth,
+    stochastic_depth_grad,
+)
+from cnn_jax.kernels.textbook.loops import (
+    channel_runs,
+    placements,
+    positions,
+)
+from cnn_jax.kernels.textbook.loss import (
+    softmax_cross_entropy,
+    softmax_cross_entropy_grad,
+)
+from cnn_jax.kernels.textbook.norm import (
+    batch_norm,
+    batch_norm_grad,
+    batch_norm_inference,
+    batch_norm_inference_grad,
+)
+from cnn_jax.kernels.textbook.pool import (
+    avg_pool,
+    avg_pool_grad,
+    global_avg_pool,
+    global_avg_pool_grad,
+    max_pool,
+    max_pool_grad,
+)
+
+__all__ = [
+    "avg_pool",
+    "avg_pool_grad",
+    "batch_norm",
+    "batch_norm_grad",
+    "batch_norm_inference",
+    "batch_norm_inference_grad",
+    "channel_runs",
+    "conv",
+    "conv_bias_grad",
+    "conv_filter_grad",
+    "conv_input_grad",
+    "dense",
+    "dense_grad",
+    "dropout",
+    "dropout_grad",
+    "global_avg_pool",
+    "global_avg_pool_grad",
+    "max_pool",
+    "max_pool_grad",
+    "placements",
+    "positions",
+    "relu",
+    "relu_grad",
+    "sigmoid",
+    "sigmoid_grad",
+    "silu",
+    "silu_grad",
+    "softmax_cross_entropy",
+    "softmax_cross_entropy_grad",
+    "stochastic_depth",
+    "stochastic_depth_grad",
+]
