@@ -113,7 +113,8 @@ def avg_pool(
     if count_include_pad:
         return total(x) / math.prod(geometry.sizes)
     # A window that lies in the padding altogether has the mean 0.
-    return total(x) / jnp.maximum(total(jnp.ones_like(x)), 1)
+    ones = jnp.ones((1, *x.shape[1:-1], 1), x.dtype)
+    return total(x) / jnp.maximum(total(ones), 1)
 
 
 def avg_pool_grad(

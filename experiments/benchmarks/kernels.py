@@ -1,0 +1,403 @@
+"""Times every kernel, forward and each gradient, against autodiff of plain lax.
+
+    python experiments/benchmarks/kernels.py                    # on the default device
+    python experiments/benchmarks/kernels.py --cases depthwise  # rows that match
+    python experiments/benchmarks/kernels.py --platform tpu --topology v5e:2x2
+
+The opponent is the kernel's twin in `kernels.autodiff` under `jax.vjp`, and PyTorch
+where it can be imported. Rounds are interleaved and medians compared. With
+`--platform tpu` nothing runs: both are compiled for a TPU that need not be there
+(libtpu must be installed) and the compiler's own estimates are compared.
+
+Needs jax, flax, optax and NumPy only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import math
+import os
+import pathlib
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+if "tpu" in sys.argv:  # before jax is imported; see --platform
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+
+import jax
+import jax.numpy as jnp
+from kernel_suite import LAYERS, Layer
+from output import print_tables, table_of, write_report
+
+from cnn_jax import kernels as K
+from cnn_jax.analysis.gradcheck import draw_like, relative_error
+from cnn_jax.analysis.timing import time_interleaved
+from cnn_jax.report.table import Column, Table
+
+FORWARD, BOTH = "forward", "both"
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One pass of one implementation: a function and its arguments (or their types)."""
+
+    fn: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+    def compile(self):
+        """Compiles the function for its arguments."""
+        return jax.jit(self.fn).lower(*self.arguments).compile()
+
+
+def pass_program(layer: Layer, fn: Callable, name: str, arguments, dy) -> Program:
+    """Builds the program of one pass.
+
+    The backward pass alone starts from what the forward pass saved: the function that
+    `jax.vjp` returns is a tree of arrays, and so can be an argument.
+
+    Args:
+      layer: The row.
+      fn: The kernel or its twin.
+      name: A key of `layer.passes`.
+      arguments: The layer's arguments: name -> array or `jax.ShapeDtypeStruct`.
+      dy: The output's cotangent, likewise.
+    """
+    apply = functools.partial(layer.case.apply, fn)
+    if name == FORWARD:
+        return Program(apply, (arguments,))
+    by = layer.passes[name]
+
+    def linearize(arguments):
+        moving = {key: arguments[key] for key in by}
+        return jax.vjp(lambda moving: apply({**arguments, **moving}), moving)
+
+    def forward_and_backward(arguments, dy):
+        y, vjp_fn = linearize(arguments)
+        return y, vjp_fn(dy)[0]
+
+    if name == BOTH:
+        return Program(forward_and_backward, (arguments, dy))
+    if isinstance(jax.tree.leaves(dy)[0], jax.ShapeDtypeStruct):
+        vjp_fn = jax.eval_shape(lambda arguments: linearize(arguments)[1], arguments)
+    else:
+        vjp_fn = jax.jit(lambda arguments: linearize(arguments)[1])(arguments)
+    return Program(lambda vjp_fn, dy: vjp_fn(dy)[0], (vjp_fn, dy))
+
+
+def implementations(layer: Layer) -> dict[str, Callable]:
+    """Returns the kernel and its twin."""
+    name = layer.case.kernel
+    return {"ours": getattr(K, name), "autodiff": getattr(K.autodiff, name)}
+
+
+def draw(layer: Layer, dtype):
+    """Draws the arguments and a cotangent for the output."""
+    arguments = layer.case.draw(0, dtype)
+    output = jax.eval_shape(
+        functools.partial(layer.case.apply, implementations(layer)["autodiff"]),
+        arguments,
+    )
+    return arguments, draw_like(output, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to measure; from the command line."""
+
+    dtype: Any
+    repeats: int
+    max_seconds: float
+    has_torch: bool
+
+
+def measure(layer: Layer, settings: Settings) -> Iterator[dict[str, Any]]:
+    """Yields one record for each pass of a layer, measured on the default device."""
+    arguments, dy = draw(layer, settings.dtype)
+    peers = {}
+    if settings.has_torch:
+        import torch_peers
+
+        peers = torch_peers.passes(layer, arguments, dy)
+    for name in layer.passes:
+        programs = {
+            label: pass_program(layer, fn, name, arguments, dy)
+            for label, fn in implementations(layer).items()
+        }
+        compiled = {label: program.compile() for label, program in programs.items()}
+        calls = {
+            label: functools.partial(compiled[label], *programs[label].arguments)
+            for label in programs
+        }
+        results = {label: call() for label, call in calls.items()}
+        record = describe(layer, name) | {
+            "error": max(
+                map(
+                    relative_error,
+                    jax.tree.leaves(results["ours"]),
+                    jax.tree.leaves(results["autodiff"]),
+                )
+            )
+        }
+        del results
+        if name in peers:
+            calls["torch"] = peers[name]
+        timings = time_interleaved(
+            calls, repeats=settings.repeats, max_seconds=settings.max_seconds
+        )
+        for label, timing in timings.items():
+            record[f"{label}_seconds"] = timing.median
+            record[f"{label}_quartiles"] = timing.quartiles
+            record["rounds"] = len(timing.seconds)
+        for label, program in compiled.items():
+            record[f"{label}_temporaries"] = _temporaries(program)
+            if name not in (FORWARD, BOTH):
+                saved = jax.tree.leaves(programs[label].arguments[0])
+                record[f"{label}_residuals"] = _distinct_bytes(saved)
+        record["ratio"] = record["autodiff_seconds"] / record["ours_seconds"]
+        yield record
+
+
+def estimate(layer: Layer, dtype, device) -> Iterator[dict[str, Any]]:
+    """Yields one record for each pass of a layer, compiled for a TPU's `device`."""
+    sharding = jax.sharding.SingleDeviceSharding(device)
+
+    def abstract(tree):
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=sharding
+            ),
+            tree,
+        )
+
+    with K.target_platform("tpu"):
+        arguments, dy = abstract(draw(layer, dtype))
+        for name in layer.passes:
+            record = describe(layer, name)
+            for label, fn in implementations(layer).items():
+                program = pass_program(layer, fn, name, arguments, dy)
+                program = dataclasses.replace(
+                    program, arguments=abstract(program.arguments)
+                )
+                compiled = program.compile()
+                record[f"{label}_cycles"] = estimated_cycles(compiled.as_text())
+                record[f"{label}_bytes"] = compiled.cost_analysis()["bytes accessed"]
+                record[f"{label}_temporaries"] = _temporaries(compiled)
+            record["ratio"] = record["autodiff_cycles"] / max(record["ours_cycles"], 1)
+            yield record
+
+
+def estimated_cycles(hlo: str) -> int:
+    """Sums what the TPU compiler wrote beside each instruction of a program."""
+    return sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', hlo)))
+
+
+def describe(layer: Layer, name: str) -> dict[str, Any]:
+    return {
+        "layer": str(layer),
+        "network": layer.network,
+        "kernel": layer.case.kernel,
+        "label": layer.case.label,
+        "group": layer.group,
+        "pass": name,
+    }
+
+
+def _temporaries(compiled) -> int | None:
+    analysis = compiled.memory_analysis()
+    return None if analysis is None else analysis.temp_size_in_bytes
+
+
+def _distinct_bytes(leaves) -> int:
+    return sum({id(leaf): leaf.nbytes for leaf in leaves}.values())
+
+
+MILLISECONDS = {"unit": "ms", "format_spec": ".2f", "scale": 1e3}
+MEBIBYTES = {"unit": "MiB", "format_spec": ".2f", "scale": 2**-20}
+
+CASE_COLUMNS = (
+    Column("network", "network"),
+    Column("kernel", "kernel"),
+    Column("label", "layer"),
+    Column("pass", "pass"),
+)
+MEASURED_COLUMNS = (
+    *CASE_COLUMNS,
+    Column("ours_seconds", "ours", **MILLISECONDS),
+    Column("autodiff_seconds", "autodiff", **MILLISECONDS),
+    Column("torch_seconds", "PyTorch", **MILLISECONDS),
+    Column("ratio", "autodiff / ours", format_spec=".2f"),
+    Column("ours_residuals", "residuals", **MEBIBYTES),
+    Column("autodiff_residuals", "of autodiff", **MEBIBYTES),
+    Column("ours_temporaries", "temporaries", **MEBIBYTES),
+    Column("autodiff_temporaries", "of autodiff's", **MEBIBYTES),
+    Column("error", "largest relative error", format_spec=".1e"),
+)
+ESTIMATED_COLUMNS = (
+    *CASE_COLUMNS,
+    Column("ours_cycles", "cycles", unit="M", format_spec=".3f", scale=1e-6),
+    Column("autodiff_cycles", "of autodiff", unit="M", format_spec=".3f", scale=1e-6),
+    Column("ratio", "autodiff / ours", format_spec=".2f"),
+    Column("ours_bytes", "bytes", **MEBIBYTES),
+    Column("autodiff_bytes", "of autodiff's", **MEBIBYTES),
+    Column("ours_temporaries", "temporaries", **MEBIBYTES),
+    Column("autodiff_temporaries", "autodiff's", **MEBIBYTES),
+)
+GROUP_COLUMNS = (
+    Column("group", "group"),
+    Column("pass", "pass"),
+    Column("layers", "layers", format_spec="d"),
+    Column("ratio", "autodiff / ours", format_spec=".2f"),
+    Column("least", "least", format_spec=".2f"),
+    Column("torch_ratio", "PyTorch / ours", format_spec=".2f"),
+)
+
+
+def layer_table(records: Sequence[dict]) -> Table:
+    """Returns the table with one row for each layer and pass."""
+    is_measured = any("ours_seconds" in record for record in records)
+    columns = MEASURED_COLUMNS if is_measured else ESTIMATED_COLUMNS
+    return table_of("Layer by layer", columns, records)
+
+
+def group_table(records: Sequence[dict]) -> Table:
+    """Returns the table of geometric means over each group and pass."""
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for record in records:
+        groups.setdefault((record["group"], record["pass"]), []).append(record)
+    rows = []
+    for (group, name), members in groups.items():
+        ratios = [member["ratio"] for member in members]
+        beside_torch = [
+            member["torch_seconds"] / member["ours_seconds"]
+            for member in members
+            if "torch_seconds" in member
+        ]
+        rows.append(
+            {
+                "group": group,
+                "pass": name,
+                "layers": len(members),
+                "ratio": statistics.geometric_mean(ratios),
+                "least": min(ratios),
+                "torch_ratio": statistics.geometric_mean(beside_torch)
+                if beside_torch
+                else None,
+            }
+        )
+    return table_of(
+        "Geometric means over the layers of a group",
+        GROUP_COLUMNS,
+        rows,
+        notes=("A ratio above 1 is in our favour; least is that of the worst layer.",),
+    )
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--platform",
+        choices=("default", "tpu"),
+        default="default",
+        help="tpu: compile for one that need not be there",
+    )
+    add("--topology", default="v5e:2x2", help="the TPU slice to compile for")
+    add("--dtype", default=None, help="float32, or bfloat16 (the default for a TPU)")
+    add("--cases", default="", metavar="REGEX", help="measure matching layers only")
+    add("--passes", default="", metavar="REGEX", help="measure matching passes only")
+    add("--repeats", type=int, default=15, help="rounds for each pass, at most")
+    add("--max-seconds", type=float, default=3.0, help="no new round after this time")
+    add("--no-torch", action="store_true", help="leave PyTorch out")
+    add("--json", type=pathlib.Path, help="write every record to this file")
+    add("--markdown", action="store_true", help="print the tables for a README")
+    add("--list", action="store_true", help="list the layers and stop")
+    return parser.parse_args(arguments)
+
+
+def selected_layers(cases: str, passes: str) -> list[Layer]:
+    """Returns the layers of the suite that match, with the passes that match."""
+    layers = []
+    for layer in LAYERS:
+        kept = {
+            name: by for name, by in layer.passes.items() if re.search(passes, name)
+        }
+        if kept and re.search(cases, str(layer)):
+            layers.append(dataclasses.replace(layer, passes=kept))
+    return layers
+
+
+def can_import_torch() -> bool:
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def tpu_device(topology: str):
+    """Returns a device of a TPU slice that need not be there."""
+    from jax.experimental import topologies
+
+    description = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    return description.devices[0]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    layers = selected_layers(options.cases, options.passes)
+    if not layers:
+        print(f"--cases {options.cases!r} --passes {options.passes!r}: nothing matches")
+        return 2
+    if options.list:
+        print("\n".join(map(str, layers)))
+        return 0
+    on_tpu = options.platform == "tpu"
+    dtype = jnp.dtype(options.dtype or ("bfloat16" if on_tpu else "float32"))
+    if on_tpu:
+        run = functools.partial(
+            estimate, dtype=dtype, device=tpu_device(options.topology)
+        )
+    else:
+        settings = Settings(
+            dtype,
+            options.repeats,
+            options.max_seconds,
+            can_import_torch() and not options.no_torch,
+        )
+        run = functools.partial(measure, settings=settings)
+    facts = {"dtype": dtype.name}
+    if on_tpu:
+        facts["platform"] = f"compiled for {options.topology}"
+    records = []
+    start = time.monotonic()
+    for number, layer in enumerate(layers, start=1):
+        elapsed = time.monotonic() - start
+        left = elapsed / max(number - 1, 1) * (len(layers) - number + 1)
+        eta = f", about {math.ceil(left / 60)} min left" if number > 1 else ""
+        print(f"[{number}/{len(layers)}] {layer}{eta}", file=sys.stderr, flush=True)
+        for record in run(layer):
+            records.append(record)
+            ratio = f"    {record['pass']}: {record['ratio']:.2f}"
+            print(ratio, file=sys.stderr, flush=True)
+        if options.json:  # after each layer, so that a broken run keeps the others
+            write_report(options.json, records, **facts)
+    print_tables(
+        [layer_table(records), group_table(records)], as_markdown=options.markdown
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

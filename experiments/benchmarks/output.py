@@ -1,0 +1,54 @@
+"""How the benchmarks show and keep what they measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from cnn_jax.report.environment import command_line, describe_environment
+from cnn_jax.report.table import Column, Table, json_value, print_table, to_markdown
+
+
+def table_of(
+    title: str, columns: Sequence[Column], records: Sequence[Mapping[str, Any]], **other
+) -> Table:
+    """Returns a table of those columns that any record has a value for."""
+    kept = [
+        column
+        for column in columns
+        if any(record.get(column.key) is not None for record in records)
+    ]
+    rows = [{c.key: record.get(c.key) for c in kept} for record in records]
+    return Table(title, kept, rows, **other)
+
+
+def print_tables(tables: Sequence[Table], *, as_markdown: bool) -> None:
+    """Prints tables for a person, or in Markdown where asked or `rich` is missing."""
+    for table in tables:
+        if as_markdown:
+            print(to_markdown(table))
+            continue
+        try:
+            print_table(table)
+        except ImportError:  # a bare host; Markdown can be read as it is
+            print(to_markdown(table))
+
+
+def write_report(
+    path: pathlib.Path, records: Sequence[Mapping[str, Any]], **facts: Any
+) -> None:
+    """Writes records with the command, the versions and the hardware beside them."""
+    report = {
+        "command": command_line(),
+        "environment": dataclasses.asdict(describe_environment()),
+        "platform": jax.default_backend(),
+        **facts,
+        "records": records,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(json_value(report), indent=1) + "\n")
