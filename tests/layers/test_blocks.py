@@ -134,7 +134,19 @@ PAIRS = {
         ConvNormActivation(6, groups=2, conv=CONV, norm=None, activation=None),
         FlaxConvNormActivation(6, groups=2, normalized=False, activation=lambda y: y),
     ),
+    "activation_that_no_kernel_ends_in": (
+        ConvNormActivation(6, activation=jnp.tanh, **PARTS),
+        FlaxConvNormActivation(6, activation=jnp.tanh),
+    ),
     "squeeze_excite": (SqueezeExcite(2, dense=DENSE), FlaxSqueezeExcite(2)),
+    "squeeze_excite_with_an_activation_that_no_kernel_takes": (
+        SqueezeExcite(2, dense=DENSE, activation=jnp.tanh),
+        FlaxSqueezeExcite(2, activation=jnp.tanh),
+    ),
+    "squeeze_excite_with_layers_of_the_users": (
+        SqueezeExcite(2, dense=functools.partial(nn.Dense, **FLOAT64)),
+        FlaxSqueezeExcite(2),
+    ),
     "mbconv_with_shortcut": (
         inverted_bottleneck(4, 8, 5, 1, 2),
         FlaxInvertedBottleneck(4, 8, 5, 1, 2),
@@ -193,3 +205,97 @@ def test_inverted_bottleneck_drops_its_branch_not_its_shortcut(generator):
     y, _ = jax.jit(block.init_with_output, compiler_options=QUICK_COMPILATION)(keys, x)
     unchanged = (y == x).all((1, 2, 3))
     assert 0 < unchanged.sum() < 16
+
+
+def kernels_called(module, x):
+    """The names of the custom VJPs that the module's program calls."""
+    variables = module.init(jax.random.key(0), x)
+    program = jax.make_jaxpr(
+        lambda variables: module.apply(variables, x, mutable=["batch_stats"])
+    )(variables)
+    return {
+        str(equation.params["name"]).lstrip("_")
+        for equation in program.eqns
+        if equation.primitive.name == "custom_vjp_call"
+    }
+
+
+class OwnNorm(BatchNorm):
+    """A user's subclass, whose call knows no activation."""
+
+    def __call__(self, x):
+        return super().__call__(x)
+
+
+@pytest.mark.parametrize(
+    ("norm", "activation", "kernels"),
+    [
+        (BatchNorm, K.relu, {"conv", "batch_norm"}),
+        (BatchNorm, jnp.tanh, {"conv", "batch_norm"}),
+        (BatchNorm, None, {"conv", "batch_norm"}),
+        (OwnNorm, K.relu, {"conv", "batch_norm", "relu"}),
+        (nn.BatchNorm, K.relu, {"conv", "relu"}),
+    ],
+)
+def test_norm_applies_the_activation_where_it_can(norm, activation, kernels):
+    norm = functools.partial(norm, use_running_average=False)
+    module = ConvNormActivation(4, norm=norm, activation=activation)
+    x = jnp.ones((1, 4, 4, 2))
+    assert kernels_called(module, x) == kernels
+    y, _ = module.init_with_output(jax.random.key(0), x)
+    if activation is K.relu:
+        assert (y >= 0).all()
+
+
+class OwnDense(Dense):
+    """A user's subclass, which may do what it likes."""
+
+    def __call__(self, x):
+        return super().__call__(x)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kernels"),
+    [
+        ({}, {"squeeze_excite"}),
+        ({"dense": functools.partial(Dense, use_bias=True)}, {"squeeze_excite"}),
+        (
+            {"gate": jax.nn.hard_sigmoid},
+            {"global_avg_pool", "dense", "add_bias", "relu"},
+        ),
+        (
+            {"dense": OwnDense},
+            {"global_avg_pool", "dense", "add_bias", "relu", "sigmoid"},
+        ),
+    ],
+)
+def test_squeeze_excite_is_one_kernel_where_it_can(fields, kernels):
+    assert kernels_called(SqueezeExcite(2, **fields), jnp.ones((1, 4, 4, 3))) == kernels
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_squeeze_excite_is_the_same_composed(use_bias, x64, generator):
+    fields = {"use_bias": use_bias, **FLOAT64}
+    whole = SqueezeExcite(2, dense=functools.partial(Dense, **fields))
+    composed = SqueezeExcite(2, dense=functools.partial(OwnDense, **fields))
+    x = jnp.asarray(generator.normal(size=(2, 3, 3, 5)))
+    y, variables = whole.init_with_output(jax.random.key(1), x)
+    chex.assert_trees_all_equal(variables, composed.init(jax.random.key(1), x))
+    chex.assert_trees_all_close(y, composed.apply(variables, x), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("x_dtype", [jnp.bfloat16, jnp.float32])
+def test_squeeze_excite_promotes_as_its_layers_would(x_dtype, dtype):
+    x = jnp.ones((2, 3, 3, 4), x_dtype)
+    with jax.numpy_dtype_promotion("standard"):
+        whole, composed = (
+            SqueezeExcite(2, dense=functools.partial(dense, dtype=dtype))
+            for dense in (Dense, OwnDense)
+        )
+        y, variables = whole.init_with_output(jax.random.key(0), x)
+        expected = composed.apply(variables, x)
+    assert y.dtype == expected.dtype
+    chex.assert_trees_all_close(
+        *(leaf.astype(jnp.float32) for leaf in (y, expected)), rtol=0.02
+    )
