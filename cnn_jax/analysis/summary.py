@@ -136,10 +136,16 @@ def _kernel_per_output(call: LayerCall) -> int:
     return math.prod(call.output_shape) * math.prod(inputs)
 
 
+def _kernel_once(call: LayerCall) -> int:
+    return math.prod(call.parameters["kernel"])
+
+
 # By class name, so that the namesakes of `flax.linen` are counted too.
 _RULES: dict[str, Callable[[LayerCall], int]] = {
     "Conv": _kernel_per_output,
     "Dense": _kernel_per_output,
+    # Handed to a kernel that multiplies one row of each example by it.
+    "DenseParameters": _kernel_once,
 }
 
 

@@ -26,6 +26,7 @@ from cnn_jax.kernels.pool import (
     max_pool,
     max_pool_grad,
 )
+from cnn_jax.kernels.squeeze_excite import squeeze_excite
 
 __all__ = [
     "autodiff",
@@ -46,6 +47,7 @@ __all__ = [
     "sigmoid",
     "silu",
     "softmax_cross_entropy",
+    "squeeze_excite",
     "stochastic_depth",
     "target_platform",
     "textbook",

@@ -6,6 +6,9 @@ f' cheapest, and it is usually alive anyway: y is the next layer's input.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -120,3 +123,52 @@ def _silu_bwd(x, dy):
 
 
 _silu.defvjp(_silu_fwd, _silu_bwd)
+
+
+class Fused(NamedTuple):
+    """An activation y = f(z) as it runs inside another kernel's passes.
+
+    Attributes:
+      value: z -> f(z).
+      pull_back: (z, dy) -> f'(z) dy. It takes dy, too, so that where f' is 0 nothing
+        passes, not even an infinite dy.
+    """
+
+    value: Callable[[jax.Array], jax.Array]
+    pull_back: Callable[[jax.Array, jax.Array], jax.Array]
+
+
+FUSED: dict[Callable[[jax.Array], jax.Array], Fused] = {
+    # A maximum would share its second derivative at 0 between z and the constant.
+    relu: Fused(
+        lambda z: jnp.where(z <= 0, jnp.zeros_like(z), z),
+        lambda z, dy: jnp.where(z > 0, dy, jnp.zeros_like(dy)),
+    ),
+    # 1 - sigmoid(z) is sigmoid(-z), without the cancellation where z is large.
+    sigmoid: Fused(
+        jax.lax.logistic,
+        lambda z, dy: dy * jax.lax.logistic(z) * jax.lax.logistic(-z),
+    ),
+    silu: Fused(
+        lambda z: z * jax.lax.logistic(z),
+        lambda z, dy: _silu_bwd(z, dy)[0],
+    ),
+}
+"""What kernels that end in an activation accept: a new one is a new row here."""
+
+
+def is_fused(activation: object) -> bool:
+    """Whether kernels that end in an activation accept this one."""
+    # Not `in`, which would need a hash of whatever a user applies.
+    return any(activation is known for known in FUSED)
+
+
+def require_fused(function: str, **activations: object) -> None:
+    """Raises ValueError unless all activations are in the table."""
+    for label, activation in activations.items():
+        if not is_fused(activation):
+            known = ", ".join(sorted(known.__name__ for known in FUSED))
+            raise ValueError(
+                f"{function}: got {label} {activation!r}, expected one of the kernels "
+                f"{known}; apply any other function outside."
+            )

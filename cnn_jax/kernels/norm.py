@@ -18,6 +18,12 @@ derivative by x_j is 2 (x_j - mu) / N and which changes xhat by -xhat r^2 / 2. T
 
 So the backward pass needs x, mu, r and the scale, never xhat itself.
 
+An activation f may follow: y = f(z) with z = scale xhat + bias. Then the cotangent of z
+is dz = f'(z) dy, and it takes dy's place in every line above; the statistics do not
+pass through f, so dmu and dv stay as they are. With z = scale (x - mu) r + bias
+computed again in the same pass, what is saved grows by the bias alone: neither z nor y
+nor a mask, one of which the two functions one after the other would keep beside x.
+
 Source: Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by
 Reducing Internal Covariate Shift", 2015.
 """
@@ -26,11 +32,13 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnn_jax.kernels.activation import FUSED, require_fused
 from cnn_jax.kernels.operands import (
     accumulation_dtype,
     align_manual_axes,
@@ -44,19 +52,26 @@ def batch_norm(
     bias: jax.Array,
     *,
     epsilon: float,
+    activation: Callable[[jax.Array], jax.Array] | None = None,
     axis_name: str | tuple[str, ...] | None = None,
     axis_index_groups: list[list[int]] | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalises each channel by the batch's own statistics (training mode).
 
-    dx = r (g - mean(g) - xhat mean(g xhat)) + dmean / N + dvar 2 (x - mean) / N with
-    g = scale dy, dscale = sum dy xhat, dbias = sum dy; see the module for the steps.
+    With y = f(z), z = scale xhat + bias and dz = f'(z) dy (dz = dy without activation),
+
+        dx = r (g - mean(g) - xhat mean(g xhat)) + dmean / N + dvar 2 (x - mean) / N
+
+    where g = scale dz, and dscale = sum dz xhat, dbias = sum dz; see the module for the
+    steps. Saved are x and vectors of channels: z is computed again.
 
     Args:
       x: `(n, ..., c)`; the statistics run over all axes but the last.
       scale: `(c,)`, of x's dtype or the statistics' dtype.
       bias: `(c,)`, likewise.
       epsilon: Added to the variance, at least 0.
+      activation: f, one of the kernels in `kernels.activation.FUSED` such as `relu`,
+        applied before y is rounded to x's dtype; None applies nothing.
       axis_name: Mapped axis or axes (`shard_map`, `pmap`, `vmap`) whose devices share
         one set of statistics; None keeps them local. Under `jit` with a sharded batch
         they are global without it.
@@ -64,14 +79,17 @@ def batch_norm(
         in `jax.lax.psum`.
 
     Returns:
-      `(y, mean, var)`: y of x's shape and dtype; mean and the biased variance `(c,)` in
-      float32, or float64 for float64 x. All three can be differentiated.
+      `(y, mean, var)`: y of x's shape and dtype; mean and the biased variance of x
+      `(c,)` in float32, or float64 for float64 x. All three can be differentiated.
 
     Raises:
-      ValueError: If shapes or dtypes do not fit, or a batch of no entries is given.
+      ValueError: If shapes or dtypes do not fit, a batch of no entries is given, or the
+        activation is none of those.
     """
     x, scale, bias = jnp.asarray(x), jnp.asarray(scale), jnp.asarray(bias)
     _require_channels("batch_norm", x, scale=scale, bias=bias)
+    if activation is not None:
+        require_fused("batch_norm", activation=activation)
     if math.prod(x.shape[:-1]) == 0:
         raise ValueError(
             f"batch_norm: got x {x.shape}, expected at least one entry a channel: an "
@@ -80,15 +98,17 @@ def batch_norm(
     if axis_index_groups is not None:
         axis_index_groups = tuple(map(tuple, axis_index_groups))
     x, scale, bias = align_manual_axes(x, scale, bias)
-    return _batch_norm(x, scale, bias, float(epsilon), axis_name, axis_index_groups)
+    return _batch_norm(
+        x, scale, bias, float(epsilon), activation, axis_name, axis_index_groups
+    )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _batch_norm(x, scale, bias, epsilon, axis_name, groups):
-    return _batch_norm_fwd(x, scale, bias, epsilon, axis_name, groups)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
+def _batch_norm(x, scale, bias, epsilon, activation, axis_name, groups):
+    return _batch_norm_fwd(x, scale, bias, epsilon, activation, axis_name, groups)[0]
 
 
-def _batch_norm_fwd(x, scale, bias, epsilon, axis_name, groups):
+def _batch_norm_fwd(x, scale, bias, epsilon, activation, axis_name, groups):
     wide = x.astype(accumulation_dtype(x.dtype))
     axes = tuple(range(x.ndim - 1))
     # Two passes: the one-pass E[x^2] - E[x]^2 cancels where the mean is large.
@@ -102,22 +122,24 @@ def _batch_norm_fwd(x, scale, bias, epsilon, axis_name, groups):
             local_var + jnp.square(local_mean - mean), axis_name, groups
         )
     r = lax.rsqrt(var + epsilon)
-    y = _normalize(wide, mean, r * scale.astype(wide.dtype), bias).astype(x.dtype)
-    return (y, mean, var), (x, mean, r, scale, bias[:0])
+    centred = wide - _per_channel(mean, x)
+    y = _activated(centred, r * scale.astype(wide.dtype), bias, activation)
+    residuals = (x, mean, r, scale, _needed_bias(bias, activation))
+    return (y.astype(x.dtype), mean, var), residuals
 
 
-def _batch_norm_bwd(epsilon, axis_name, groups, residuals, cotangents):
-    x, mean, r, scale, empty_bias = residuals
+def _batch_norm_bwd(epsilon, activation, axis_name, groups, residuals, cotangents):
+    x, mean, r, scale, bias = residuals
     dy, dmean, dvar = cotangents
     axes = tuple(range(x.ndim - 1))
     count = math.prod(x.shape[:-1])
-    wide_dy = dy.astype(r.dtype)
-    centred = x.astype(r.dtype) - _per_channel(mean, x)
-    dbias = jnp.sum(wide_dy, axis=axes)
-    dscale = jnp.sum(wide_dy * centred, axis=axes) * r
-    # Per channel, dx = a dy + b (x - mean) + c: three vectors, one pass over x and dy.
-    # The means are of g = scale dy: each device may have a scale of its own.
     wide_scale = scale.astype(r.dtype)
+    centred = x.astype(r.dtype) - _per_channel(mean, x)
+    dz = _activated_grad(centred, r * wide_scale, bias, activation, dy)
+    dbias = jnp.sum(dz, axis=axes)
+    dscale = jnp.sum(dz * centred, axis=axes) * r
+    # Per channel, dx = a dz + b (x - mean) + c: three vectors, one pass over x and dy.
+    # The means are of g = scale dz: each device may have a scale of its own.
     mean_g = _mean_over_devices(wide_scale * dbias / count, axis_name, groups)
     mean_g_xhat = _mean_over_devices(wide_scale * dscale / count, axis_name, groups)
     dmean = _sum_of_shares(dmean, dy, axis_name, groups) / count
@@ -125,14 +147,14 @@ def _batch_norm_bwd(epsilon, axis_name, groups, residuals, cotangents):
     slope = 2.0 * dvar - jnp.square(r) * mean_g_xhat
     offset = dmean - r * mean_g
     dx = (
-        wide_dy * _per_channel(r * wide_scale, x)
+        dz * _per_channel(r * wide_scale, x)
         + centred * _per_channel(slope, x)
         + _per_channel(offset, x)
     )
     return (
         dx.astype(x.dtype),
         dscale.astype(scale.dtype),
-        dbias.astype(empty_bias.dtype),
+        dbias.astype(bias.dtype),
     )
 
 
@@ -147,13 +169,15 @@ def batch_norm_inference(
     bias: jax.Array,
     *,
     epsilon: float,
+    activation: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
     """Normalises each channel by given statistics (inference mode).
 
-    With r = (var + eps)^(-1/2) and xhat = (x - mean) r, they are plain inputs:
+    With r = (var + eps)^(-1/2) and xhat = (x - mean) r, they are plain inputs; and with
+    y = f(scale xhat + bias), dz is f' times dy, or dy itself without activation:
 
-        dx = scale r dy,            dscale = sum dy xhat,    dbias = sum dy,
-        dmean = -scale r sum dy,    dvar = -scale r^2 / 2 sum dy xhat.
+        dx = scale r dz,            dscale = sum dz xhat,    dbias = sum dz,
+        dmean = -scale r sum dz,    dvar = -scale r^2 / 2 sum dz xhat.
 
     Args:
       x: `(n, ..., c)`.
@@ -162,12 +186,13 @@ def batch_norm_inference(
       scale: `(c,)`.
       bias: `(c,)`.
       epsilon: Added to the variance, at least 0.
+      activation: f, as for `batch_norm`.
 
     Returns:
       The shape and dtype of `x`.
 
     Raises:
-      ValueError: If shapes or dtypes do not fit.
+      ValueError: If shapes or dtypes do not fit, or the activation is none of those.
     """
     x = jnp.asarray(x)
     vectors = tuple(jnp.asarray(vector) for vector in (mean, var, scale, bias))
@@ -175,49 +200,71 @@ def batch_norm_inference(
     _require_channels(
         "batch_norm_inference", x, **dict(zip(names, vectors, strict=True))
     )
-    return _batch_norm_inference(*align_manual_axes(x, *vectors), float(epsilon))
+    if activation is not None:
+        require_fused("batch_norm_inference", activation=activation)
+    return _batch_norm_inference(
+        *align_manual_axes(x, *vectors), float(epsilon), activation
+    )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _batch_norm_inference(x, mean, var, scale, bias, epsilon):
-    return _batch_norm_inference_fwd(x, mean, var, scale, bias, epsilon)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _batch_norm_inference(x, mean, var, scale, bias, epsilon, activation):
+    return _batch_norm_inference_fwd(x, mean, var, scale, bias, epsilon, activation)[0]
 
 
-def _batch_norm_inference_fwd(x, mean, var, scale, bias, epsilon):
+def _batch_norm_inference_fwd(x, mean, var, scale, bias, epsilon, activation):
     wide = x.astype(accumulation_dtype(x.dtype))
     r = lax.rsqrt(var.astype(wide.dtype) + epsilon)
     gain = r * scale.astype(wide.dtype)
-    y = _normalize(wide, mean.astype(wide.dtype), gain, bias).astype(x.dtype)
-    return y, (x, mean, var, scale, bias[:0])
+    centred = wide - _per_channel(mean.astype(wide.dtype), x)
+    y = _activated(centred, gain, bias, activation).astype(x.dtype)
+    return y, (x, mean, var, scale, _needed_bias(bias, activation))
 
 
-def _batch_norm_inference_bwd(epsilon, residuals, dy):
-    x, mean, var, scale, empty_bias = residuals
+def _batch_norm_inference_bwd(epsilon, activation, residuals, dy):
+    x, mean, var, scale, bias = residuals
     dtype = accumulation_dtype(x.dtype)
     axes = tuple(range(x.ndim - 1))
     r = lax.rsqrt(var.astype(dtype) + epsilon)
     gain = r * scale.astype(dtype)
-    wide_dy = dy.astype(dtype)
     centred = x.astype(dtype) - _per_channel(mean.astype(dtype), x)
-    dbias = jnp.sum(wide_dy, axis=axes)
-    dscale = jnp.sum(wide_dy * centred, axis=axes) * r
+    dz = _activated_grad(centred, gain, bias, activation, dy)
+    dbias = jnp.sum(dz, axis=axes)
+    dscale = jnp.sum(dz * centred, axis=axes) * r
     return (
-        (wide_dy * _per_channel(gain, x)).astype(x.dtype),
+        (dz * _per_channel(gain, x)).astype(x.dtype),
         (-gain * dbias).astype(mean.dtype),
         (-0.5 * gain * r * dscale).astype(var.dtype),
         dscale.astype(scale.dtype),
-        dbias.astype(empty_bias.dtype),
+        dbias.astype(bias.dtype),
     )
 
 
 _batch_norm_inference.defvjp(_batch_norm_inference_fwd, _batch_norm_inference_bwd)
 
 
-def _normalize(wide, mean, gain, bias):
-    centred = wide - _per_channel(mean, wide)
-    return centred * _per_channel(gain, wide) + _per_channel(
-        bias.astype(wide.dtype), wide
+def _affine(centred, gain, bias):
+    return centred * _per_channel(gain, centred) + _per_channel(
+        bias.astype(centred.dtype), centred
     )
+
+
+def _activated(centred, gain, bias, activation):
+    z = _affine(centred, gain, bias)
+    return z if activation is None else FUSED[activation].value(z)
+
+
+def _activated_grad(centred, gain, bias, activation, dy):
+    """Returns dz in the wide dtype, from what the forward pass made z from."""
+    wide_dy = dy.astype(centred.dtype)
+    if activation is None:
+        return wide_dy
+    return FUSED[activation].pull_back(_affine(centred, gain, bias), wide_dy)
+
+
+def _needed_bias(bias, activation):
+    """Returns what to save of the bias: its dtype alone, unless z is to be made."""
+    return bias[:0] if activation is None else bias
 
 
 def _per_channel(vector, x):

@@ -8,15 +8,19 @@ which fixes their dtype, epsilon, initializer and mode once with `functools.part
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+from flax.linen import dtypes
 
 from cnn_jax import geometry
 from cnn_jax import kernels as K
+from cnn_jax.kernels.activation import is_fused
 from cnn_jax.layers.convolution import Conv
-from cnn_jax.layers.linear import Dense
+from cnn_jax.layers.linear import Dense, DenseParameters
 from cnn_jax.layers.normalization import BatchNorm
 from cnn_jax.layers.types import Activation, ModuleFactory
 
@@ -36,7 +40,7 @@ class ConvNormActivation(nn.Module):
       groups: How many blocks the channels are split into.
       conv: Makes the convolution; without a norm it has a bias, with one it has none.
       norm: Makes the normalisation, or None.
-      activation: Applied last, or None.
+      activation: Applied last, or None; by the norm's own kernel where both allow.
     """
 
     features: int
@@ -71,7 +75,11 @@ class ConvNormActivation(nn.Module):
             name="conv",
         )(x)
         if self.norm is not None:
-            x = self.norm(name="norm")(x)
+            norm = self.norm(name="norm")
+            # A subclass may have a call of its own.
+            if type(norm) is BatchNorm and is_fused(self.activation):
+                return norm(x, activation=self.activation)
+            x = norm(x)
         return x if self.activation is None else self.activation(x)
 
 
@@ -84,7 +92,8 @@ class SqueezeExcite(nn.Module):
 
     Attributes:
       squeezed_features: The number of features between the two layers.
-      dense: Makes the two layers.
+      dense: Makes the two layers. Where it makes our `Dense`, and activation and gate
+        are known to `kernels.squeeze_excite`, that computes the whole.
       activation: Applied to the squeezed features.
       gate: Maps the expanded features to the factors.
     """
@@ -98,11 +107,34 @@ class SqueezeExcite(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `x` `(n, *spatial, c)` with its channels scaled."""
         channels = x.shape[-1]
+        parameters = _parameters_factory(self.dense)
+        if parameters and is_fused(self.activation) and is_fused(self.gate):
+            squeeze = parameters(self.squeezed_features, name="squeeze")(channels)
+            expand = parameters(channels, name="expand")(self.squeezed_features)
+            operands = dtypes.promote_dtype(x, *_biased(*squeeze), *_biased(*expand))
+            return K.squeeze_excite(
+                *operands, activation=self.activation, gate=self.gate
+            )
         means = K.global_avg_pool(x)
         squeezed = self.dense(self.squeezed_features, name="squeeze")(means)
         expanded = self.dense(channels, name="expand")(self.activation(squeezed))
         factors = self.gate(expanded)
         return x * factors.reshape(x.shape[0], *(1,) * (x.ndim - 2), channels)
+
+
+def _parameters_factory(dense: ModuleFactory) -> ModuleFactory | None:
+    """Makes the parameters of what `dense` makes, if that is known to be a `Dense`."""
+    if dense is Dense:
+        return DenseParameters
+    if isinstance(dense, functools.partial) and dense.func is Dense:
+        return functools.partial(DenseParameters, *dense.args, **dense.keywords)
+    return None
+
+
+def _biased(kernel, bias):
+    if bias is None:
+        bias = jnp.zeros(kernel.shape[-1:], kernel.dtype)
+    return kernel, bias
 
 
 class InvertedBottleneck(nn.Module):

@@ -37,12 +37,29 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `x` `(..., c)` mapped to `(..., features)`."""
-        shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        bias = None
-        if self.use_bias:
-            bias = self.param(
-                "bias", self.bias_init, (self.features,), self.param_dtype
-            )
+        kernel, bias = self._kernel_and_bias(x.shape[-1])
         x, kernel, bias = dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         return K.dense(x, kernel, bias)
+
+    def _kernel_and_bias(self, num_inputs: int) -> tuple[jax.Array, jax.Array | None]:
+        shape = (num_inputs, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        if not self.use_bias:
+            return kernel, None
+        shape = (self.features,)
+        return kernel, self.param("bias", self.bias_init, shape, self.param_dtype)
+
+
+class DenseParameters(Dense):
+    """The parameters of a `Dense`, for a kernel that takes those of several layers.
+
+    It has the fields and the variables of a `Dense` and hands them out where that
+    would multiply.
+    """
+
+    @nn.compact
+    def __call__(self, num_inputs: int) -> tuple[jax.Array, jax.Array | None]:
+        """Returns `kernel` `(num_inputs, features)` and `bias`, cast to `dtype`."""
+        kernel, bias = self._kernel_and_bias(num_inputs)
+        kernel, bias = dtypes.promote_dtype(kernel, bias, dtype=self.dtype)
+        return kernel, bias

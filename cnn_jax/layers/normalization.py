@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax.linen import dtypes
 
 from cnn_jax import kernels as K
-from cnn_jax.layers.types import Dtype, Initializer
+from cnn_jax.layers.types import Activation, Dtype, Initializer
 
 
 class BatchNorm(nn.Module):
@@ -54,12 +54,22 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, use_running_average: bool | None = None
+        self,
+        x: jax.Array,
+        use_running_average: bool | None = None,
+        *,
+        activation: Activation | None = None,
     ) -> jax.Array:
         """Returns `x` `(..., c)` normalised, in the same shape.
 
+        Args:
+          x: The input.
+          use_running_average: As the attribute, where that is not given.
+          activation: Applied to the output by the same kernel, which so needs nothing
+            beside `x` on the way back: one of `kernels.activation.FUSED`, or None.
+
         Raises:
-          ValueError: If `momentum` is outside [0, 1].
+          ValueError: If `momentum` is outside [0, 1] or the activation none of those.
         """
         if not 0.0 <= self.momentum <= 1.0:
             raise ValueError(
@@ -89,6 +99,7 @@ class BatchNorm(nn.Module):
                 scale,
                 bias,
                 epsilon=self.epsilon,
+                activation=activation,
             )
             return y.astype(dtype)
 
@@ -98,6 +109,7 @@ class BatchNorm(nn.Module):
             scale,
             bias,
             epsilon=self.epsilon,
+            activation=activation,
             axis_name=None if initializing else self.axis_name,
             axis_index_groups=None if initializing else self.axis_index_groups,
         )

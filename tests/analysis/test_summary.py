@@ -61,6 +61,27 @@ def test_dictionary_is_json_and_complete():
     assert record["layers"][0]["output_shape"] == [4, 5, 6]
 
 
+class Gate(nn.Module):
+    dense: type = layers.Dense
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return layers.SqueezeExcite(2, dense=self.dense, name="gate")(x)
+
+
+def test_a_gate_counts_the_same_as_one_kernel_and_as_two_layers():
+    summaries = [
+        summarize(Gate(dense), (4, 4, 6)) for dense in (layers.Dense, nn.Dense)
+    ]
+    for summary in summaries:
+        assert [(layer.path, layer.macs) for layer in summary.layers] == [
+            ("gate/squeeze", 12),
+            ("gate/expand", 12),
+        ]
+        assert [layer.output_shape for layer in summary.layers] == [(2,), (6,)]
+        assert summary.parameters == 12 + 2 + 12 + 6
+
+
 class Bilinear(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):

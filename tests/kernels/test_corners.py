@@ -160,6 +160,16 @@ EMPTY_BATCH = {
         lambda *a: kernels.batch_norm_inference(*a, epsilon=1e-3),
         (zeros(0, 3, 2), zeros(2), zeros(2) + 1, zeros(2), zeros(2)),
     ),
+    "batch_norm_inference, relu": (
+        lambda *a: kernels.batch_norm_inference(
+            *a, epsilon=1e-3, activation=kernels.relu
+        ),
+        (zeros(0, 3, 2), zeros(2), zeros(2) + 1, zeros(2), zeros(2)),
+    ),
+    "squeeze_excite": (
+        kernels.squeeze_excite,
+        (zeros(0, 3, 3, 4), zeros(4, 2), zeros(2), zeros(2, 4), zeros(4)),
+    ),
     "dropout": (lambda x: kernels.dropout(x, jax.random.key(0), 0.5), (zeros(0, 3),)),
 }
 
@@ -301,6 +311,80 @@ def test_a_constant_channel_has_no_variance():
     assert np.abs(y).max() < 1.0
 
 
+class TestBatchNormActivation:
+    VECTORS = (jnp.zeros(1), jnp.ones(1), jnp.ones(1), jnp.zeros(1))
+
+    def infer(self, module, x):
+        return module.batch_norm_inference(
+            x, *self.VECTORS, epsilon=0.0, activation=kernels.relu
+        )
+
+    def test_relu_passes_nothing_at_zero_and_not_even_infinity_below(self):
+        x = jnp.asarray([-1.0, -0.0, 0.0, 2.0, NAN, INF])[:, None]
+        dy = jnp.asarray([INF, 1.0, 1.0, 3.0, 1.0, 1.0])[:, None]
+        results = []
+        for module in (kernels, autodiff):
+            y, vjp_fn = jax.vjp(lambda x, m=module: self.infer(m, x), x)
+            results.append((y.ravel(), vjp_fn(dy)[0].ravel()))
+        np.testing.assert_array_equal(results[0][0], [0, 0, 0, 2, NAN, INF])
+        np.testing.assert_array_equal(results[0][1], [0, 0, 0, 3, 0, 1])
+        chex.assert_trees_all_equal(*results)
+
+    def test_relu_of_a_channel_that_is_switched_off(self, generator):
+        """A scale and a bias of zero, as at the start of a residual branch."""
+        x = jnp.asarray(generator.standard_normal((4, 3, 2)), jnp.float32)
+        y, vjp_fn = jax.vjp(
+            lambda *a: kernels.batch_norm(*a, epsilon=1e-3, activation=kernels.relu)[0],
+            *(x, jnp.zeros(2), jnp.zeros(2)),
+        )
+        chex.assert_trees_all_equal(
+            (y, *vjp_fn(jnp.ones_like(y))),
+            (jnp.zeros_like(x), jnp.zeros_like(x), jnp.zeros(2), jnp.zeros(2)),
+        )
+
+    def test_the_second_derivative_at_zero_is_zero_either_way(self):
+        def product(point):
+            return self.infer(kernels, point[:1, None])[0, 0] * point[1]
+
+        hessian = jax.hessian(product)(jnp.asarray([0.0, 5.0]))
+        np.testing.assert_array_equal(hessian, np.zeros((2, 2)))
+
+    @pytest.mark.parametrize("activation", ["relu", "silu", "sigmoid"])
+    def test_equals_the_two_kernels_one_after_the_other(self, activation, generator):
+        activation = getattr(kernels, activation)
+        x, dy = jnp.asarray(generator.standard_normal((2, 6, 4, 3)), jnp.float32)
+        scale, bias = jnp.asarray(generator.uniform(0.5, 1.5, (2, 3)), jnp.float32)
+
+        def fused(x, scale, bias):
+            return kernels.batch_norm(
+                x, scale, bias, epsilon=1e-3, activation=activation
+            )
+
+        def separate(x, scale, bias):
+            y, *statistics = kernels.batch_norm(x, scale, bias, epsilon=1e-3)
+            return activation(y), *statistics
+
+        results = []
+        for fn in (fused, separate):
+            outputs, vjp_fn = jax.vjp(fn, x, scale, bias)
+            results.append((outputs, vjp_fn((dy, *outputs[1:]))))
+        chex.assert_trees_all_close(*results, rtol=1e-5, atol=1e-6)
+
+
+def test_squeeze_excite_may_close_and_open_a_channel():
+    x = jnp.asarray([[[1.0, 2.0], [3.0, 4.0]]])
+    y, vjp_fn = jax.vjp(
+        lambda x: kernels.squeeze_excite(
+            x,
+            *(jnp.zeros((2, 1)), jnp.zeros(1)),
+            *(jnp.zeros((1, 2)), jnp.asarray([-1e4, 1e4])),
+        ),
+        x,
+    )
+    np.testing.assert_array_equal(y, [[[0, 2], [0, 4]]])
+    np.testing.assert_array_equal(vjp_fn(x)[0], y)
+
+
 # What the backward pass keeps. Fewer bytes than these is better, more is a regression.
 RESIDUALS = {
     "max_pool": (lambda x: kernels.max_pool(x, 2), {"uint8[2,2,2,3]"}),
@@ -313,6 +397,27 @@ RESIDUALS = {
         lambda x: kernels.batch_norm(x, jnp.ones(3), jnp.zeros(3), epsilon=1e-3),
         {"float32[2,4,4,3]", "float32[3]", "float32[0]"},
     ),
+    "batch_norm, silu": (
+        lambda x: kernels.batch_norm(
+            x, jnp.ones(3), jnp.zeros(3), epsilon=1e-3, activation=kernels.silu
+        ),
+        {"float32[2,4,4,3]", "float32[3]"},
+    ),
+    "batch_norm_inference, relu": (
+        lambda x: kernels.batch_norm_inference(
+            x, *[jnp.ones(3)] * 4, epsilon=1e-3, activation=kernels.relu
+        ),
+        {"float32[2,4,4,3]", "float32[3]"},
+    ),
+    "squeeze_excite": (
+        lambda x: kernels.squeeze_excite(
+            x, jnp.ones((3, 5)), jnp.ones(5), jnp.ones((5, 3)), jnp.ones(3)
+        ),
+        {
+            *("float32[2,4,4,3]", "float32[2,3]"),
+            *("float32[3,5]", "float32[5]", "float32[5,3]"),
+        },
+    ),
 }
 
 
@@ -323,3 +428,46 @@ def test_residuals(kernel):
     leaves = [str(jax.typeof(leaf)) for leaf in jax.tree.leaves(vjp_fn)]
     assert set(leaves) == expected
     assert sum("2,4,4,3" in leaf for leaf in leaves) <= 1
+
+
+def residual_bytes(fn, *arguments):
+    """What `jax.vjp` keeps, an array that is kept twice counted once."""
+    _, vjp_fn = jax.vjp(fn, *arguments)
+    distinct = {id(leaf): leaf for leaf in jax.tree.leaves(vjp_fn)}
+    return sum(leaf.nbytes for leaf in distinct.values())
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu", "sigmoid"])
+@pytest.mark.parametrize("kernel", ["batch_norm", "batch_norm_inference"])
+def test_batch_norm_with_activation_keeps_half_of_the_twins_bytes(kernel, activation):
+    x = jnp.ones((8, 16, 16, 32), jnp.bfloat16)
+    vectors = [jnp.ones(32) for _ in range(2 if kernel == "batch_norm" else 4)]
+    own, twins = (
+        residual_bytes(
+            lambda *a, module=module: getattr(module, kernel)(
+                *a, epsilon=1e-3, activation=getattr(kernels, activation)
+            ),
+            *(x, *vectors),
+        )
+        for module in (kernels, autodiff)
+    )
+    assert own <= twins / 2
+    assert own < 1.01 * x.nbytes
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("shape", [(8, 16, 16, 32), (8, 1, 1, 32)])
+@pytest.mark.parametrize(
+    "options", [{}, {"activation": kernels.silu}, {"gate": kernels.silu}]
+)
+def test_squeeze_excite_keeps_no_more_than_its_twin(options, shape, dtype):
+    arguments = [
+        jnp.ones(size, dtype) for size in (shape, (32, 8), (8,), (8, 32), (32,))
+    ]
+    own, twins = (
+        residual_bytes(
+            lambda *a, module=module: module.squeeze_excite(*a, **options), *arguments
+        )
+        for module in (kernels, autodiff)
+    )
+    assert own <= twins

@@ -13,6 +13,7 @@ def ones(*shape, dtype=jnp.float32):
 
 KEY = jax.eval_shape(lambda: jax.random.key(0))
 IMAGE, FILTER = ones(2, 6, 6, 4), ones(3, 3, 4, 8)
+GATE = (ones(4, 2), ones(2), ones(2, 4), ones(4))
 HALF = jnp.bfloat16
 
 # Name -> (kernel, array arguments, options, what the message must hold).
@@ -203,6 +204,74 @@ REJECTED = {
         (ones(2, 3), ones(3), ones(1), ones(3), ones(3)),
         {"epsilon": 1e-5},
         r"var \(1,\)",
+    ),
+    "activation that no kernel ends in": (
+        K.batch_norm,
+        (ones(2, 3), ones(3), ones(3)),
+        {"epsilon": 1e-5, "activation": jnp.tanh},
+        "batch_norm: got activation .*tanh.*one of the kernels .*relu.*apply any other",
+    ),
+    "activation by name": (
+        K.batch_norm_inference,
+        (ones(2, 3), ones(3), ones(3), ones(3), ones(3)),
+        {"epsilon": 1e-5, "activation": "relu"},
+        "batch_norm_inference: got activation 'relu'.*sigmoid, silu",
+    ),
+    "activation without a hash": (
+        K.batch_norm,
+        (ones(2, 3), ones(3), ones(3)),
+        {"epsilon": 1e-5, "activation": []},
+        r"got activation \[\]",
+    ),
+    "activation of a gate": (
+        K.squeeze_excite,
+        (IMAGE, *GATE),
+        {"activation": jax.nn.relu},
+        "squeeze_excite: got activation .*relu",
+    ),
+    "no gate": (K.squeeze_excite, (IMAGE, *GATE), {"gate": None}, "got gate None"),
+    "gating a matrix": (
+        K.squeeze_excite,
+        (ones(2, 4), *GATE),
+        {},
+        r"squeeze_excite: got x \(2, 4\), expected \(n, \*spatial, c\)",
+    ),
+    "gating no positions": (K.squeeze_excite, (ones(2, 0, 4), *GATE), {}, "none empty"),
+    "gate of other channels": (
+        K.squeeze_excite,
+        (ones(2, 6, 6, 3), *GATE),
+        {},
+        r"squeeze_w \(4, 2\).*expected weights \(3, m\) and \(m, 3\)",
+    ),
+    "gate that expands something else": (
+        K.squeeze_excite,
+        (IMAGE, ones(4, 2), ones(2), ones(3, 4), ones(4)),
+        {},
+        r"expand_w \(3, 4\)",
+    ),
+    "gate's bias of another size": (
+        K.squeeze_excite,
+        (IMAGE, ones(4, 2), ones(2), ones(2, 4), ones(2)),
+        {},
+        r"expand_b \(2,\)",
+    ),
+    "gate's weights as a vector": (
+        K.squeeze_excite,
+        (IMAGE, ones(4), ones(4), ones(4, 4), ones(4)),
+        {},
+        r"squeeze_w \(4,\)",
+    ),
+    "gate's weights as a number": (
+        K.squeeze_excite,
+        (IMAGE, ones(), ones(), ones(4), ones(4)),
+        {},
+        r"squeeze_w \(\)",
+    ),
+    "gate of another dtype": (
+        K.squeeze_excite,
+        (ones(2, 6, 6, 4, dtype=HALF), *GATE),
+        {},
+        "squeeze_excite: got x bfloat16, squeeze_w float32.*one dtype",
     ),
     "rate 1": (K.dropout, (ones(3), KEY), {"rate": 1.0}, r"rate 1.0.*\[0, 1\)"),
     "negative rate": (K.dropout, (ones(3), KEY), {"rate": -0.1}, "rate -0.1"),

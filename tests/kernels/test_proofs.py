@@ -26,7 +26,8 @@ class Operation:
 
     Attributes:
       gradients: (arguments, cotangent, options) -> the textbook's gradients by name.
-      linear: Sets of arguments in which, the others held, the kernel is linear.
+      linear: Sets of arguments in which, the others held, the kernel is linear,
+        unless the case has an activation.
       drawn: Arguments of the textbook that replace the kernel's, such as a mask.
     """
 
@@ -87,13 +88,22 @@ def dense_gradients(a, dy, options):
 
 
 def batch_norm_gradients(a, cotangents, options):
-    gradients = textbook.batch_norm_grad(a["x"], a["scale"], *cotangents, **options)
+    gradients = textbook.batch_norm_grad(
+        a["x"], a["scale"], *cotangents, bias=a["bias"], **options
+    )
     return dict(zip(a, gradients, strict=True))
 
 
 def batch_norm_inference_gradients(a, dy, options):
     arguments = [a[name] for name in ("x", "mean", "var", "scale")]
-    gradients = textbook.batch_norm_inference_grad(*arguments, dy, **options)
+    gradients = textbook.batch_norm_inference_grad(
+        *arguments, dy, bias=a["bias"], **options
+    )
+    return dict(zip(a, gradients, strict=True))
+
+
+def squeeze_excite_gradients(a, dy, options):
+    gradients = textbook.squeeze_excite_grad(*a.values(), dy, **options)
     return dict(zip(a, gradients, strict=True))
 
 
@@ -160,6 +170,7 @@ OPERATIONS = {
         drawn=with_mask(kernels.stochastic_depth, lambda shape: shape[:1]),
     ),
     "softmax_cross_entropy": Operation(loss_gradients),
+    "squeeze_excite": Operation(squeeze_excite_gradients),
 }
 
 # Relative to the largest entry of a result. float32: roundings of 2^-24, room for sums
@@ -261,8 +272,8 @@ def test_vjp_agrees_with_the_twins(evaluation, x64):
 
 def test_backward_pass_is_the_adjoint_of_the_forward_pass(evaluation):
     linear = OPERATIONS[evaluation.case.kernel].linear
-    if not linear:
-        pytest.skip(f"{evaluation.case.kernel} is linear in no argument")
+    if not linear or "activation" in evaluation.case.options:
+        pytest.skip(f"{evaluation.case} is linear in no argument")
     # With y = A x, the identity <A x, c> = <x, A* c> holds the value against its own
     # gradients, and needs no reference.
     forward = np.vdot(evaluation.value, evaluation.cotangent)
@@ -292,6 +303,7 @@ SMALL_CASES = [
     and (
         case.kernel not in [earlier.kernel for earlier in CASES[: CASES.index(case)]]
         or (case.kernel in ("conv", "max_pool") and case.label in SMALL_GEOMETRY)
+        or "activation" in case.options
     )
 ]
 
@@ -319,6 +331,7 @@ PRECISION_CASES = [
     for case in CASES
     if [c.kernel for c in CASES[: CASES.index(case)]].count(case.kernel) < 2
     or "groups" in case.options
+    or "activation" in case.options
 ]
 
 

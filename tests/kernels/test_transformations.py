@@ -33,12 +33,15 @@ def floating(arguments):
 
 
 FIRST_CASES = {case.kernel: case for case in reversed(CASES)}
+ACTIVATED = {
+    str(case): case for case in CASES if case.label in ("images, relu", "images, silu")
+}
 
 
-@pytest.mark.parametrize("kernel", FIRST_CASES)
-def test_transformations(kernel):
-    case = FIRST_CASES[kernel]
-    rest = case.draw(0)
+@pytest.mark.parametrize("label", FIRST_CASES | ACTIVATED)
+def test_transformations(label):
+    case = (FIRST_CASES | ACTIVATED)[label]
+    kernel, rest = case.kernel, case.draw(0)
     # Three sets of arguments, stacked; keys and labels are the same for all.
     sets = [floating(case.draw(seed)) for seed in range(3)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *sets)
@@ -139,7 +142,18 @@ SHARDED = {
         *((name, (2,)) for name in ("mean", "var", "scale", "bias")),
         {"epsilon": 3.0},
     ),
+    "batch_norm_inference, silu": (
+        ("x", (8, 3, 2)),
+        *((name, (2,)) for name in ("mean", "var", "scale", "bias")),
+        {"epsilon": 3.0, "activation": kernels.silu},
+    ),
     "softmax_cross_entropy": (("logits", (16, 5)), ("labels", (16, 5)), {}),
+    "squeeze_excite": (
+        ("x", (16, 3, 2, 4)),
+        *(("squeeze_w", (4, 3)), ("squeeze_b", (3,))),
+        *(("expand_w", (3, 4)), ("expand_b", (4,))),
+        {"activation": kernels.silu},
+    ),
 }
 
 
@@ -193,7 +207,7 @@ def test_shard_map_with_sharded_batch_and_replicated_parameters(label, mesh):
 
 
 @pytest.mark.parametrize(
-    "label", ["conv", "max_pool", "dense", "softmax_cross_entropy"]
+    "label", ["conv", "max_pool", "dense", "softmax_cross_entropy", "squeeze_excite"]
 )
 def test_jit_over_a_sharded_batch(label, mesh):
     fn, twin, values, specs = sharded_setup(label)
@@ -230,16 +244,19 @@ def total_loss(fn, *inputs):
     return sum(batch_norm_loss(fn, *inputs))
 
 
-def test_batch_norm_shares_statistics_over_an_axis(mesh, batch_norm_inputs):
+@pytest.mark.parametrize("activation", [None, kernels.silu])
+def test_batch_norm_shares_statistics_over_an_axis(activation, mesh, batch_norm_inputs):
     """Sharded with `axis_name`, it equals batch norm over the whole batch."""
+    options = {"epsilon": 1e-3, "activation": activation}
+    shared = functools.partial(kernels.batch_norm, axis_name="batch", **options)
     sharded = jax.shard_map(
-        functools.partial(kernels.batch_norm, epsilon=1e-3, axis_name="batch"),
+        shared,
         mesh=mesh,
         in_specs=(P("batch"), P(), P()),
         out_specs=(P("batch"), P(), P()),
         check_vma=True,
     )
-    whole = functools.partial(autodiff.batch_norm, epsilon=1e-3)
+    whole = functools.partial(autodiff.batch_norm, **options)
 
     @functools.partial(
         jax.shard_map,
@@ -250,8 +267,7 @@ def test_batch_norm_shares_statistics_over_an_axis(mesh, batch_norm_inputs):
     )
     def gradients_inside(*inputs):
         def loss(*inputs):
-            fn = functools.partial(kernels.batch_norm, epsilon=1e-3, axis_name="batch")
-            of_outputs, of_statistics = batch_norm_loss(fn, *inputs)
+            of_outputs, of_statistics = batch_norm_loss(shared, *inputs)
             # The statistics are every device's own: count them once.
             return jax.lax.psum(of_outputs, "batch") + of_statistics
 
@@ -273,10 +289,12 @@ def test_batch_norm_shares_statistics_over_an_axis(mesh, batch_norm_inputs):
     close(inside, reference)
 
 
-def test_batch_norm_without_an_axis_stays_local(mesh, batch_norm_inputs):
+@pytest.mark.parametrize("activation", [None, kernels.silu])
+def test_batch_norm_without_an_axis_stays_local(activation, mesh, batch_norm_inputs):
     x, scale, bias, weights = batch_norm_inputs
+    options = {"epsilon": 1e-3, "activation": activation}
     local = jax.shard_map(
-        functools.partial(kernels.batch_norm, epsilon=1e-3),
+        functools.partial(kernels.batch_norm, **options),
         mesh=mesh,
         in_specs=(P("batch"), P(), P()),
         out_specs=(P("batch"), P("batch"), P("batch")),
@@ -285,7 +303,7 @@ def test_batch_norm_without_an_axis_stays_local(mesh, batch_norm_inputs):
 
     def by_pieces(x, scale, bias):
         pieces = [
-            autodiff.batch_norm(piece, scale, bias, epsilon=1e-3)
+            autodiff.batch_norm(piece, scale, bias, **options)
             for piece in jnp.split(x, NUM_DEVICES)
         ]
         return [jnp.concatenate(parts) for parts in zip(*pieces, strict=True)]
@@ -332,13 +350,18 @@ def map_over_devices(kind, fn, mesh):
         ("unchecked shard_map", [[0, 1, 2, 3], [4, 5, 6, 7]]),
     ],
 )
-def test_batch_norm_gradients_inside_a_mapped_axis(kind, groups, mesh):
+@pytest.mark.parametrize("activation", [None, kernels.silu])
+def test_batch_norm_gradients_inside_a_mapped_axis(activation, kind, groups, mesh):
     x, weights = draw_like([jnp.ones((NUM_DEVICES, 3, 2, 2))] * 2, 0)
     scale, bias = draw_like([jnp.ones((NUM_DEVICES, 2))] * 2, 1)
 
     def mapped(module):
         fn = functools.partial(
-            module.batch_norm, epsilon=1e-3, axis_name="batch", axis_index_groups=groups
+            module.batch_norm,
+            epsilon=1e-3,
+            activation=activation,
+            axis_name="batch",
+            axis_index_groups=groups,
         )
         loss = functools.partial(total_loss, fn)
         return map_over_devices(kind, jax.value_and_grad(loss, (0, 1, 2)), mesh)

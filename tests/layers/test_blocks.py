@@ -134,7 +134,19 @@ PAIRS = {
         ConvNormActivation(6, groups=2, conv=CONV, norm=None, activation=None),
         FlaxConvNormActivation(6, groups=2, normalized=False, activation=lambda y: y),
     ),
+    "activation_that_no_kernel_ends_in": (
+        ConvNormActivation(6, activation=jnp.tanh, **PARTS),
+        FlaxConvNormActivation(6, activation=jnp.tanh),
+    ),
     "squeeze_excite": (SqueezeExcite(2, dense=DENSE), FlaxSqueezeExcite(2)),
+    "squeeze_excite_with_an_activation_that_no_kernel_takes": (
+        SqueezeExcite(2, dense=DENSE, activation=jnp.tanh),
+        FlaxSqueezeExcite(2, activation=jnp.tanh),
+    ),
+    "squeeze_excite_with_layers_of_the_users": (
+        SqueezeExcite(2, dense=functools.partial(nn.Dense, **FLOAT64)),
+        FlaxSqueezeExcite(2),
+    ),
     "mbconv_with_shortcut": (
         inverted_bottleneck(4, 8, 5, 1, 2),
         FlaxInvertedBottleneck(4, 8, 5, 1, 2),
@@ -193,3 +205,113 @@ def test_inverted_bottleneck_drops_its_branch_not_its_shortcut(generator):
     y, _ = jax.jit(block.init_with_output, compiler_options=QUICK_COMPILATION)(keys, x)
     unchanged = (y == x).all((1, 2, 3))
     assert 0 < unchanged.sum() < 16
+
+
+@pytest.fixture
+def kernel_calls(monkeypatch):
+    """The keywords of the calls of some kernels, by name."""
+    calls = {}
+
+    def watch(name):
+        kernel = getattr(K, name)
+
+        def watched(*arguments, **options):
+            calls.setdefault(name, []).append(options)
+            return kernel(*arguments, **options)
+
+        monkeypatch.setattr(K, name, watched)
+
+    for name in ("batch_norm", "batch_norm_inference", "squeeze_excite", "dense"):
+        watch(name)
+    return calls
+
+
+class OwnNorm(BatchNorm):
+    """A user's subclass, whose call knows no activation."""
+
+    def __call__(self, x):
+        return super().__call__(x)
+
+
+@pytest.mark.parametrize("use_running_average", [True, False])
+@pytest.mark.parametrize(
+    ("norm", "activation", "inside"),
+    [
+        (BatchNorm, K.relu, K.relu),
+        (BatchNorm, jnp.tanh, None),
+        (BatchNorm, None, None),
+        (OwnNorm, K.relu, None),
+        (nn.BatchNorm, K.relu, None),
+    ],
+)
+def test_norm_applies_the_activation_where_it_can(
+    norm, activation, inside, use_running_average, kernel_calls, generator
+):
+    def module(activation):
+        return ConvNormActivation(
+            4,
+            norm=functools.partial(norm, use_running_average=use_running_average),
+            activation=activation,
+        )
+
+    x = jnp.asarray(generator.normal(size=(2, 4, 4, 3)), jnp.float32)
+    variables = module(None).init(jax.random.key(0), x)
+    plain, _ = module(None).apply(variables, x, mutable=["batch_stats"])
+    kernel_calls.clear()
+    y, _ = module(activation).apply(variables, x, mutable=["batch_stats"])
+    chex.assert_trees_all_close(y, activation(plain) if activation else plain)
+    kernel = "batch_norm_inference" if use_running_average else "batch_norm"
+    if norm is nn.BatchNorm:
+        assert not kernel_calls
+    else:
+        assert [call["activation"] for call in kernel_calls[kernel]] == [inside]
+
+
+class OwnDense(Dense):
+    """A user's subclass, which may do what it likes."""
+
+    def __call__(self, x):
+        return super().__call__(x)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kernels"),
+    [
+        ({}, {"squeeze_excite": 1}),
+        ({"dense": functools.partial(Dense, use_bias=True)}, {"squeeze_excite": 1}),
+        ({"gate": jax.nn.hard_sigmoid}, {"dense": 2}),
+        ({"dense": OwnDense}, {"dense": 2}),
+        ({"dense": nn.Dense}, {}),
+    ],
+)
+def test_squeeze_excite_is_one_kernel_where_it_can(fields, kernels, kernel_calls):
+    SqueezeExcite(2, **fields).init(jax.random.key(0), jnp.ones((1, 4, 4, 3)))
+    assert {name: len(calls) for name, calls in kernel_calls.items()} == kernels
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_squeeze_excite_is_the_same_composed(use_bias, x64, generator):
+    fields = {"use_bias": use_bias, **FLOAT64}
+    whole = SqueezeExcite(2, dense=functools.partial(Dense, **fields))
+    composed = SqueezeExcite(2, dense=functools.partial(OwnDense, **fields))
+    x = jnp.asarray(generator.normal(size=(2, 3, 3, 5)))
+    y, variables = whole.init_with_output(jax.random.key(1), x)
+    chex.assert_trees_all_equal(variables, composed.init(jax.random.key(1), x))
+    chex.assert_trees_all_close(y, composed.apply(variables, x), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("x_dtype", [jnp.bfloat16, jnp.float32])
+def test_squeeze_excite_promotes_as_its_layers_would(x_dtype, dtype):
+    x = jnp.ones((2, 3, 3, 4), x_dtype)
+    with jax.numpy_dtype_promotion("standard"):
+        whole, composed = (
+            SqueezeExcite(2, dense=functools.partial(dense, dtype=dtype))
+            for dense in (Dense, OwnDense)
+        )
+        y, variables = whole.init_with_output(jax.random.key(0), x)
+        expected = composed.apply(variables, x)
+    assert y.dtype == expected.dtype
+    chex.assert_trees_all_close(
+        *(leaf.astype(jnp.float32) for leaf in (y, expected)), rtol=0.02
+    )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from cnn_jax.layers import Dense
+from cnn_jax.layers.linear import DenseParameters
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
@@ -38,3 +39,18 @@ def test_computes_in_dtype_and_stores_in_param_dtype():
     variables = dense.init(jax.random.key(0), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     assert dense.apply(variables, x).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_parameters_are_those_of_dense(use_bias):
+    fields = {"features": 4, "use_bias": use_bias, "dtype": jnp.bfloat16}
+    parameters, key = DenseParameters(**fields), jax.random.key(0)
+    variables = Dense(**fields).init(key, jnp.ones((2, 3)))
+    chex.assert_trees_all_equal(parameters.init(key, 3), variables)
+    kernel, bias = parameters.apply(variables, 3)
+    stored = variables["params"]
+    chex.assert_trees_all_equal(kernel, stored["kernel"].astype(jnp.bfloat16))
+    if use_bias:
+        chex.assert_trees_all_equal(bias, stored["bias"].astype(jnp.bfloat16))
+    else:
+        assert bias is None

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnn_jax import kernels as K
 from cnn_jax.layers import BatchNorm
 
 
@@ -143,4 +144,46 @@ def test_refuses_momentum(momentum):
     with pytest.raises(ValueError, match="momentum"):
         BatchNorm(momentum=momentum, use_running_average=True).init(
             jax.random.key(0), jnp.ones((2, 3))
+        )
+
+
+@pytest.mark.parametrize("use_running_average", [True, False])
+@pytest.mark.parametrize("activation", [K.relu, K.silu])
+def test_activation_in_the_call_equals_activation_after_it(
+    activation, use_running_average, x64, generator
+):
+    x = jnp.asarray(generator.normal(size=(4, 5, 3)))
+    norm = BatchNorm(
+        use_running_average=use_running_average, param_dtype=jnp.float64, epsilon=1e-3
+    )
+    plain = norm.init(jax.random.key(0), x)
+    chex.assert_trees_all_equal(
+        plain, norm.init(jax.random.key(0), x, activation=activation)
+    )
+    variables = filled(plain, generator)
+    dy = jnp.asarray(generator.normal(size=x.shape))
+
+    def everything(apply):
+        def call(params, x):
+            return apply({**variables, "params": params}, x)
+
+        y, pullback, updates = jax.vjp(call, variables["params"], x, has_aux=True)
+        return y, updates, pullback(dy)
+
+    def inside(variables, x):
+        return norm.apply(variables, x, activation=activation, mutable=["batch_stats"])
+
+    def after(variables, x):
+        y, updates = norm.apply(variables, x, mutable=["batch_stats"])
+        return activation(y), updates
+
+    chex.assert_trees_all_close(
+        everything(inside), everything(after), rtol=1e-12, atol=1e-13
+    )
+
+
+def test_refuses_activation():
+    with pytest.raises(ValueError, match=r"activation .*tanh"):
+        BatchNorm(use_running_average=True).init(
+            jax.random.key(0), jnp.ones((2, 3)), activation=jnp.tanh
         )

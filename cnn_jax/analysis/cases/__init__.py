@@ -13,6 +13,7 @@ from cnn_jax.analysis.cases import (
     loss,
     norm,
     pool,
+    squeeze_excite,
 )
 from cnn_jax.analysis.cases.case import (
     Case,
@@ -33,6 +34,7 @@ CASES = (
     *norm.CASES,
     *dropout.CASES,
     *loss.CASES,
+    *squeeze_excite.CASES,
 )
 """Every kernel, named gradients included."""
 

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from cnn_jax import kernels
 from cnn_jax.analysis.cases.case import Case, Draw, normal, positive
+
+# Label -> (activation, whether it has corners).
+ACTIVATIONS = {
+    "relu": (kernels.relu, True),
+    "silu": (kernels.silu, False),
+    "sigmoid": (kernels.sigmoid, False),
+}
 
 
 def _channel_vectors(count: int, *names: str) -> dict[str, Draw]:
@@ -37,5 +45,21 @@ CASES = (
             {"epsilon": 1e-5},
         )
         for label, shape in (("images", (2, 4, 3, 2)), ("rows", (5, 3)))
+    ),
+    *(
+        Case(
+            kernel,
+            f"{label}, {name}",
+            {"x": normal(*shape), **_channel_vectors(shape[-1], *vectors)},
+            {"epsilon": 1e-3, "activation": activation},
+            has_corners,
+        )
+        for kernel, vectors in (
+            ("batch_norm", ("scale", "bias")),
+            ("batch_norm_inference", ("mean", "var", "scale", "bias")),
+        )
+        for label, shape in (("images", (3, 4, 3, 2)), ("volumes", (2, 3, 2, 2, 2)))
+        for name, (activation, has_corners) in ACTIVATIONS.items()
+        if label == "images" or name == "silu"
     ),
 )

@@ -41,6 +41,9 @@ from cnn_jax.kernels.autodiff.pool import (
     max_pool,
     max_pool_grad,
 )
+from cnn_jax.kernels.autodiff.squeeze_excite import (
+    squeeze_excite,
+)
 
 __all__ = [
     "avg_pool",
@@ -60,5 +63,6 @@ __all__ = [
     "sigmoid",
     "silu",
     "softmax_cross_entropy",
+    "squeeze_excite",
     "stochastic_depth",
 ]

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 from jax import lax
+
+
+def named_like(activation: Callable) -> Callable[[jax.Array], jax.Array]:
+    """Returns the twin of this name: a kernel's counterpart, or the twin itself."""
+    return globals()[activation.__name__]
 
 
 def relu(x: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnn_jax.kernels.autodiff.activation import named_like
 from cnn_jax.kernels.autodiff.vectors import along_channels, statistics_dtype
 
 
@@ -15,6 +16,7 @@ def batch_norm(
     bias: jax.Array,
     *,
     epsilon: float,
+    activation=None,
     axis_name=None,
     axis_index_groups=None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -25,6 +27,7 @@ def batch_norm(
       scale: `(c,)`.
       bias: `(c,)`.
       epsilon: Added to the variance.
+      activation: A kernel or a twin; the twin of its name is applied last.
       axis_name: Mapped axis or axes to average the statistics over.
       axis_index_groups: Groups of indices along that axis.
 
@@ -42,8 +45,8 @@ def batch_norm(
     wide = x.astype(statistics_dtype(x))
     mean = average(wide)
     var = average(jnp.square(wide - along_channels(mean, wide)))
-    y = _normalise(wide, mean, var, scale, bias, epsilon)
-    return y.astype(x.dtype), mean, var
+    y = _normalise(wide, mean, var, scale, bias, epsilon).astype(x.dtype)
+    return _activate(y, activation), mean, var
 
 
 def batch_norm_inference(
@@ -54,6 +57,7 @@ def batch_norm_inference(
     bias: jax.Array,
     *,
     epsilon: float,
+    activation=None,
 ) -> jax.Array:
     """Normalises each channel by given statistics; see `kernels.batch_norm_inference`.
 
@@ -64,12 +68,14 @@ def batch_norm_inference(
       scale: `(c,)`.
       bias: `(c,)`.
       epsilon: Added to the variance.
+      activation: As in `batch_norm`.
 
     Returns:
       The output in x's shape and dtype.
     """
     wide = x.astype(statistics_dtype(x))
-    return _normalise(wide, mean, var, scale, bias, epsilon).astype(x.dtype)
+    y = _normalise(wide, mean, var, scale, bias, epsilon).astype(x.dtype)
+    return _activate(y, activation)
 
 
 def _normalise(x, mean, var, scale, bias, epsilon):
@@ -77,3 +83,7 @@ def _normalise(x, mean, var, scale, bias, epsilon):
         along_channels(vector.astype(x.dtype), x) for vector in (mean, var, scale, bias)
     )
     return (x - mean) * lax.rsqrt(var + epsilon) * scale + bias
+
+
+def _activate(y, activation):
+    return y if activation is None else named_like(activation)(y)

@@ -61,6 +61,10 @@ from cnn_jax.kernels.textbook.pool import (
     max_pool,
     max_pool_grad,
 )
+from cnn_jax.kernels.textbook.squeeze_excite import (
+    squeeze_excite,
+    squeeze_excite_grad,
+)
 
 __all__ = [
     "avg_pool",
@@ -92,6 +96,8 @@ __all__ = [
     "silu_grad",
     "softmax_cross_entropy",
     "softmax_cross_entropy_grad",
+    "squeeze_excite",
+    "squeeze_excite_grad",
     "stochastic_depth",
     "stochastic_depth_grad",
 ]

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from cnn_jax.kernels.textbook.loops import (
     float64,
 )
+
+
+def named_like(activation: Callable) -> tuple[Callable, Callable]:
+    """Returns the function of this name on this page, and its gradient."""
+    name = activation.__name__
+    return globals()[name], globals()[f"{name}_grad"]
 
 
 def relu(x: np.ndarray) -> np.ndarray:

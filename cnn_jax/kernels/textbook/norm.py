@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
+from cnn_jax.kernels.textbook.activation import named_like
 from cnn_jax.kernels.textbook.loops import (
     float64,
     sum_to_channels,
@@ -13,16 +15,25 @@ from cnn_jax.kernels.textbook.loops import (
 
 
 def batch_norm(
-    x: np.ndarray, scale: np.ndarray, bias: np.ndarray, *, epsilon: float
+    x: np.ndarray,
+    scale: np.ndarray,
+    bias: np.ndarray,
+    *,
+    epsilon: float,
+    activation: Callable | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each channel, y = scale h + bias with h = (x - mean) / sqrt(var + epsilon).
+    """For each channel, z = scale h + bias with h = (x - mean) / sqrt(var + epsilon).
 
     mean and var are those over all M examples and positions; var is biased (1 / M).
+    y is z, or activation(z).
     """
     x = float64(x)
     axes = tuple(range(x.ndim - 1))
     mean, var = x.mean(axis=axes), x.var(axis=axes)
-    return batch_norm_inference(x, mean, var, scale, bias, epsilon=epsilon), mean, var
+    y = batch_norm_inference(
+        x, mean, var, scale, bias, epsilon=epsilon, activation=activation
+    )
+    return y, mean, var
 
 
 def batch_norm_grad(
@@ -33,35 +44,40 @@ def batch_norm_grad(
     dvar: np.ndarray,
     *,
     epsilon: float,
+    bias: np.ndarray | float = 0.0,
+    activation: Callable | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The cotangents (dx, dscale, dbias).
 
-    With r = 1 / sqrt(var + epsilon) and h = (x - mean) r:
+    With r = 1 / sqrt(var + epsilon) and h = (x - mean) r, and with the cotangent of
+    z = scale h + bias, which is dz = activation'(z) dy, or dy itself without activation
+    (then the bias is not needed):
 
-        dbias  = sum dy
-        dscale = sum dy h
+        dbias  = sum dz
+        dscale = sum dz h
 
     x reaches the loss along three ways: directly, through the mean and through the
     variance, where d mean / d x = 1 / M and d var / d x = 2 (x - mean) / M. The
     cotangents that arrive at the two statistics are
 
-        at the mean      dmean - scale r sum dy
-        at the variance  dvar  - scale r^2 / 2 sum dy h
+        at the mean      dmean - scale r sum dz
+        at the variance  dvar  - scale r^2 / 2 sum dz h
 
     (the mean inside the variance adds nothing, for sum (x - mean) = 0), so that
 
-        dx = scale r (dy - (sum dy) / M - h (sum dy h) / M)
+        dx = scale r (dz - (sum dz) / M - h (sum dz h) / M)
              + dmean / M + 2 (x - mean) dvar / M.
     """
-    x, scale, dy, dmean, dvar = float64(x, scale, dy, dmean, dvar)
+    x, scale, bias, dmean, dvar = float64(x, scale, bias, dmean, dvar)
     axes = tuple(range(x.ndim - 1))
     count = math.prod(x.shape[:-1])
     centred = x - x.mean(axis=axes)
     r = 1.0 / np.sqrt(x.var(axis=axes) + epsilon)
     h = centred * r
-    dbias = dy.sum(axis=axes)
-    dscale = (dy * h).sum(axis=axes)
-    dx = scale * r * (dy - dbias / count - h * dscale / count)
+    dz = _before_activation(scale * h + bias, dy, activation)
+    dbias = dz.sum(axis=axes)
+    dscale = (dz * h).sum(axis=axes)
+    dx = scale * r * (dz - dbias / count - h * dscale / count)
     dx += dmean / count + 2.0 * centred * dvar / count
     return dx, dscale, dbias
 
@@ -74,10 +90,15 @@ def batch_norm_inference(
     bias: np.ndarray,
     *,
     epsilon: float,
+    activation: Callable | None = None,
 ) -> np.ndarray:
-    """For each channel, y = scale (x - mean) / sqrt(var + epsilon) + bias."""
+    """For each channel, z = scale (x - mean) / sqrt(var + epsilon) + bias.
+
+    y is z, or activation(z).
+    """
     x, mean, var, scale, bias = float64(x, mean, var, scale, bias)
-    return scale * (x - mean) / np.sqrt(var + epsilon) + bias
+    z = scale * (x - mean) / np.sqrt(var + epsilon) + bias
+    return z if activation is None else named_like(activation)[0](z)
 
 
 def batch_norm_inference_grad(
@@ -88,23 +109,34 @@ def batch_norm_inference_grad(
     dy: np.ndarray,
     *,
     epsilon: float,
+    bias: np.ndarray | float = 0.0,
+    activation: Callable | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The cotangents (dx, dmean, dvar, dscale, dbias).
 
-    With r = 1 / sqrt(var + epsilon) and h = (x - mean) r:
+    With r = 1 / sqrt(var + epsilon), h = (x - mean) r, z = scale h + bias and
+    dz = activation'(z) dy, or dy itself without activation (then the bias is not
+    needed):
 
-        dx = dy scale r          dmean = -scale r sum dy
-        dscale = sum dy h        dvar  = -scale r^2 / 2 sum dy h
-        dbias = sum dy
+        dx = dz scale r          dmean = -scale r sum dz
+        dscale = sum dz h        dvar  = -scale r^2 / 2 sum dz h
+        dbias = sum dz
     """
-    x, mean, var, scale, dy = float64(x, mean, var, scale, dy)
+    x, mean, var, scale, bias = float64(x, mean, var, scale, bias)
     r = 1.0 / np.sqrt(var + epsilon)
-    dbias = sum_to_channels(dy)
-    dscale = sum_to_channels(dy * (x - mean) * r)
+    h = (x - mean) * r
+    dz = _before_activation(scale * h + bias, dy, activation)
+    dbias = sum_to_channels(dz)
+    dscale = sum_to_channels(dz * h)
     return (
-        dy * scale * r,
+        dz * scale * r,
         -scale * r * dbias,
         -0.5 * scale * r**2 * dscale,
         dscale,
         dbias,
     )
+
+
+def _before_activation(z, dy, activation):
+    """The cotangent of z, where y = activation(z), or y = z without one."""
+    return float64(dy) if activation is None else named_like(activation)[1](z, dy)
