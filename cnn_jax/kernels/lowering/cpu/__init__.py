@@ -24,6 +24,7 @@ __all__ = [
     "conv",
     "conv_filter_grad",
     "conv_input_grad",
+    "conv_transpose",
     "max_pool_grad_from_index",
     "max_pool_with_index",
 ]
@@ -68,6 +69,14 @@ def conv_input_grad(
     if max(window.strides) > 1 and 16 <= inputs <= 64:
         return dense.strided_input_grad(dy, w, window, precision)
     return xla.conv_input_grad(dy, w, window, groups, precision)
+
+
+def conv_transpose(
+    x: jax.Array, w: jax.Array, window: Window, groups: int, precision
+) -> jax.Array:
+    """Correlates `x`, spread by the stride, with `w`: from outputs to inputs."""
+    w = xla.transpose_filter(w, groups)
+    return conv_input_grad(x, w, window, groups, precision)
 
 
 def conv_filter_grad(
