@@ -277,8 +277,9 @@ class Window:
             low = reach - pair[0]
             # Not `reach - pair[1]`, which is wrong where the output is empty.
             high = spread + reach - out - low
+            farthest = high + stride - 1 if size > 0 else high
             outputs.append(out)
-            windows.append((low, max(high, min(high + stride - 1, 0))))
+            windows.append((low, max(high, min(farthest, 0))))
         return cls(tuple(outputs), sizes, strides, tuple(windows), dilation)
 
     @property
