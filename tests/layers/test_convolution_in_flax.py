@@ -88,23 +88,24 @@ class Net(nn.Module):
             nn.Conv,
             conv_general_dilated=self.conv_general_dilated,
             param_dtype=jnp.float64,
+            kernel_init=nn.initializers.he_normal(),
         )
-        x = nn.silu(conv(8, (3, 3), strides=2, name="strided")(x))
-        x = nn.silu(conv(8, (3, 3), kernel_dilation=2, name="dilated")(x))
-        x = nn.silu(conv(8, (3, 3), feature_group_count=2, name="grouped")(x))
-        x = nn.silu(conv(16, (3, 3), feature_group_count=8, name="depthwise")(x))
-        x = nn.silu(conv(16, (1, 1), name="pointwise")(x))
-        x = nn.silu(conv(16, (3, 3), strides=2, padding=1, name="strided_2")(x))
-        x = nn.silu(conv(4, (3, 3), input_dilation=2, padding=1, name="spread")(x))
+        x = nn.relu(conv(8, (3, 3), strides=2, name="strided")(x))
+        x = nn.relu(conv(8, (3, 3), kernel_dilation=2, name="dilated")(x))
+        x = nn.relu(conv(8, (3, 3), feature_group_count=2, name="grouped")(x))
+        x = nn.relu(conv(16, (3, 3), feature_group_count=8, name="depthwise")(x))
+        x = nn.relu(conv(16, (1, 1), name="pointwise")(x))
+        x = nn.relu(conv(16, (3, 3), strides=2, padding=1, name="strided_2")(x))
+        x = nn.relu(conv(4, (3, 3), input_dilation=2, padding=1, name="spread")(x))
         return x.mean((1, 2))
 
 
 def test_training_takes_the_same_course(x64):
     """20 steps of SGD with momentum, float64: equal losses at every step."""
-    x = draw_like(jnp.ones((8, 11, 12, 3)), 0)
     labels = jnp.arange(8) % 4
-    optimizer = optax.sgd(0.2, momentum=0.9)
-    variables = Net().init(jax.random.key(0), x)
+    x = draw_like(jnp.ones((8, 11, 12, 3)), 0) * labels[:, None, None, None]
+    optimizer = optax.sgd(0.05, momentum=0.9)
+    variables = jax.jit(Net().init)(jax.random.key(0), x)
 
     def losses(model):
         def loss_fn(variables):
@@ -125,7 +126,7 @@ def test_training_takes_the_same_course(x64):
         return course
 
     stock, ours = losses(Net()), losses(Net(conv_general_dilated=OURS))
-    assert stock[-1] < 0.9 * stock[0]
+    assert stock[-1] < 0.7 * stock[0]
     np.testing.assert_allclose(ours, stock, rtol=1e-10, atol=0)
 
 
