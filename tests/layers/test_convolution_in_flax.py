@@ -103,7 +103,8 @@ class Net(nn.Module):
 def test_training_takes_the_same_course(x64):
     """20 steps of SGD with momentum, float64: equal losses at every step."""
     labels = jnp.arange(8) % 4
-    x = draw_like(jnp.ones((8, 11, 12, 3)), 0) * labels[:, None, None, None]
+    scale = labels.astype(jnp.float64)[:, None, None, None]
+    x = draw_like(jnp.ones((8, 11, 12, 3)), 0) * scale
     optimizer = optax.sgd(0.05, momentum=0.9)
     variables = jax.jit(Net().init)(jax.random.key(0), x)
 
