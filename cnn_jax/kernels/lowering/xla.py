@@ -44,7 +44,7 @@ def conv_transpose(
     x: jax.Array, w: jax.Array, window: Window, groups: int, precision
 ) -> jax.Array:
     """Correlates `x`, spread by the stride, with `w`: from outputs to inputs."""
-    if 0 in window.output_sizes or 0 in window.input_sizes:
+    if 0 in window.output_sizes:
         return _sum_of_nothing(x, (len(x), *window.input_sizes, w.shape[-1]))
     spatial = _LETTERS[-window.rank :]
     return lax.conv_general_dilated(
@@ -105,7 +105,7 @@ def transpose_filter(w: jax.Array, groups: int) -> jax.Array:
 
 
 def _sum_of_nothing(dy, shape):
-    """Returns zeros that vary over dy's manual axes, where dy or `shape` is empty.
+    """Returns the gradient where dy is empty: zeros, varying over dy's manual axes.
 
     XLA accepts no convolution whose window has no size.
     """
