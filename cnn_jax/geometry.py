@@ -9,6 +9,11 @@ dilation `d` and the padding `(lo, hi)`. A dilated window covers
 
 times, or not at all when the padded input is smaller than the window: then the
 output is empty, as in XLA.
+
+A transposed convolution puts `s - 1` zeros between the entries of its input, pads the
+result by `(lo, hi)` and slides the window over it at stride 1:
+
+    out = max(lo + (n - 1) * s + 1 + hi - (k - 1) * d, 0)        for n > 0
 """
 
 from __future__ import annotations
@@ -120,6 +125,79 @@ def explicit_padding(
     return tuple(_padding_pair(entry) for entry in entries)
 
 
+def spread_size(size: int, stride: int) -> int:
+    """Returns the length of `size` entries with `stride - 1` zeros between them."""
+    return (size - 1) * stride + 1 if size > 0 else 0
+
+
+def transposed_output_size(
+    input_size: int,
+    window: int,
+    stride: int = 1,
+    padding: tuple[int, int] = (0, 0),
+    dilation: int = 1,
+) -> int:
+    """Returns the size of a transposed convolution's output along one dimension.
+
+    Args:
+      input_size: The number of entries before they are spread.
+      window: The filter's size.
+      stride: The step between two spread entries.
+      padding: What is added to the spread input.
+      dilation: The step between two elements of the filter.
+    """
+    return output_size(spread_size(input_size, stride), window, 1, padding, dilation)
+
+
+def transposed_same_padding(
+    window: int, stride: int = 1, dilation: int = 1
+) -> tuple[int, int]:
+    """Returns the padding for which the output has `input_size * stride` entries.
+
+    The split is that of `jax.lax.conv_transpose`: an odd total puts the extra element
+    in front, and where the stride reaches beyond the window the padding in front is
+    the window's reach, so that the first entry begins the output.
+    """
+    extent = dilated_size(window, dilation)
+    total = extent + stride - 2
+    low = extent - 1 if stride >= extent else -(-total // 2)
+    return low, total - low
+
+
+def transposed_valid_padding(
+    window: int, stride: int = 1, dilation: int = 1
+) -> tuple[int, int]:
+    """Returns the padding under which the whole filter lands at every entry.
+
+    The output has `input_size * stride + max(extent - stride, 0)` entries, where
+    `extent` is the dilated window: the shortest input from which a "VALID" convolution
+    makes `input_size` entries, but never less than `input_size * stride`.
+    """
+    extent = dilated_size(window, dilation)
+    return extent - 1, max(extent, stride) - 1
+
+
+def explicit_transposed_padding(
+    padding: Padding,
+    window: Sequence[int],
+    strides: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[tuple[int, int], ...]:
+    """Resolves a transposed convolution's `padding` to one pair per dimension.
+
+    Amounts are added to the spread input; "SAME" and "VALID" mean the padding of the
+    convolution that this one transposes.
+
+    Raises:
+      ValueError: If `padding` is of no accepted form.
+    """
+    rules = {"SAME": transposed_same_padding, "VALID": transposed_valid_padding}
+    if isinstance(padding, str) and padding.upper() in rules:
+        return tuple(map(rules[padding.upper()], window, strides, dilation))
+    # The sizes matter to "SAME" alone.
+    return explicit_padding(padding, window, window, strides, dilation)
+
+
 @dataclasses.dataclass(frozen=True)
 class Window:
     """A window sliding over an input: every size resolved, hashable, all integers.
@@ -153,23 +231,56 @@ class Window:
         Raises:
           ValueError: If the rank is not 1 to 3 or an argument has no accepted form.
         """
-        rank = len(input_sizes)
-        if not 1 <= rank <= MAX_RANK:
-            raise ValueError(
-                f"input: got {rank} spatial dimensions, expected 1 to {MAX_RANK} "
-                "between the batch and the channel dimension."
-            )
+        rank = _spatial_rank(input_sizes)
         sizes = per_dimension(sizes, rank, "window")
         strides = per_dimension(strides, rank, "strides")
         dilation = per_dimension(dilation, rank, "dilation")
         pairs = explicit_padding(padding, input_sizes, sizes, strides, dilation)
         for size, pair in zip(input_sizes, pairs, strict=True):
-            if size + min(pair[0], 0) + min(pair[1], 0) < 0:
-                raise ValueError(
-                    f"padding: got {pair}, which crops more than the input's {size} "
-                    "positions."
-                )
+            _require_enough_to_crop("input", size, pair)
         return cls(tuple(input_sizes), sizes, strides, pairs, dilation)
+
+    @classmethod
+    def resolve_transposed(
+        cls,
+        input_sizes: Sequence[int],
+        sizes: int | Sequence[int],
+        *,
+        strides: int | Sequence[int] = 1,
+        padding: Padding = "SAME",
+        dilation: int | Sequence[int] = 1,
+    ) -> Window:
+        """Checks a transposed convolution's arguments, returns what it transposes.
+
+        That is an ordinary window which slides over the transposed convolution's
+        output, `input_sizes` here, and fits as often as the transposed convolution's
+        input is long, `output_sizes` here. Its padding in front is the window's reach
+        less that of the spread input, and so it is behind, but for the positions that
+        the stride never reaches: with them it is as near to 0 as it can be.
+
+        Raises:
+          ValueError: If the rank is not 1 to 3 or an argument has no accepted form.
+        """
+        rank = _spatial_rank(input_sizes)
+        sizes = per_dimension(sizes, rank, "window")
+        strides = per_dimension(strides, rank, "strides")
+        dilation = per_dimension(dilation, rank, "dilation")
+        pairs = explicit_transposed_padding(padding, sizes, strides, dilation)
+        outputs, windows = [], []
+        for size, window, stride, pair, step in zip(
+            input_sizes, sizes, strides, pairs, dilation, strict=True
+        ):
+            spread = spread_size(size, stride)
+            _require_enough_to_crop("spread input", spread, pair)
+            out = transposed_output_size(size, window, stride, pair, step)
+            reach = dilated_size(window, step) - 1
+            low = reach - pair[0]
+            # Not `reach - pair[1]`, which is wrong where the output is empty.
+            high = spread + reach - out - low
+            farthest = high + stride - 1 if size > 0 else high
+            outputs.append(out)
+            windows.append((low, max(high, min(farthest, 0))))
+        return cls(tuple(outputs), sizes, strides, tuple(windows), dilation)
 
     @property
     def rank(self) -> int:
@@ -220,7 +331,7 @@ class Window:
             strict=True,
         ):
             front = extent - 1 - low
-            spread = (out - 1) * stride + 1 if out > 0 else 0
+            spread = spread_size(out, stride)
             pairs.append((front, size + extent - 1 - front - spread))
         return tuple(pairs)
 
@@ -241,9 +352,27 @@ class Window:
             self.padding,
             strict=True,
         ):
-            spread = (out - 1) * stride + 1 if out > 0 else 0
+            spread = spread_size(out, stride)
             pairs.append((low, extent + spread - 1 - low - size))
         return tuple(pairs)
+
+
+def _spatial_rank(input_sizes: Sequence[int]) -> int:
+    rank = len(input_sizes)
+    if not 1 <= rank <= MAX_RANK:
+        raise ValueError(
+            f"input: got {rank} spatial dimensions, expected 1 to {MAX_RANK} "
+            "between the batch and the channel dimension."
+        )
+    return rank
+
+
+def _require_enough_to_crop(what: str, size: int, padding: tuple[int, int]) -> None:
+    if size + min(padding[0], 0) + min(padding[1], 0) < 0:
+        raise ValueError(
+            f"padding: got {padding}, which crops more than the {what}'s {size} "
+            "positions."
+        )
 
 
 def _is_integer(value: object) -> bool:

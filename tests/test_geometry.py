@@ -1,6 +1,7 @@
 import dataclasses
 import math
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,9 +12,14 @@ from cnn_jax.geometry import (
     Window,
     dilated_size,
     explicit_padding,
+    explicit_transposed_padding,
     output_size,
     per_dimension,
     same_padding,
+    spread_size,
+    transposed_output_size,
+    transposed_same_padding,
+    transposed_valid_padding,
 )
 
 DIMENSION = st.tuples(
@@ -174,3 +180,94 @@ def test_window_rejects_cropping_everything():
     Window.resolve((4,), 1, padding=((-2, -2),))
     with pytest.raises(ValueError, match="crops more than the input's 4"):
         Window.resolve((4,), 1, padding=((-3, -2),))
+
+
+@settings(derandomize=True, deadline=None, database=None)
+@given(DIMENSION)
+@pytest.mark.parametrize("name", ["SAME", "VALID"])
+def test_transposed_paddings_give_the_sizes_of_lax(name, drawn):
+    size, window, stride, dilation, _ = drawn
+    (padding,) = explicit_transposed_padding(name, (window,), (stride,), (dilation,))
+    arrays = [
+        jax.ShapeDtypeStruct(s, "float32") for s in [(1, size, 1), (window, 1, 1)]
+    ]
+    expected = jax.eval_shape(
+        lambda x, w: lax.conv_transpose(x, w, (stride,), name, (dilation,)), *arrays
+    )
+    out = transposed_output_size(size, window, stride, padding, dilation)
+    assert out == expected.shape[1]
+    beyond = max(dilated_size(window, dilation) - stride, 0)
+    assert out == size * stride + (beyond if name == "VALID" else 0)
+
+
+def test_transposed_paddings():
+    assert transposed_same_padding(3, stride=2) == (2, 1)
+    assert transposed_same_padding(4) == (2, 1)
+    assert transposed_same_padding(2, stride=3) == (1, 2)
+    assert transposed_same_padding(2, stride=2, dilation=2) == (2, 1)
+    assert transposed_valid_padding(3, stride=2) == (2, 2)
+    assert transposed_valid_padding(2, stride=3) == (1, 2)
+    assert transposed_valid_padding(1) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("padding", "expected"),
+    [
+        ("same", ((2, 1), (1, 1))),
+        ("Valid", ((2, 2), (2, 2))),
+        (2, ((2, 2), (2, 2))),
+        ((1, (0, -2)), ((1, 1), (0, -2))),
+    ],
+)
+def test_explicit_transposed_padding(padding, expected):
+    assert explicit_transposed_padding(padding, (3, 3), (2, 1), (1, 1)) == expected
+
+
+@pytest.mark.parametrize(
+    "padding", ["FULL", "SAME_LOWER", 1.0, None, (1,), ((1, 2, 3),)]
+)
+def test_explicit_transposed_padding_rejects(padding):
+    with pytest.raises(ValueError, match=r"^padding: got"):
+        explicit_transposed_padding(padding, (3, 3), (2, 1), (1, 1))
+
+
+@settings(derandomize=True, deadline=None, database=None, max_examples=300)
+@given(DIMENSION, st.integers(0, 3))
+def test_a_transposed_window_fits_as_often_as_the_input_is_long(drawn, fewer):
+    """It leads from the output to the input, by the paddings that lax reads."""
+    size, window, stride, dilation, (low, high) = drawn
+    size = max(size - 3 * fewer, 0)
+    low, high = 2 * low - 1, high - fewer
+    spread = spread_size(size, stride)
+    if spread + min(low, 0) + min(high, 0) < 0:
+        return
+    resolved = Window.resolve_transposed(
+        (size,),
+        window,
+        strides=stride,
+        dilation=dilation,
+        padding=((low, high),),
+    )
+    out = transposed_output_size(size, window, stride, (low, high), dilation)
+    assert resolved.input_sizes == (out,)
+    assert resolved.output_sizes == (size,)
+    assert resolved.input_grad_padding[0][0] == low
+    if out > 0:
+        assert resolved.input_grad_padding == ((low, high),)
+        # Where a window is refused for cropping too much, this one never is.
+        padding = resolved.padding
+        assert out + min(padding[0][0], 0) + min(padding[0][1], 0) >= 0
+
+
+def test_a_transposed_window_is_pointwise_where_it_can_be():
+    """At stride 2, "SAME" pads a zero behind that no entry reaches."""
+    assert explicit_transposed_padding("SAME", (1,), (2,), (1,)) == ((0, 1),)
+    assert Window.resolve_transposed((4,), 1, strides=2).is_pointwise
+
+
+def test_a_transposed_window_rejects_cropping_everything():
+    Window.resolve_transposed((3,), 1, strides=2, padding=((-2, -3),))
+    with pytest.raises(ValueError, match="crops more than the spread input's 5"):
+        Window.resolve_transposed((3,), 1, strides=2, padding=((-3, -3),))
+    with pytest.raises(ValueError, match="spatial dimensions, expected 1 to 3"):
+        Window.resolve_transposed((), 1)

@@ -14,6 +14,8 @@ from cnn_jax.kernels.conv import (
     conv_filter_grad,
     conv_input_grad,
 )
+from cnn_jax.kernels.conv_general import conv_general_dilated
+from cnn_jax.kernels.conv_transpose import conv_transpose
 from cnn_jax.kernels.dense import dense
 from cnn_jax.kernels.dropout import dropout, stochastic_depth
 from cnn_jax.kernels.loss import softmax_cross_entropy
@@ -37,7 +39,9 @@ __all__ = [
     "conv",
     "conv_bias_grad",
     "conv_filter_grad",
+    "conv_general_dilated",
     "conv_input_grad",
+    "conv_transpose",
     "dense",
     "dropout",
     "global_avg_pool",

@@ -36,7 +36,11 @@ import jax.numpy as jnp
 from cnn_jax.geometry import Padding, Window
 from cnn_jax.kernels import lowering
 from cnn_jax.kernels.bias import add_bias, sum_to_channels
-from cnn_jax.kernels.operands import align_manual_axes, require_floating
+from cnn_jax.kernels.operands import (
+    align_manual_axes,
+    require_floating,
+    require_matching_channels,
+)
 
 
 def conv(
@@ -207,31 +211,7 @@ def conv_bias_grad(dy: jax.Array) -> jax.Array:
 def _resolve(name, input_shape, filter_shape, strides, padding, dilation, groups):
     """Checks that the shapes fit together and returns the window they describe."""
     input_shape, filter_shape = tuple(input_shape), tuple(filter_shape)
-    if not 3 <= len(input_shape) <= 5:
-        raise ValueError(
-            f"{name}: got an input of shape {input_shape}, expected (n, *spatial, in) "
-            "with one to three spatial dimensions."
-        )
-    if len(filter_shape) != len(input_shape):
-        raise ValueError(
-            f"{name}: got a filter of rank {len(filter_shape)} {filter_shape} for an "
-            f"input of rank {len(input_shape)} {input_shape}, expected "
-            "(*spatial, in / groups, out)."
-        )
-    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
-        raise ValueError(f"{name}: got groups {groups!r}, expected a positive integer.")
-    inputs, (group_inputs, outputs) = input_shape[-1], filter_shape[-2:]
-    if inputs % groups or outputs % groups:
-        raise ValueError(
-            f"{name}: got {inputs} input and {outputs} output channels for {groups} "
-            "groups, expected numbers that the groups divide."
-        )
-    if inputs != group_inputs * groups:
-        raise ValueError(
-            f"{name}: got an input with {inputs} channels and a filter "
-            f"{filter_shape} for {groups} groups, expected {inputs // groups} input "
-            "channels in the filter."
-        )
+    require_matching_channels(name, input_shape, filter_shape, groups)
     return Window.resolve(
         input_shape[1:-1],
         filter_shape[:-2],

@@ -23,6 +23,49 @@ def require_floating(function: str, **arrays: jax.Array | None) -> None:
         )
 
 
+def require_matching_channels(
+    function: str,
+    input_shape: tuple[int, ...],
+    filter_shape: tuple[int, ...],
+    groups: int,
+) -> None:
+    """Raises ValueError unless a filter fits an input in rank, channels and groups.
+
+    Args:
+      function: Who is asking; the message begins with it.
+      input_shape: `(n, *spatial, in)`.
+      filter_shape: `(*spatial, in / groups, out)`.
+      groups: The number of groups.
+    """
+    if not 3 <= len(input_shape) <= 5:
+        raise ValueError(
+            f"{function}: got an input of shape {input_shape}, expected "
+            "(n, *spatial, in) with one to three spatial dimensions."
+        )
+    if len(filter_shape) != len(input_shape):
+        raise ValueError(
+            f"{function}: got a filter of rank {len(filter_shape)} {filter_shape} for "
+            f"an input of rank {len(input_shape)} {input_shape}, expected "
+            "(*spatial, in / groups, out)."
+        )
+    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
+        raise ValueError(
+            f"{function}: got groups {groups!r}, expected a positive integer."
+        )
+    inputs, (group_inputs, outputs) = input_shape[-1], filter_shape[-2:]
+    if inputs % groups or outputs % groups:
+        raise ValueError(
+            f"{function}: got {inputs} input and {outputs} output channels for "
+            f"{groups} groups, expected numbers that the groups divide."
+        )
+    if inputs != group_inputs * groups:
+        raise ValueError(
+            f"{function}: got an input with {inputs} channels and a filter "
+            f"{filter_shape} for {groups} groups, expected {inputs // groups} input "
+            "channels in the filter."
+        )
+
+
 def align_manual_axes(*arrays: jax.Array | None) -> tuple[jax.Array | None, ...]:
     """Marks all operands as varying over each manual axis that any varies over.
 

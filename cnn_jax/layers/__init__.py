@@ -10,6 +10,7 @@ from cnn_jax.layers.blocks import ConvNormActivation as ConvNormActivation
 from cnn_jax.layers.blocks import InvertedBottleneck as InvertedBottleneck
 from cnn_jax.layers.blocks import SqueezeExcite as SqueezeExcite
 from cnn_jax.layers.convolution import Conv as Conv
+from cnn_jax.layers.convolution import ConvTranspose as ConvTranspose
 from cnn_jax.layers.linear import Dense as Dense
 from cnn_jax.layers.normalization import BatchNorm as BatchNorm
 from cnn_jax.layers.regularization import Dropout as Dropout

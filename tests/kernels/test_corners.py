@@ -1,10 +1,13 @@
 """One rule for each corner, written down and equal to JAX's autodiff of lax."""
 
+import inspect
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from cnn_jax import kernels
 from cnn_jax.kernels import autodiff, textbook
@@ -147,6 +150,14 @@ EMPTY_BATCH = {
         (zeros(0, 5, 5, 2), zeros(3, 3, 1, 4)),
     ),
     "pointwise": (kernels.conv, (zeros(0, 5, 5, 2), zeros(1, 1, 2, 4))),
+    "conv_transpose": (
+        lambda *a: kernels.conv_transpose(*a, strides=2),
+        (zeros(0, 5, 5, 2), zeros(3, 3, 2, 4), zeros(4)),
+    ),
+    "conv_general_dilated": (
+        lambda x, w: kernels.conv_general_dilated(x, w, (2, 1), "SAME"),
+        (zeros(0, 2, 5, 4), zeros(4, 2, 3, 3)),
+    ),
     "dense": (kernels.dense, (zeros(0, 3), zeros(3, 2), zeros(2))),
     "max_pool": (lambda x: kernels.max_pool(x, 2), (zeros(0, 4, 4, 2),)),
     "avg_pool": (lambda x: kernels.avg_pool(x, 2), (zeros(0, 4, 4, 2),)),
@@ -202,6 +213,91 @@ def test_a_window_larger_than_the_input_never_fits(strides):
         assert value.shape == (2, 0, 3, 2)
         assert not vjp_fn(value)[0].any()
         assert vjp_fn(value)[0].shape == x.shape
+
+
+class TestTransposedConvolution:
+    def check(self, x_shape, w_shape, y_shape, **options):
+        """All is zero: no input ever meets a tap."""
+        x, w = jnp.ones(x_shape), jnp.ones(w_shape)
+        for fn in (kernels.conv_transpose, autodiff.conv_transpose):
+            value, vjp_fn = jax.vjp(lambda x, w, fn=fn: fn(x, w, **options), x, w)
+            assert value.shape == y_shape
+            gradients = vjp_fn(jnp.ones_like(value))
+            chex.assert_trees_all_equal(
+                (value, *gradients), jax.tree.map(jnp.zeros_like, (value, x, w))
+            )
+        assert textbook.conv_transpose(x, w, **options).shape == y_shape
+
+    @pytest.mark.parametrize("low", [0, -1, 2])
+    @pytest.mark.parametrize("groups", [1, 2])
+    def test_a_window_larger_than_the_spread_input_never_fits(self, low, groups):
+        self.check(
+            (2, 3, 4, 2),
+            (8, 2, 2 // groups, 4),
+            (2, 0, 10, 4),
+            strides=2,
+            padding=((low, -low), (2, 2)),
+            groups=groups,
+        )
+
+    def test_no_positions(self):
+        self.check((2, 0, 3), (4, 3, 5), (2, 2, 5), strides=3, padding=((3, 2),))
+
+    def test_what_is_cropped_or_padded_away_is_zero(self):
+        self.check((1, 2, 1), (2, 1, 1), (1, 1, 1), strides=3, padding=((-1, -1),))
+
+    def test_each_entry_lays_down_the_flipped_filter(self):
+        w = jnp.asarray([1.0, 2.0, 3.0])[:, None, None]
+        for padding, expected in (
+            ("VALID", [3, 2, 1 + 30, 20, 10]),
+            ("SAME", [3, 2, 31, 20]),
+            (1, [2, 31, 20]),
+        ):
+            y = kernels.conv_transpose(row(1, 10), w, strides=2, padding=padding)
+            assert y.ravel().tolist() == expected
+
+
+class TestGeneralConvolution:
+    def test_takes_every_argument_of_lax_at_its_place(self):
+        ours, theirs = map(
+            inspect.signature, (kernels.conv_general_dilated, lax.conv_general_dilated)
+        )
+        assert [(p.name, p.default, p.kind) for p in ours.parameters.values()] == [
+            (p.name, p.default, p.kind) for p in theirs.parameters.values()
+        ]
+
+    @pytest.mark.parametrize(
+        ("dtype", "wide"),
+        [(jnp.bfloat16, jnp.float32), (jnp.float16, jnp.float32), (np.float32, None)],
+    )
+    def test_a_wider_result_is_not_rounded_on_the_way(self, dtype, wide, generator):
+        x, w = (
+            jnp.asarray(generator.standard_normal(shape), dtype)
+            for shape in ((2, 3, 6, 6), (4, 3, 3, 3))
+        )
+
+        def value_and_gradients(fn):
+            y, vjp_fn = jax.vjp(
+                lambda x, w: fn(x, w, (1, 1), "SAME", preferred_element_type=wide), x, w
+            )
+            return y, vjp_fn(jnp.cos(y))
+
+        actual = value_and_gradients(kernels.conv_general_dilated)
+        expected = value_and_gradients(lax.conv_general_dilated)
+        chex.assert_trees_all_equal_dtypes(actual, expected)
+        chex.assert_trees_all_close(actual[0], expected[0], rtol=1e-5, atol=1e-5)
+        widened = jax.tree.map(lambda leaf: leaf.astype(np.float32), (actual, expected))
+        chex.assert_trees_all_close(*widened, rtol=1e-2, atol=1e-2)
+
+    def test_geometry_may_come_as_lists_and_numpy_arrays(self):
+        x, w = jnp.ones((1, 2, 5, 5)), jnp.ones((3, 2, 3, 3))
+        geometry = (np.array([2, 1]), [[1, 1], [0, 2]], [1, 1], np.array([1, 2]))
+        np.testing.assert_array_equal(
+            kernels.conv_general_dilated(x, w, *geometry),
+            lax.conv_general_dilated(
+                x, w, (2, 1), ((1, 1), (0, 2)), rhs_dilation=(1, 2)
+            ),
+        )
 
 
 def test_average_over_padding_alone_is_zero():

@@ -139,6 +139,179 @@ REJECTED = {
         "dy bfloat16",
     ),
     "cotangent without channels": (K.conv_bias_grad, (ones(3),), {}, "conv_bias_grad"),
+    "transposed filter of other channels": (
+        K.conv_transpose,
+        (IMAGE, ones(3, 3, 8, 4)),
+        {},
+        r"conv_transpose: got an input with 4 channels and a filter \(3, 3, 8, 4\)",
+    ),
+    "transposed image without a batch": (
+        K.conv_transpose,
+        (ones(6, 4), ones(4, 8)),
+        {},
+        "conv_transpose.* one to three spatial dimensions",
+    ),
+    "transposed groups that do not divide": (
+        K.conv_transpose,
+        (IMAGE, ones(3, 3, 2, 7)),
+        {"groups": 2},
+        "7 output channels for 2 groups",
+    ),
+    "transposed bias of another size": (
+        K.conv_transpose,
+        (IMAGE, FILTER, ones(4)),
+        {},
+        r"conv_transpose: got b \(4,\), expected \(8,\)",
+    ),
+    "transposed filter of another dtype": (
+        K.conv_transpose,
+        (IMAGE, ones(3, 3, 4, 8, dtype=HALF)),
+        {},
+        "conv_transpose.* w bfloat16, expected one dtype",
+    ),
+    "transposed padding that crops too much": (
+        K.conv_transpose,
+        (IMAGE, FILTER),
+        {"padding": ((0, 0), (-6, -6)), "strides": 2},
+        "crops more than the spread input's 11",
+    ),
+    "transposed padding of another name": (
+        K.conv_transpose,
+        (IMAGE, FILTER),
+        {"padding": "SAME_LOWER"},
+        "'SAME', 'VALID'",
+    ),
+    "transposed stride 0": (
+        K.conv_transpose,
+        (IMAGE, FILTER),
+        {"strides": 0},
+        "strides",
+    ),
+    **{
+        f"general: {name}": (
+            K.conv_general_dilated,
+            arrays or (ones(2, 4, 6, 6), ones(8, 4, 3, 3)),
+            {"window_strides": (1, 1), "padding": "SAME", **options},
+            message,
+        )
+        for name, arrays, options, message in (
+            (
+                "groups of the batch",
+                None,
+                {"batch_group_count": 2},
+                "batch_group_count 2, expected 1; use jax.lax.conv_general_dilated",
+            ),
+            (
+                "sharding of the result",
+                None,
+                {"out_sharding": jax.sharding.PartitionSpec()},
+                "out_sharding .*with_sharding_constraint.*jax.lax.conv_general_dilated",
+            ),
+            (
+                "integers",
+                (ones(2, 4, 6, 6, dtype=jnp.int32), ones(8, 4, 3, 3, dtype=jnp.int32)),
+                {},
+                "expected floating-point",
+            ),
+            (
+                "two dtypes",
+                (ones(2, 4, 6, 6), ones(8, 4, 3, 3, dtype=HALF)),
+                {},
+                "lhs float32, rhs bfloat16, expected one dtype",
+            ),
+            (
+                "eight bits",
+                tuple(
+                    ones(*shape, dtype=jnp.float8_e5m2)
+                    for shape in ((2, 4, 6, 6), (8, 4, 3, 3))
+                ),
+                {},
+                "float8_e5m2, expected one of float16, .*lax.conv_general_dilated",
+            ),
+            (
+                "a narrower result",
+                None,
+                {"preferred_element_type": HALF},
+                "bfloat16 for float32 operands, expected float32 or a wider",
+            ),
+            (
+                "an integer result",
+                None,
+                {"preferred_element_type": jnp.int32},
+                "dtype int32, expected one of",
+            ),
+            ("no spatial dimensions", (ones(2, 4), ones(8, 4)), {}, "1 to 3 spatial"),
+            (
+                "four spatial dimensions",
+                (ones(1, 1, 2, 2, 2, 2), ones(1, 1, 1, 1, 1, 1)),
+                {},
+                "1 to 3 spatial dimensions; use jax.lax.conv_general_dilated",
+            ),
+            (
+                "ranks that differ",
+                (ones(2, 4, 6, 6), ones(8, 4, 3)),
+                {},
+                "expected equal ranks",
+            ),
+            (
+                "two layouts",
+                None,
+                {"dimension_numbers": ("NCHW", "OIHW")},
+                "dimension_numbers .*NHWC",
+            ),
+            (
+                "a layout without a letter",
+                None,
+                {"dimension_numbers": ("NCHH", "OIHW", "NCHW")},
+                "dimension_numbers .*NHWC",
+            ),
+            (
+                "axes that are no order",
+                None,
+                {
+                    "dimension_numbers": jax.lax.ConvDimensionNumbers(
+                        (0, 1, 2, 2), (0, 1, 2, 3), (0, 1, 2, 3)
+                    )
+                },
+                "must order the axes 0 to 3",
+            ),
+            (
+                "channels that differ",
+                None,
+                {"dimension_numbers": ("NHWC", "HWIO", "NHWC")},
+                "conv_general_dilated: got an input with 6 channels",
+            ),
+            ("groups", None, {"feature_group_count": 3}, "for 3 groups"),
+            (
+                "strides",
+                None,
+                {"window_strides": (1,)},
+                "window_strides: got 1 entries",
+            ),
+            ("no strides", None, {"window_strides": None}, "window_strides: got None"),
+            ("dilation", None, {"rhs_dilation": (0, 1)}, "rhs_dilation: .* positive"),
+            (
+                "padding by name of a spread input",
+                None,
+                {"lhs_dilation": (2, 1)},
+                r"'SAME' with lhs_dilation \(2, 1\), expected \(low, high\) pairs",
+            ),
+            (
+                "padding by integers",
+                None,
+                {"padding": (1, 1)},
+                r"2 \(low, high\) pairs",
+            ),
+            (
+                "padding for one dimension",
+                None,
+                {"padding": ((1, 1),)},
+                r"2 \(low, high\) pairs",
+            ),
+            ("padding of another name", None, {"padding": "FULL"}, "'SAME'"),
+            ("cropping", None, {"padding": ((-4, -3), (0, 0))}, "crops more"),
+        )
+    },
     "pooling a matrix": (
         K.max_pool,
         (ones(4, 4),),

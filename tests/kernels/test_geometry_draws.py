@@ -1,4 +1,4 @@
-"""Drawn geometries: 240 convolutions and poolings, float64, against JAX's autodiff.
+"""Drawn geometries: 450 convolutions and poolings, float64, against JAX's autodiff.
 
 The draws are derandomized: the same ones in every run.
 """
@@ -8,6 +8,7 @@ import jax
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jax import lax
 
 from cnn_jax import kernels
 from cnn_jax.analysis.cases import Case, normal, spaced
@@ -17,6 +18,7 @@ from cnn_jax.analysis.gradcheck import (
     pull_back,
     relative_error,
 )
+from cnn_jax.geometry import spread_size
 from cnn_jax.kernels import autodiff
 
 TOLERANCE = 1e-12
@@ -64,6 +66,73 @@ def poolings(draw, rank, has_dilation):
     return (draw(st.integers(1, 2)), *sizes, draw(st.integers(1, 2))), options
 
 
+@st.composite
+def transposed_convolutions(draw, rank):
+    x, w, options = draw(convolutions(rank))
+    if not isinstance(options["padding"], str):
+        # From cropping all of the spread input to padding beyond the window's reach.
+        pairs = []
+        for size, stride in zip(x[1:-1], options["strides"], strict=True):
+            spread = spread_size(size, stride)
+            low = draw(st.integers(-spread, 8 - rank))
+            high = draw(st.integers(-spread - min(low, 0), 8 - rank))
+            pairs.append((low, high))
+        options["padding"] = tuple(pairs)
+    return x, w, options
+
+
+@st.composite
+def general_convolutions(draw, rank):
+    """Draws operands whose axes stand in any order, and the lax arguments."""
+    x, w, options = draw(convolutions(rank))
+    spread = draw(st.tuples(*[st.integers(1, 3)] * rank))
+    spread = draw(st.sampled_from([None, spread]))
+    strides = draw(st.sampled_from([options["strides"], (1,) * rank]))
+    padding = options["padding"]
+    if isinstance(padding, int):
+        padding = ((padding, padding),) * rank
+    elif isinstance(padding, str):
+        padding = draw(st.sampled_from(["SAME", "SAME_LOWER", "VALID"]))
+        if spread is not None:
+            padding = ((2, 1),) * rank
+    spatial = "DHW"[-rank:]
+    layouts = [f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"]
+    orders = [draw(st.permutations(range(rank + 2))) for _ in layouts]
+    # Strides and paddings follow the order of the filter's spatial axes.
+    named = [
+        "".join(layout[axis] for axis in order)
+        for layout, order in zip(layouts, orders, strict=True)
+    ]
+    kept = [spatial.index(letter) for letter in named[1] if letter in spatial]
+
+    def reordered(values):
+        follows = values is not None and not isinstance(values, str)
+        return tuple(values[axis] for axis in kept) if follows else values
+
+    arrays = [
+        tuple(shape[axis] for axis in order)
+        for shape, order in zip((x, w), orders, strict=False)
+    ]
+    numbers = draw(
+        st.sampled_from(
+            [named, lax.conv_dimension_numbers(*arrays, named)],
+        )
+    )
+    return (
+        *arrays,
+        {
+            "window_strides": reordered(strides),
+            "padding": reordered(padding),
+            "lhs_dilation": reordered(spread),
+            "rhs_dilation": draw(
+                st.sampled_from([None, reordered(options["dilation"])])
+            ),
+            "dimension_numbers": numbers,
+            "feature_group_count": options["groups"],
+        },
+    )
+
+
 def drawn_geometries(count, strategy):
     """Runs a test on `count` draws."""
 
@@ -103,6 +172,29 @@ def test_conv(rank):
         x, w, options = geometry
         arguments = {"x": normal(*x), "w": normal(*w), "b": normal(w[-1])}
         assert_agrees_with_twin(Case("conv", "drawn", arguments, options))
+
+    check()
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_conv_transpose(rank):
+    @drawn_geometries(40, transposed_convolutions(rank))
+    def check(geometry):
+        x, w, options = geometry
+        arguments = {"x": normal(*x), "w": normal(*w), "b": normal(w[-1])}
+        assert_agrees_with_twin(Case("conv_transpose", "drawn", arguments, options))
+
+    check()
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_conv_general_dilated(rank):
+    @drawn_geometries(30, general_convolutions(rank))
+    def check(geometry):
+        lhs, rhs, options = geometry
+        arguments = {"lhs": normal(*lhs), "rhs": normal(*rhs)}
+        case = Case("conv_general_dilated", "drawn", arguments, options)
+        assert_agrees_with_twin(case)
 
     check()
 

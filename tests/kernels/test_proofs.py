@@ -71,6 +71,16 @@ def conv_filter_grad_gradients(a, dw, options):
     }
 
 
+def conv_transpose_gradients(a, dy, options):
+    gradients = textbook.conv_transpose_grad(a["x"], a["w"], dy, **options)
+    return dict(zip(a, gradients, strict=False))
+
+
+def conv_general_gradients(a, dy, options):
+    gradients = textbook.conv_general_dilated_grad(a["lhs"], a["rhs"], dy, **options)
+    return dict(zip(a, gradients, strict=True))
+
+
 def max_pool_grad_gradients(a, dx, options):
     """Column by column: what one output position sends back, meets dx there."""
     ddy = np.zeros(a["dy"].shape)
@@ -131,6 +141,8 @@ OPERATIONS = {
     "conv_bias_grad": Operation(
         lambda a, db, o: {"dy": np.broadcast_to(db, a["dy"].shape)}, (("dy",),)
     ),
+    "conv_transpose": Operation(conv_transpose_gradients, (("x", "b"), ("w", "b"))),
+    "conv_general_dilated": Operation(conv_general_gradients, (("lhs",), ("rhs",))),
     "max_pool": Operation(
         lambda a, dy, o: {"x": textbook.max_pool_grad(a["x"], dy, **o)}
     ),

@@ -130,6 +130,27 @@ SHARDED = {
     "conv, grouped": (("x", (8, 5, 5, 4)), ("w", (3, 3, 2, 6)), {"groups": 2}),
     "conv, pointwise": (("x", (8, 5, 4, 4)), ("w", (1, 1, 4, 6)), {}),
     "conv, 1-d": (("x", (8, 9, 2)), ("w", (3, 2, 3)), {"padding": "VALID"}),
+    "conv_transpose": (("x", (8, 3, 4, 3)), ("w", (3, 3, 3, 4)), ("b", (4,)), {}),
+    "conv_transpose, strided, depthwise": (
+        ("x", (8, 3, 4, 2)),
+        ("w", (3, 2, 1, 4)),
+        {"strides": 2, "groups": 2},
+    ),
+    "conv_general_dilated": (
+        ("x", (8, 3, 6, 5)),
+        ("w", (4, 3, 3, 3)),
+        {"window_strides": (2, 1), "padding": "SAME"},
+    ),
+    "conv_general_dilated, spread": (
+        ("x", (8, 3, 4, 3)),
+        ("w", (3, 3, 3, 4)),
+        {
+            "window_strides": (2, 1),
+            "padding": ((1, 1), (2, 0)),
+            "lhs_dilation": (3, 2),
+            "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
+        },
+    ),
     "dense": (("x", (16, 5)), ("w", (5, 3)), ("b", (3,)), {}),
     "max_pool": (("x", (8, 7, 6, 2)), {"window": 3, "strides": 2, "padding": "SAME"}),
     "avg_pool": (("x", (8, 7, 6, 2)), {"window": 3, "strides": 2, "padding": "SAME"}),

@@ -8,6 +8,8 @@ new kernel is a new row, in the file named as the kernel's own.
 from cnn_jax.analysis.cases import (
     activation,
     conv,
+    conv_general,
+    conv_transpose,
     dense,
     dropout,
     loss,
@@ -28,6 +30,8 @@ from cnn_jax.analysis.cases.case import (
 
 CASES = (
     *conv.CASES,
+    *conv_transpose.CASES,
+    *conv_general.CASES,
     *pool.CASES,
     *dense.CASES,
     *activation.CASES,

@@ -40,10 +40,17 @@ CONVOLUTIONS = {
         {"groups": 2, "strides": 2, "padding": 1},
     ),
     "depthwise": ((2, 6, 5, 4), (3, 3, 1, 4), {"groups": 4}),
+    "depthwise twofold": ((2, 6, 5, 3), (3, 3, 1, 6), {"groups": 3}),
     "depthwise twofold, stride 2": (
         (2, 7, 6, 3),
         (4, 3, 1, 6),
         {"groups": 3, "strides": 2},
+    ),
+    "depthwise threefold": ((2, 6, 5, 2), (3, 3, 1, 6), {"groups": 2}),
+    "depthwise threefold, stride 2": (
+        (2, 7, 6, 2),
+        (3, 3, 1, 6),
+        {"groups": 2, "strides": 2, "padding": 1},
     ),
     "1-d, stride 2": ((2, 9, 4), (3, 4, 6), {"strides": 2}),
     "1-d, dilated, groups": (

@@ -20,6 +20,12 @@ from cnn_jax.kernels.autodiff.conv import (
     conv_filter_grad,
     conv_input_grad,
 )
+from cnn_jax.kernels.autodiff.conv_general import (
+    conv_general_dilated,
+)
+from cnn_jax.kernels.autodiff.conv_transpose import (
+    conv_transpose,
+)
 from cnn_jax.kernels.autodiff.dense import (
     dense,
 )
@@ -53,7 +59,9 @@ __all__ = [
     "conv",
     "conv_bias_grad",
     "conv_filter_grad",
+    "conv_general_dilated",
     "conv_input_grad",
+    "conv_transpose",
     "dense",
     "dropout",
     "global_avg_pool",

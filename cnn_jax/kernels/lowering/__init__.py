@@ -77,6 +77,20 @@ def conv_input_grad(
 
 
 @_inlined
+def conv_transpose(
+    x: jax.Array, w: jax.Array, window: Window, groups: int, precision
+) -> jax.Array:
+    """Correlates `x`, spread by the window's strides, with the filters `w`.
+
+    This leads from the window's outputs to its inputs: it is `conv_input_grad` of the
+    flipped and transposed filters.
+    """
+    return _per_platform(
+        cpu.conv_transpose, xla.conv_transpose, x, w, window, groups, precision
+    )
+
+
+@_inlined
 def conv_filter_grad(
     x: jax.Array, dy: jax.Array, window: Window, groups: int, precision
 ) -> jax.Array:

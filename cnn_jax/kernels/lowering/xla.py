@@ -37,12 +37,19 @@ def conv_input_grad(
     dy: jax.Array, w: jax.Array, window: Window, groups: int, precision
 ) -> jax.Array:
     """Correlates dy, spread by the stride, with the flipped and transposed filters."""
+    return conv_transpose(dy, transpose_filter(w, groups), window, groups, precision)
+
+
+def conv_transpose(
+    x: jax.Array, w: jax.Array, window: Window, groups: int, precision
+) -> jax.Array:
+    """Correlates `x`, spread by the stride, with `w`: from outputs to inputs."""
     if 0 in window.output_sizes:
-        return _sum_of_nothing(dy, (len(dy), *window.input_sizes, w.shape[-2] * groups))
+        return _sum_of_nothing(x, (len(x), *window.input_sizes, w.shape[-1]))
     spatial = _LETTERS[-window.rank :]
     return lax.conv_general_dilated(
-        dy,
-        transpose_filter(w, groups),
+        x,
+        w,
         window_strides=(1,) * window.rank,
         padding=window.input_grad_padding,
         lhs_dilation=window.strides,
@@ -79,6 +86,8 @@ def conv_filter_grad(
 
 def transpose_filter(w: jax.Array, groups: int) -> jax.Array:
     """Flips every spatial axis and swaps inputs with outputs, group by group.
+
+    Done twice, it gives back `w`.
 
     Args:
       w: Filters `(*spatial, inputs / groups, outputs)`.

@@ -28,6 +28,14 @@ from cnn_jax.kernels.textbook.conv import (
     conv_filter_grad,
     conv_input_grad,
 )
+from cnn_jax.kernels.textbook.conv_general import (
+    conv_general_dilated,
+    conv_general_dilated_grad,
+)
+from cnn_jax.kernels.textbook.conv_transpose import (
+    conv_transpose,
+    conv_transpose_grad,
+)
 from cnn_jax.kernels.textbook.dense import (
     dense,
     dense_grad,
@@ -77,7 +85,11 @@ __all__ = [
     "conv",
     "conv_bias_grad",
     "conv_filter_grad",
+    "conv_general_dilated",
+    "conv_general_dilated_grad",
     "conv_input_grad",
+    "conv_transpose",
+    "conv_transpose_grad",
     "dense",
     "dense_grad",
     "dropout",

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_jax.analysis.cases import CONVOLUTIONS
+from cnn_jax.analysis.cases.conv import CONVOLUTIONS
+from cnn_jax.analysis.cases.conv_transpose import TRANSPOSED_CONVOLUTIONS
 from cnn_jax.analysis.gradcheck import FAST_COMPILATION, draw_like
 from cnn_jax.geometry import Window
 from cnn_jax.kernels import textbook
@@ -38,3 +39,20 @@ def test_convolution_and_its_gradients(label, x64):
         np.testing.assert_allclose(
             got, wanted, rtol=0, atol=1e-12 * np.abs(wanted).max()
         )
+
+
+@pytest.mark.parametrize("label", TRANSPOSED_CONVOLUTIONS)
+def test_transposed_convolution(label, x64):
+    x_shape, w_shape, options = TRANSPOSED_CONVOLUTIONS[label]
+    geometry = {key: options[key] for key in options if key != "groups"}
+    window = Window.resolve_transposed(x_shape[1:-1], w_shape[:-2], **geometry)
+    x, w = draw_like([jnp.ones(shape) for shape in (x_shape, w_shape)], 0)
+
+    def evaluate(x, w):
+        return xla.conv_transpose(x, w, window, options.get("groups", 1), None)
+
+    actual = jax.jit(evaluate, compiler_options=FAST_COMPILATION)(x, w)
+    expected = textbook.conv_transpose(x, w, **options)
+    np.testing.assert_allclose(
+        actual, expected, rtol=0, atol=1e-12 * np.abs(expected).max()
+    )

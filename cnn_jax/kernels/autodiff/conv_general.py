@@ -1,0 +1,23 @@
+"""The general convolution: `lax.conv_general_dilated` itself."""
+
+from __future__ import annotations
+
+import jax
+from jax import lax
+
+
+def conv_general_dilated(
+    lhs: jax.Array, rhs: jax.Array, *arguments: object, **options: object
+) -> jax.Array:
+    """`lax.conv_general_dilated`, with all of its arguments.
+
+    Args:
+      lhs: Input, in the layout that the dimension numbers describe.
+      rhs: Filters, likewise.
+      *arguments: As in `lax.conv_general_dilated`.
+      **options: Likewise.
+
+    Returns:
+      Output, in the layout that the dimension numbers describe.
+    """
+    return lax.conv_general_dilated(lhs, rhs, *arguments, **options)
