@@ -5,6 +5,7 @@ The draws are derandomized: the same ones in every run.
 
 import chex
 import jax
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -149,11 +150,24 @@ def drawn_geometries(count, strategy):
     return decorate
 
 
-def assert_agrees_with_twin(case):
+def lax_in_one_layout(lhs, rhs, *, dimension_numbers, **options):
+    """The twin between transposes of its operands and result.
+
+    In some layouts the stock gradient makes XLA's CPU compiler abort the process (jax
+    0.12, a check of shapes in its swapping of a convolution's operands).
+    """
+    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    lhs, rhs = lhs.transpose(numbers.lhs_spec), rhs.transpose(numbers.rhs_spec)
+    y = lax.conv_general_dilated(lhs, rhs, **options)
+    return y.transpose(np.argsort(numbers.out_spec))
+
+
+def assert_agrees_with_twin(case, twin=None):
     """Compares a kernel's value and gradients with its twin's, in one program."""
+    twin = twin or getattr(autodiff, case.kernel)
     with jax.enable_x64(True):
         arguments = case.draw(0)
-        fns = [getattr(module, case.kernel) for module in (kernels, autodiff)]
+        fns = [getattr(kernels, case.kernel), twin]
         output = jax.eval_shape(lambda a: case.apply(fns[1], a), arguments)
         both = jax.jit(
             lambda a, dy: [pull_back(fn, case, a, dy) for fn in fns],
@@ -194,7 +208,7 @@ def test_conv_general_dilated(rank):
         lhs, rhs, options = geometry
         arguments = {"lhs": normal(*lhs), "rhs": normal(*rhs)}
         case = Case("conv_general_dilated", "drawn", arguments, options)
-        assert_agrees_with_twin(case)
+        assert_agrees_with_twin(case, lax_in_one_layout)
 
     check()
 
