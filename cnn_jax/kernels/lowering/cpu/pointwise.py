@@ -1,8 +1,8 @@
-"""Convolution by 1x1 filters: one matrix product, with the batch axis left alone.
+"""Convolution by 1x1 filters as matrix products.
 
 XLA's CPU backend runs it as a convolution all the same, with a filter gradient that is
-3 to 12 times slower. The products contract several axes at once instead of merging
-batch and positions into one, so that a batch sharded over devices stays sharded.
+2 to 15 times slower. The batch stays the leading axis, or the leading part of one, so
+that a batch sharded over devices stays sharded.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from cnn_jax.kernels.lowering.cpu.taps import accumulation_dtype
 
 def conv(x: jax.Array, w: jax.Array, window: Window, precision) -> jax.Array:
     """Multiplies the channels at each visited position by the filter matrix."""
-    return _dot(_visited(x, window), w.reshape(w.shape[-2:]), (-1,), (0,), precision)
+    y = _dot(_visited(x, window), w.reshape(w.shape[-2:]), -1, 0, precision)
+    return y.astype(x.dtype)
 
 
 def conv_input_grad(
     dy: jax.Array, w: jax.Array, window: Window, precision
 ) -> jax.Array:
     """Multiplies by the transposed matrix, and puts zeros where nothing was visited."""
-    dx = _dot(dy, w.reshape(w.shape[-2:]), (-1,), (1,), precision)
+    dx = _dot(dy, w.reshape(w.shape[-2:]), -1, 1, precision).astype(dy.dtype)
     gaps = [
         (0, size - (out - 1) * stride - 1, stride - 1)
         for size, out, stride in zip(
@@ -37,22 +38,34 @@ def conv_input_grad(
 def conv_filter_grad(
     x: jax.Array, dy: jax.Array, window: Window, precision
 ) -> jax.Array:
-    """Multiplies inputs by dy, over the batch and all visited positions."""
-    places = tuple(range(x.ndim - 1))
-    dw = _dot(_visited(x, window), dy, places, places, precision)
-    return dw.reshape(*window.sizes, *dw.shape)
+    """Multiplies inputs by dy, over the batch and all visited positions.
+
+    Where an image has many positions and few channels, a product for each image, added
+    up afterwards, gains 1.1 to 2 times: the images' products run side by side, and the
+    operands need no copy. Once a product is as big as what it is made of, adding them
+    up costs more than that.
+    """
+    x = _visited(x, window)
+    x, dy = (a.reshape(len(a), -1, a.shape[-1]) for a in (x, dy))
+    positions, inputs, outputs = x.shape[1], x.shape[-1], dy.shape[-1]
+    if 4 * inputs * outputs <= positions * (inputs + outputs):
+        dw = _dot(x, dy, 1, 1, precision, batch_axes=(0,)).sum(0)
+    else:
+        x, dy = (a.reshape(-1, a.shape[-1]) for a in (x, dy))
+        dw = _dot(x, dy, 0, 0, precision)
+    return dw.astype(x.dtype).reshape(*window.sizes, inputs, outputs)
 
 
 def _visited(x: jax.Array, window: Window) -> jax.Array:
     return lax.slice(x, (0,) * x.ndim, x.shape, (1, *window.strides, 1))
 
 
-def _dot(a, b, a_axes, b_axes, precision):
-    a_axes = tuple(axis % a.ndim for axis in a_axes)
+def _dot(a, b, a_axis, b_axis, precision, batch_axes=()):
+    """Contracts one axis of each, and returns the sums unrounded."""
     return lax.dot_general(
         a,
         b,
-        ((a_axes, b_axes), ((), ())),
+        (((a_axis % a.ndim,), (b_axis % b.ndim,)), (batch_axes, batch_axes)),
         precision=precision,
         preferred_element_type=accumulation_dtype(a.dtype),
-    ).astype(a.dtype)
+    )
