@@ -7,7 +7,15 @@ for a custom VJP: `autodiff` holds the same operations as plain lax.
 """
 
 from cnn_jax.kernels import autodiff, textbook
-from cnn_jax.kernels.activation import relu, sigmoid, silu
+from cnn_jax.kernels.activation import (
+    gelu,
+    hard_sigmoid,
+    hard_swish,
+    relu,
+    relu6,
+    sigmoid,
+    silu,
+)
 from cnn_jax.kernels.conv import (
     conv,
     conv_bias_grad,
@@ -16,6 +24,7 @@ from cnn_jax.kernels.conv import (
 )
 from cnn_jax.kernels.dense import dense
 from cnn_jax.kernels.dropout import dropout, stochastic_depth
+from cnn_jax.kernels.group_norm import group_norm, layer_norm
 from cnn_jax.kernels.loss import softmax_cross_entropy
 from cnn_jax.kernels.lowering import target_platform
 from cnn_jax.kernels.norm import batch_norm, batch_norm_inference
@@ -39,10 +48,16 @@ __all__ = [
     "conv_input_grad",
     "dense",
     "dropout",
+    "gelu",
     "global_avg_pool",
+    "group_norm",
+    "hard_sigmoid",
+    "hard_swish",
+    "layer_norm",
     "max_pool",
     "max_pool_grad",
     "relu",
+    "relu6",
     "sigmoid",
     "silu",
     "softmax_cross_entropy",

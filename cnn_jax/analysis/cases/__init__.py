@@ -10,12 +10,14 @@ from cnn_jax.analysis.cases import (
     conv,
     dense,
     dropout,
+    group_norm,
     loss,
     norm,
     pool,
 )
 from cnn_jax.analysis.cases.case import (
     Case,
+    among,
     classes,
     is_floating,
     normal,
@@ -31,6 +33,7 @@ CASES = (
     *dense.CASES,
     *activation.CASES,
     *norm.CASES,
+    *group_norm.CASES,
     *dropout.CASES,
     *loss.CASES,
 )
@@ -39,6 +42,7 @@ CASES = (
 __all__ = [
     "CASES",
     "Case",
+    "among",
     "classes",
     "is_floating",
     "normal",
