@@ -7,7 +7,15 @@ for a custom VJP: `autodiff` holds the same operations as plain lax.
 """
 
 from cnn_jax.kernels import autodiff, textbook
-from cnn_jax.kernels.activation import relu, sigmoid, silu
+from cnn_jax.kernels.activation import (
+    gelu,
+    hard_sigmoid,
+    hard_swish,
+    relu,
+    relu6,
+    sigmoid,
+    silu,
+)
 from cnn_jax.kernels.conv import (
     conv,
     conv_bias_grad,
@@ -18,6 +26,7 @@ from cnn_jax.kernels.conv_general import conv_general_dilated
 from cnn_jax.kernels.conv_transpose import conv_transpose
 from cnn_jax.kernels.dense import dense
 from cnn_jax.kernels.dropout import dropout, stochastic_depth
+from cnn_jax.kernels.group_norm import group_norm, layer_norm
 from cnn_jax.kernels.loss import softmax_cross_entropy
 from cnn_jax.kernels.lowering import target_platform
 from cnn_jax.kernels.norm import batch_norm, batch_norm_inference
@@ -44,10 +53,16 @@ __all__ = [
     "conv_transpose",
     "dense",
     "dropout",
+    "gelu",
     "global_avg_pool",
+    "group_norm",
+    "hard_sigmoid",
+    "hard_swish",
+    "layer_norm",
     "max_pool",
     "max_pool_grad",
     "relu",
+    "relu6",
     "sigmoid",
     "silu",
     "softmax_cross_entropy",

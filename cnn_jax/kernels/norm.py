@@ -38,7 +38,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnn_jax.kernels.activation import FUSED, require_fused
+from cnn_jax.kernels.activation.fused import FUSED, require_fused
 from cnn_jax.kernels.operands import (
     accumulation_dtype,
     align_manual_axes,

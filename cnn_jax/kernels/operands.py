@@ -66,6 +66,27 @@ def require_matching_channels(
         )
 
 
+def require_channels(function: str, x: jax.Array, **vectors: jax.Array | None) -> None:
+    """Raises ValueError unless all vectors hold one number for each channel of x.
+
+    Their dtype is x's or the one that sums over x are formed in: parameters are often
+    kept in float32 beside bfloat16 images. None passes.
+    """
+    dtypes = (x.dtype, accumulation_dtype(x.dtype))
+    for name, vector in vectors.items():
+        if vector is None:
+            continue
+        if vector.shape != x.shape[-1:]:
+            raise ValueError(
+                f"{function}: got {name} {vector.shape}, expected {x.shape[-1:]}."
+            )
+        if vector.dtype not in dtypes:
+            raise ValueError(
+                f"{function}: got {name} {vector.dtype} for x {x.dtype}, expected "
+                f"{dtypes[0]} or {dtypes[1]}."
+            )
+
+
 def align_manual_axes(*arrays: jax.Array | None) -> tuple[jax.Array | None, ...]:
     """Marks all operands as varying over each manual axis that any varies over.
 
@@ -88,6 +109,11 @@ def accumulation_dtype(dtype) -> np.dtype:
     """Returns the dtype in which sums over `dtype` are formed: at least float32."""
     # Not jnp.promote_types, which refuses under strict dtype promotion.
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+
+
+def widen(array: jax.Array) -> jax.Array:
+    """Converts to the dtype in which sums are formed: at least float32."""
+    return array.astype(accumulation_dtype(array.dtype))
 
 
 def _cast_to_varying(array: jax.Array, axes: set) -> jax.Array:

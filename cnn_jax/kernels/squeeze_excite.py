@@ -20,8 +20,7 @@ Each position has 1 / P of its channel's mean, so both ways together, in one pas
     dx_pc = dy_pc g_c + ds_c / P.
 
 Of x's size only x itself is saved, beside s, q `(n, c)` and the parameters: g = k(q)
-and k'(q) are elementwise in q, and a is one small product of s. Autodiff also keeps g
-spread over all positions.
+and k'(q) are elementwise in q, and a is one small product of s.
 
 Source: Hu, Shen and Sun, "Squeeze-and-Excitation Networks", 2017.
 """
@@ -35,7 +34,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from cnn_jax.kernels.activation import FUSED, relu, require_fused, sigmoid
+from cnn_jax.kernels.activation import relu, sigmoid
+from cnn_jax.kernels.activation.fused import FUSED, require_fused
 from cnn_jax.kernels.operands import (
     accumulation_dtype,
     align_manual_axes,

@@ -13,6 +13,8 @@ from cnn_jax.layers.convolution import Conv as Conv
 from cnn_jax.layers.convolution import ConvTranspose as ConvTranspose
 from cnn_jax.layers.linear import Dense as Dense
 from cnn_jax.layers.normalization import BatchNorm as BatchNorm
+from cnn_jax.layers.normalization import GroupNorm as GroupNorm
+from cnn_jax.layers.normalization import LayerNorm as LayerNorm
 from cnn_jax.layers.regularization import Dropout as Dropout
 from cnn_jax.layers.regularization import StochasticDepth as StochasticDepth
 from cnn_jax.layers.tracing import LayerCall as LayerCall

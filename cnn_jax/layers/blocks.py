@@ -18,7 +18,7 @@ from flax.linen import dtypes
 
 from cnn_jax import geometry
 from cnn_jax import kernels as K
-from cnn_jax.kernels.activation import is_fused
+from cnn_jax.kernels.activation.fused import is_fused
 from cnn_jax.layers.convolution import Conv
 from cnn_jax.layers.linear import Dense, DenseParameters
 from cnn_jax.layers.normalization import BatchNorm

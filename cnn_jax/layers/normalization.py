@@ -1,4 +1,4 @@
-"""Normalisation with running statistics."""
+"""Normalisation: by running statistics, or by each example's own."""
 
 from __future__ import annotations
 
@@ -123,6 +123,115 @@ class BatchNorm(nn.Module):
         # the same types.
         batch = batch.astype(running.dtype)
         return self.momentum * running + (1.0 - self.momentum) * batch
+
+
+class LayerNorm(nn.Module):
+    """Normalises the channels at every position (Ba, Kiros and Hinton 2016).
+
+    Parameters: `scale` and `bias` `(c,)`, as in `flax.linen.LayerNorm`.
+
+    Attributes:
+      epsilon: Added to the variance.
+      dtype: The dtype of the output; None takes the one that `x`, `scale` and `bias`
+        promote to. Statistics are computed in float32 at least, whatever it is.
+      param_dtype: The dtype in which the parameters are stored.
+      use_bias: Whether to add a bias.
+      use_scale: Whether to multiply by a scale.
+      bias_init: Initializer of the bias.
+      scale_init: Initializer of the scale.
+    """
+
+    epsilon: float = 1e-6
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
+    bias_init: Initializer = nn.initializers.zeros_init()
+    scale_init: Initializer = nn.initializers.ones_init()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `x` `(..., c)` normalised, in the same shape."""
+        x, scale, bias, dtype = _operands(self, x)
+        return K.layer_norm(x, scale, bias, epsilon=self.epsilon).astype(dtype)
+
+
+class GroupNorm(nn.Module):
+    """Normalises groups of channels within each example (Wu and He 2018).
+
+    Parameters: `scale` and `bias` `(c,)`, as in `flax.linen.GroupNorm`.
+
+    Attributes:
+      num_groups: The number of groups of consecutive channels; None with `group_size`.
+      group_size: The number of channels in a group; None with `num_groups`.
+      epsilon: Added to the variance.
+      dtype: The dtype of the output; None takes the one that `x`, `scale` and `bias`
+        promote to. Statistics are computed in float32 at least, whatever it is.
+      param_dtype: The dtype in which the parameters are stored.
+      use_bias: Whether to add a bias.
+      use_scale: Whether to multiply by a scale.
+      bias_init: Initializer of the bias.
+      scale_init: Initializer of the scale.
+    """
+
+    num_groups: int | None = 32
+    group_size: int | None = None
+    epsilon: float = 1e-6
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
+    bias_init: Initializer = nn.initializers.zeros_init()
+    scale_init: Initializer = nn.initializers.ones_init()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `x` `(n, *spatial, c)` normalised, in the same shape.
+
+        Raises:
+          ValueError: If not exactly one of `num_groups` and `group_size` is given, or
+            the channels do not fall into such groups.
+        """
+        num_groups = self._resolved_num_groups(x.shape[-1])
+        x, scale, bias, dtype = _operands(self, x)
+        return K.group_norm(
+            x, scale, bias, num_groups=num_groups, epsilon=self.epsilon
+        ).astype(dtype)
+
+    def _resolved_num_groups(self, channels: int) -> int:
+        if (self.num_groups is None) == (self.group_size is None):
+            raise ValueError(
+                f"GroupNorm: got num_groups {self.num_groups} and group_size "
+                f"{self.group_size}, expected one of them and None for the other "
+                "(num_groups is 32 unless set)."
+            )
+        if self.num_groups is not None:
+            return self.num_groups
+        if self.group_size <= 0 or channels % self.group_size:
+            raise ValueError(
+                f"GroupNorm: got group_size {self.group_size} for {channels} channels, "
+                "expected a positive integer that divides them."
+            )
+        return channels // self.group_size
+
+
+def _operands(module: LayerNorm | GroupNorm, x: jax.Array) -> tuple:
+    """Declares the parameters and returns what the kernel takes, and y's dtype."""
+    shape = (x.shape[-1],)
+    scale = bias = None
+    if module.use_scale:
+        scale = module.param("scale", module.scale_init, shape, module.param_dtype)
+    if module.use_bias:
+        bias = module.param("bias", module.bias_init, shape, module.param_dtype)
+    dtype = dtypes.canonicalize_dtype(x, scale, bias, dtype=module.dtype)
+    if jnp.finfo(x.dtype).bits < jnp.finfo(dtype).bits:
+        x = x.astype(dtype)
+    computed = _at_least_float32(x.dtype)
+    scale, bias = (
+        vector if vector is None else vector.astype(computed)
+        for vector in (scale, bias)
+    )
+    return x, scale, bias, dtype
 
 
 def _at_least_float32(dtype: Dtype) -> jnp.dtype:

@@ -1,5 +1,6 @@
 """One rule for each corner, written down and equal to JAX's autodiff of lax."""
 
+import functools
 import inspect
 
 import chex
@@ -125,18 +126,117 @@ class TestActivations:
         assert vjp_fn(jnp.ones(6))[0].tolist() == [0, 0, 0, 0, 1, 1]
         assert jax.vjp(jax.nn.relu, x)[1](jnp.ones(6))[0].tolist() == [0, 0, 0, 0, 1, 1]
 
-    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+    @pytest.mark.parametrize(
+        ("kernel", "slopes"),
+        [
+            ("relu", {-1: 0, 0: 0, 0.5: 1, 3: 1, 6: 1}),
+            ("relu6", {-1: 0, 0: 0, 0.5: 1, 3: 1, 6: 0, 7: 0}),
+            ("hard_sigmoid", {-4: 0, -3: 0, -2.5: 1 / 6, 0: 1 / 6, 3: 0, 4: 0}),
+            ("hard_swish", {-4: 0, -3: 0, -1.5: 0, 0: 0.5, 3: 1, 4: 1}),
+        ],
+    )
+    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+    def test_a_clamp_has_derivative_zero_where_it_bends(self, kernel, slopes, dtype):
+        fn, like = getattr(kernels, kernel), getattr(jax.nn, kernel)
+        x = jnp.asarray([*slopes, NAN], dtype)
+        # A clamp's derivative at NaN is 0, a product's is NaN.
+        expected = [*slopes.values(), NAN if kernel == "hard_swish" else 0]
+        y, vjp_fn = jax.vjp(fn, x)
+        np.testing.assert_allclose(
+            y.astype(jnp.float32),
+            like(x.astype(jnp.float32)),
+            rtol=float(jnp.finfo(dtype).eps),
+        )
+        dx = vjp_fn(jnp.ones_like(x))[0]
+        # NumPy finds no bfloat16 NaN equal to another.
+        dx, rounded = dx.astype(jnp.float32), jnp.asarray(expected, dtype)
+        np.testing.assert_array_equal(dx, rounded.astype(jnp.float32))
+        by_jax = jax.vjp(like, x.astype(jnp.float32))[1](jnp.ones(x.shape))[0]
+        np.testing.assert_allclose(by_jax, expected, rtol=1e-6)
+
+    @pytest.mark.parametrize("kernel", ["relu", "relu6", "hard_sigmoid", "hard_swish"])
+    def test_the_rule_at_corners_holds_for_second_derivatives(self, kernel):
+        x = jnp.asarray([-3.0, 0.0, 3.0, 6.0])
+
+        def slope(fn):
+            return jax.grad(lambda x: jnp.sum(x * fn(x) + jnp.sin(fn(x))))
+
+        actual, reference = (
+            jax.jvp(slope(getattr(module, kernel)), (x,), (jnp.ones(4),))[1]
+            for module in (kernels, autodiff)
+        )
+        np.testing.assert_allclose(actual, reference, rtol=1e-6, atol=1e-6)
+
+    def test_corners_are_those_of_x_where_low_precision_rounds_them_away(self):
+        # The bfloat16 numbers next to -3 and 3 (x + 3 rounds to 6 in bfloat16).
+        x = jnp.asarray([-2.984375, 2.984375], jnp.bfloat16)
+        dx = jax.vjp(kernels.hard_sigmoid, x)[1](jnp.ones_like(x))[0]
+        np.testing.assert_array_equal(dx, jnp.full(2, 1 / 6, jnp.bfloat16))
+
+    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
     def test_far_tails_are_exact(self, dtype):
         x = jnp.asarray([-1e4, -200.0, 200.0, 1e4], dtype)
+        gated = ([0, 0, x[2], x[3]], [0, 0, 1, 1])
         for fn, value, slope in (
             (kernels.sigmoid, [0, 0, 1, 1], [0, 0, 0, 0]),
-            (kernels.silu, [0, 0, x[2], x[3]], [0, 0, 1, 1]),
+            (kernels.hard_sigmoid, [0, 0, 1, 1], [0, 0, 0, 0]),
+            (kernels.relu6, [0, 0, 6, 6], [0, 0, 0, 0]),
+            (kernels.relu, *gated),
+            (kernels.silu, *gated),
+            (kernels.hard_swish, *gated),
+            (kernels.gelu, *gated),
+            (functools.partial(kernels.gelu, approximate=False), *gated),
         ):
             y, vjp_fn = jax.vjp(fn, x)
             np.testing.assert_array_equal(y, jnp.asarray(value, dtype))
             np.testing.assert_array_equal(
                 vjp_fn(jnp.ones_like(x))[0], jnp.asarray(slope, dtype)
             )
+
+    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+    def test_derivatives_at_infinity_are_their_limits(self, dtype):
+        largest = float(jnp.finfo(dtype).max)
+        x = jnp.asarray([-INF, -largest, largest, INF], dtype)
+        for fn, slope in (
+            (kernels.sigmoid, [0, 0, 0, 0]),
+            (kernels.hard_sigmoid, [0, 0, 0, 0]),
+            (kernels.relu6, [0, 0, 0, 0]),
+            (kernels.relu, [0, 0, 1, 1]),
+            (kernels.silu, [0, 0, 1, 1]),
+            (kernels.hard_swish, [0, 0, 1, 1]),
+            (kernels.gelu, [0, 0, 1, 1]),
+            (functools.partial(kernels.gelu, approximate=False), [0, 0, 1, 1]),
+        ):
+            y, vjp_fn = jax.vjp(fn, x)
+            assert not np.isnan(y[1:]).any()
+            dx = vjp_fn(jnp.ones_like(x))[0]
+            np.testing.assert_array_equal(dx, jnp.asarray(slope, dtype))
+
+    @pytest.mark.parametrize(
+        "fn",
+        [
+            kernels.sigmoid,
+            kernels.silu,
+            kernels.gelu,
+            functools.partial(kernels.gelu, approximate=False),
+        ],
+    )
+    def test_nan_stays_nan(self, fn):
+        y, vjp_fn = jax.vjp(fn, jnp.asarray([NAN]))
+        assert np.isnan(y).all()
+        assert np.isnan(vjp_fn(jnp.ones(1))[0]).all()
+
+    def test_gelu_is_the_tanh_form_unless_told_otherwise(self):
+        x = jnp.linspace(-4.0, 4.0, 33)
+        for options in ({}, {"approximate": True}, {"approximate": False}):
+            np.testing.assert_allclose(
+                kernels.gelu(x, **options),
+                jax.nn.gelu(x, **options),
+                rtol=1e-5,
+                atol=1e-6,
+            )
+        with pytest.raises(TypeError, match="positional"):
+            kernels.gelu(x, False)
 
 
 def zeros(*shape):
@@ -162,7 +262,21 @@ EMPTY_BATCH = {
     "max_pool": (lambda x: kernels.max_pool(x, 2), (zeros(0, 4, 4, 2),)),
     "avg_pool": (lambda x: kernels.avg_pool(x, 2), (zeros(0, 4, 4, 2),)),
     "global_avg_pool": (kernels.global_avg_pool, (zeros(0, 4, 4, 2),)),
-    "relu": (kernels.relu, (zeros(0, 3),)),
+    **{
+        name: (getattr(kernels, name), (zeros(0, 3),))
+        for name in (
+            *("relu", "relu6", "sigmoid", "hard_sigmoid"),
+            *("silu", "hard_swish", "gelu"),
+        )
+    },
+    "layer_norm": (
+        lambda *a: kernels.layer_norm(*a, epsilon=1e-6),
+        (zeros(0, 3, 4), zeros(4), zeros(4)),
+    ),
+    "group_norm": (
+        lambda *a: kernels.group_norm(*a, num_groups=2, epsilon=1e-6),
+        (zeros(0, 3, 4), zeros(4), zeros(4)),
+    ),
     "softmax_cross_entropy": (
         lambda z: kernels.softmax_cross_entropy(z, jnp.zeros(0, jnp.int32)),
         (zeros(0, 3),),
@@ -481,12 +595,99 @@ def test_squeeze_excite_may_close_and_open_a_channel():
     np.testing.assert_array_equal(vjp_fn(x)[0], y)
 
 
+OWN_STATISTICS = {
+    "layer_norm": functools.partial(kernels.layer_norm, epsilon=1e-6),
+    "group_norm": functools.partial(kernels.group_norm, num_groups=2, epsilon=1e-6),
+}
+
+
+@pytest.mark.parametrize("name", OWN_STATISTICS)
+class TestOwnStatistics:
+    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+    def test_a_constant_set_becomes_the_bias(self, name, dtype, generator):
+        # Powers of two, so that the mean is exact.
+        x = jnp.full((2, 3, 4), 512.0, dtype)
+        scale, bias = jnp.full(4, 2.0), jnp.arange(4.0)
+        y, vjp_fn = jax.vjp(OWN_STATISTICS[name], x, scale, bias)
+        np.testing.assert_array_equal(y, jnp.broadcast_to(bias, x.shape).astype(dtype))
+        dy = jnp.asarray(generator.standard_normal(x.shape), dtype)
+        dx, dscale, dbias = vjp_fn(dy)
+        # xhat is 0, and its derivative the large but finite 1 / sqrt(epsilon).
+        assert np.isfinite(dx).all()
+        assert np.abs(dx).max() > 100
+        np.testing.assert_array_equal(dscale, jnp.zeros(4))
+        np.testing.assert_allclose(dbias, dy.astype(jnp.float32).sum((0, 1)), rtol=1e-6)
+
+    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+    def test_large_numbers_are_normalised_in_float32(self, name, dtype, generator):
+        # Their squares are beyond float16, and the mean is large beside the deviation.
+        x = jnp.asarray(1e4 + 64 * generator.integers(-9, 9, (2, 5, 8)), dtype)
+        vectors = jnp.ones(8), jnp.zeros(8)
+        y, vjp_fn = jax.vjp(OWN_STATISTICS[name], x, *vectors)
+        options = OWN_STATISTICS[name].keywords
+        reference = np.asarray(x, np.float64)
+        expected = getattr(textbook, name)(reference, *vectors, **options)
+        tolerance = max(1e-4, 2 * float(jnp.finfo(dtype).eps))
+        np.testing.assert_allclose(y, expected, rtol=tolerance, atol=tolerance)
+        assert all(np.isfinite(gradient).all() for gradient in vjp_fn(y))
+
+    def test_parameters_are_optional_one_by_one(self, name, generator):
+        fn, twin = OWN_STATISTICS[name], getattr(autodiff, name)
+        twin = functools.partial(twin, **fn.keywords)
+        x, dy = generator.standard_normal((2, 2, 3, 4)).astype(np.float32)
+        ones, zeros = jnp.ones(4), jnp.zeros(4)
+        scale = jnp.asarray(generator.standard_normal(4), jnp.float32)
+        for given in ((None, None), (scale, None), (None, scale), (scale, scale)):
+            y, vjp_fn = jax.vjp(fn, x, *given)
+            full = tuple(
+                default if value is None else value
+                for value, default in zip(given, (ones, zeros), strict=True)
+            )
+            expected, twin_vjp_fn = jax.vjp(twin, x, *full)
+            np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+            gradients, wanted = vjp_fn(dy), twin_vjp_fn(dy)
+            for value, gradient, reference in zip(
+                (x, *given), gradients, wanted, strict=True
+            ):
+                if value is None:
+                    assert gradient is None
+                else:
+                    np.testing.assert_allclose(
+                        gradient, reference, rtol=1e-5, atol=1e-5
+                    )
+
+    def test_mixes_bfloat16_images_with_float32_parameters(self, name, generator):
+        x = jnp.asarray(generator.standard_normal((8, 4, 4)), jnp.bfloat16)
+        y, vjp_fn = jax.vjp(OWN_STATISTICS[name], x, jnp.ones(4), jnp.zeros(4))
+        assert y.dtype == jnp.bfloat16
+        assert [g.dtype for g in vjp_fn(y)] == [jnp.bfloat16, jnp.float32, jnp.float32]
+
+
+def test_group_norm_spans_layer_norm_and_instance_norm(generator):
+    x = jnp.asarray(generator.standard_normal((3, 6)), jnp.float32)
+    scale, bias = jnp.arange(6.0), jnp.ones(6)
+    np.testing.assert_allclose(
+        kernels.group_norm(x, scale, bias, num_groups=1, epsilon=1e-6),
+        kernels.layer_norm(x, scale, bias, epsilon=1e-6),
+        rtol=1e-6,
+    )
+    images = x.reshape(1, 6, 3)
+    instances = kernels.group_norm(images, None, None, num_groups=3, epsilon=0.0)
+    np.testing.assert_allclose(instances.mean(1), np.zeros((1, 3)), atol=1e-6)
+    np.testing.assert_allclose(instances.var(1), np.ones((1, 3)), rtol=1e-5)
+
+
 # What the backward pass keeps. Fewer bytes than these is better, more is a regression.
 RESIDUALS = {
     "max_pool": (lambda x: kernels.max_pool(x, 2), {"uint8[2,2,2,3]"}),
     "avg_pool": (lambda x: kernels.avg_pool(x, 2), set()),
     "global_avg_pool": (kernels.global_avg_pool, set()),
-    "relu": (kernels.relu, {"float32[2,4,4,3]"}),
+    "relu": (kernels.relu, {"bool[2,4,4,3]"}),
+    "relu6": (kernels.relu6, {"bool[2,4,4,3]"}),
+    "hard_sigmoid": (kernels.hard_sigmoid, {"bool[2,4,4,3]"}),
+    "sigmoid": (kernels.sigmoid, {"float32[2,4,4,3]"}),
+    "hard_swish": (kernels.hard_swish, {"float32[2,4,4,3]"}),
+    "gelu": (kernels.gelu, {"float32[2,4,4,3]"}),
     "silu": (kernels.silu, {"float32[2,4,4,3]"}),
     "dropout": (lambda x: kernels.dropout(x, jax.random.key(0), 0.5), {"key<fry>[]"}),
     "batch_norm": (
@@ -513,6 +714,14 @@ RESIDUALS = {
             *("float32[2,4,4,3]", "float32[2,3]"),
             *("float32[3,5]", "float32[5]", "float32[5,3]"),
         },
+    ),
+    "layer_norm": (
+        lambda x: kernels.layer_norm(x, jnp.ones(3), jnp.zeros(3), epsilon=1e-3),
+        {"float32[2,4,4,3]", "float32[2,4,4,1]", "float32[3]", "float32[0]"},
+    ),
+    "group_norm": (
+        lambda x: kernels.group_norm(x, None, None, num_groups=3, epsilon=1e-3),
+        {"float32[2,4,4,3]", "float32[2,1,1,3]"},
     ),
 }
 
@@ -567,3 +776,31 @@ def test_squeeze_excite_keeps_no_more_than_its_twin(options, shape, dtype):
         for module in (kernels, autodiff)
     )
     assert own <= twins
+
+
+# Bytes kept, relative to the twin's, in bfloat16.
+SHARES = {
+    "relu": 1.0,
+    "relu6": 1.0,
+    "sigmoid": 1.0,
+    "hard_sigmoid": 1.0,
+    "hard_swish": 0.5,
+    "silu": 0.5,
+    "gelu": 0.5,
+    "layer_norm": 0.5,
+    "group_norm": 0.5,
+}
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_residuals_take_no_more_bytes_than_the_twins(name):
+    x = jnp.ones((2, 4, 4, 6), jnp.bfloat16)
+    options = OWN_STATISTICS[name].keywords if name in OWN_STATISTICS else {}
+    vectors = (jnp.ones(6), jnp.zeros(6)) if name in OWN_STATISTICS else ()
+
+    def num_bytes(module):
+        fn = functools.partial(getattr(module, name), **options)
+        _, vjp_fn = jax.vjp(fn, x, *vectors)
+        return sum({id(a): a.nbytes for a in jax.tree.leaves(vjp_fn)}.values())
+
+    assert num_bytes(kernels) <= SHARES[name] * num_bytes(autodiff)

@@ -354,6 +354,81 @@ REJECTED = {
         "one dtype",
     ),
     "relu of integers": (K.relu, (ones(2, dtype=jnp.int32),), {}, "floating-point"),
+    **{
+        f"{kernel.__name__} of integers": (
+            kernel,
+            (ones(2, dtype=jnp.int32),),
+            {},
+            f"{kernel.__name__}: got x int32, expected floating-point",
+        )
+        for kernel in (K.relu6, K.sigmoid, K.hard_sigmoid, K.silu, K.hard_swish, K.gelu)
+    },
+    "layer norm of integers": (
+        K.layer_norm,
+        (ones(2, 3, dtype=jnp.int32), ones(3), ones(3)),
+        {"epsilon": 1e-5},
+        "layer_norm: got x int32",
+    ),
+    "layer norm without channels": (
+        K.layer_norm,
+        (ones(2, 0), ones(0), ones(0)),
+        {"epsilon": 1e-5},
+        r"layer_norm: got x \(2, 0\), expected \(..., c\) with at least one channel",
+    ),
+    "layer norm of a number": (
+        K.layer_norm,
+        (ones(),),
+        {"scale": None, "bias": None, "epsilon": 1e-5},
+        r"layer_norm: got x \(\)",
+    ),
+    "layer norm's scale of another size": (
+        K.layer_norm,
+        (ones(2, 3), ones(2), ones(3)),
+        {"epsilon": 1e-5},
+        r"layer_norm: got scale \(2,\), expected \(3,\)",
+    ),
+    "layer norm's bias of another dtype": (
+        K.layer_norm,
+        (ones(2, 3), ones(3), ones(3, dtype=HALF)),
+        {"epsilon": 1e-5},
+        "layer_norm: got bias bfloat16 for x float32",
+    ),
+    "groups that do not divide the channels": (
+        K.group_norm,
+        (IMAGE, ones(4), ones(4)),
+        {"num_groups": 3, "epsilon": 1e-5},
+        "group_norm: got num_groups 3 for 4 channels, expected a positive integer that",
+    ),
+    "group norm in no groups": (
+        K.group_norm,
+        (IMAGE, ones(4), ones(4)),
+        {"num_groups": 0, "epsilon": 1e-5},
+        "num_groups 0",
+    ),
+    "group norm in 2.0 groups": (
+        K.group_norm,
+        (IMAGE, ones(4), ones(4)),
+        {"num_groups": 2.0, "epsilon": 1e-5},
+        "num_groups 2.0",
+    ),
+    "group norm of no positions": (
+        K.group_norm,
+        (ones(2, 0, 4), ones(4), ones(4)),
+        {"num_groups": 2, "epsilon": 1e-5},
+        "at least one entry an example",
+    ),
+    "group norm of a vector": (
+        K.group_norm,
+        (ones(4), ones(4), ones(4)),
+        {"num_groups": 2, "epsilon": 1e-5},
+        r"expected \(n, \*spatial, c\)",
+    ),
+    "group norm's bias of another size": (
+        K.group_norm,
+        (IMAGE, ones(4), ones(1)),
+        {"num_groups": 2, "epsilon": 1e-5},
+        r"group_norm: got bias \(1,\)",
+    ),
     "normalising an empty batch": (
         K.batch_norm,
         (ones(0, 3), ones(3), ones(3)),

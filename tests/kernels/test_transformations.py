@@ -158,6 +158,22 @@ SHARDED = {
     "relu": (("x", (8, 3)), {}),
     "silu": (("x", (8, 3)), {}),
     "sigmoid": (("x", (8, 3)), {}),
+    "relu6": (("x", (8, 3)), {}),
+    "hard_sigmoid": (("x", (8, 3)), {}),
+    "hard_swish": (("x", (8, 3)), {}),
+    "gelu": (("x", (8, 3)), {}),
+    "layer_norm": (
+        ("x", (8, 3, 4)),
+        ("scale", (4,)),
+        ("bias", (4,)),
+        {"epsilon": 0.1},
+    ),
+    "group_norm": (
+        ("x", (8, 3, 4)),
+        ("scale", (4,)),
+        ("bias", (4,)),
+        {"num_groups": 2, "epsilon": 0.1},
+    ),
     "batch_norm_inference": (
         ("x", (8, 3, 2)),
         *((name, (2,)) for name in ("mean", "var", "scale", "bias")),
@@ -228,7 +244,11 @@ def test_shard_map_with_sharded_batch_and_replicated_parameters(label, mesh):
 
 
 @pytest.mark.parametrize(
-    "label", ["conv", "max_pool", "dense", "softmax_cross_entropy", "squeeze_excite"]
+    "label",
+    [
+        *("conv", "max_pool", "dense", "softmax_cross_entropy", "squeeze_excite"),
+        *("layer_norm", "group_norm"),
+    ],
 )
 def test_jit_over_a_sharded_batch(label, mesh):
     fn, twin, values, specs = sharded_setup(label)

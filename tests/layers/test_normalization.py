@@ -1,4 +1,4 @@
-"""BatchNorm against flax.linen.BatchNorm, its running statistics included."""
+"""BatchNorm, LayerNorm and GroupNorm against their namesakes in flax.linen."""
 
 import functools
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cnn_jax import kernels as K
-from cnn_jax.layers import BatchNorm
+from cnn_jax.layers import BatchNorm, GroupNorm, LayerNorm
 
 
 def filled(variables, generator):
@@ -187,3 +187,90 @@ def test_refuses_activation():
         BatchNorm(use_running_average=True).init(
             jax.random.key(0), jnp.ones((2, 3)), activation=jnp.tanh
         )
+
+
+NAMESAKES = {LayerNorm: nn.LayerNorm, GroupNorm: nn.GroupNorm}
+
+
+@pytest.mark.parametrize(
+    ("layer", "fields"),
+    [
+        (LayerNorm, {}),
+        (LayerNorm, {"epsilon": 0.1, "use_bias": False}),
+        (LayerNorm, {"use_scale": False}),
+        (GroupNorm, {"num_groups": 3}),
+        (GroupNorm, {"num_groups": 2, "use_scale": False, "use_bias": False}),
+        (GroupNorm, {"num_groups": None, "group_size": 2, "epsilon": 0.1}),
+    ],
+)
+@pytest.mark.parametrize("shape", [(4, 5, 3, 6), (8, 6)])
+def test_own_statistics_equal_flax(layer, fields, shape, x64, generator):
+    x = jnp.asarray(generator.normal(2.0, 3.0, size=shape))
+    dy = jnp.asarray(generator.normal(size=shape))
+    ours = layer(param_dtype=jnp.float64, **fields)
+    theirs = NAMESAKES[layer](
+        param_dtype=jnp.float64, force_float32_reductions=False, **fields
+    )
+    variables = ours.init(jax.random.key(0), x)
+    chex.assert_trees_all_equal(variables, theirs.init(jax.random.key(0), x))
+    variables = filled(variables, generator)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def everything(module, variables, x):
+        y, pullback = jax.vjp(module.apply, variables, x)
+        return y, pullback(dy)
+
+    chex.assert_trees_all_close(
+        everything(ours, variables, x),
+        everything(theirs, variables, x),
+        rtol=1e-10,
+        atol=1e-12,
+    )
+
+
+@pytest.mark.parametrize("layer", NAMESAKES)
+def test_own_statistics_default_to_flax_s_fields(layer, generator):
+    x = jnp.asarray(generator.normal(size=(2, 3, 64)), jnp.float32)
+    variables = layer().init(jax.random.key(0), x)
+    theirs = NAMESAKES[layer]()
+    chex.assert_trees_all_equal(variables, theirs.init(jax.random.key(0), x))
+    chex.assert_trees_all_close(
+        layer().apply(variables, x), theirs.apply(variables, x), rtol=1e-5, atol=1e-5
+    )
+    for name in layer.__dataclass_fields__:
+        if not name.endswith("_init"):
+            assert getattr(layer(), name) == getattr(theirs, name)
+
+
+@pytest.mark.parametrize("layer", NAMESAKES)
+@pytest.mark.parametrize("x_dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [None, jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16])
+def test_own_statistics_have_flax_s_dtypes(layer, x_dtype, dtype, param_dtype):
+    x = jnp.ones((2, 3, 32), x_dtype)
+    fields = {"dtype": dtype, "param_dtype": param_dtype}
+
+    def result(layer):
+        return jax.eval_shape(layer(**fields).init_with_output, jax.random.key(0), x)
+
+    with jax.numpy_dtype_promotion("standard"):
+        expected = result(NAMESAKES[layer])
+    # Only the dtype that nobody named needs promotion.
+    with jax.numpy_dtype_promotion("standard" if dtype is None else "strict"):
+        actual = result(layer)
+    chex.assert_trees_all_equal_shapes_and_dtypes(actual, expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "num_groups 32 for 6 channels"),
+        ({"group_size": 2}, "num_groups 32 and group_size 2, expected one of them"),
+        ({"num_groups": None}, "num_groups None and group_size None"),
+        ({"num_groups": None, "group_size": 4}, "group_size 4 for 6 channels"),
+        ({"num_groups": None, "group_size": 0}, "group_size 0 for 6 channels"),
+    ],
+)
+def test_refuses_groups(fields, message):
+    with pytest.raises(ValueError, match=message):
+        GroupNorm(**fields).init(jax.random.key(0), jnp.ones((2, 6)))

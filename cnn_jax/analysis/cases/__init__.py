@@ -12,6 +12,7 @@ from cnn_jax.analysis.cases import (
     conv_transpose,
     dense,
     dropout,
+    group_norm,
     loss,
     norm,
     pool,
@@ -19,6 +20,7 @@ from cnn_jax.analysis.cases import (
 )
 from cnn_jax.analysis.cases.case import (
     Case,
+    among,
     classes,
     is_floating,
     normal,
@@ -36,6 +38,7 @@ CASES = (
     *dense.CASES,
     *activation.CASES,
     *norm.CASES,
+    *group_norm.CASES,
     *dropout.CASES,
     *loss.CASES,
     *squeeze_excite.CASES,
@@ -45,6 +48,7 @@ CASES = (
 __all__ = [
     "CASES",
     "Case",
+    "among",
     "classes",
     "is_floating",
     "normal",

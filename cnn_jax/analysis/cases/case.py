@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,11 @@ def spaced(*shape: int) -> Draw:
 def tied(*shape: int) -> Draw:
     """Draws from 0, 1 and 2, so that most windows hold their maximum twice."""
     return lambda generator: generator.integers(0, 3, shape).astype(np.float64)
+
+
+def among(values: Sequence[float], *shape: int) -> Draw:
+    """Draws from these values: those where a function bends, say."""
+    return lambda generator: generator.choice(np.asarray(values, np.float64), shape)
 
 
 def classes(count: int, *shape: int) -> Draw:

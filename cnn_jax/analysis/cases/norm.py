@@ -10,6 +10,10 @@ ACTIVATIONS = {
     "relu": (kernels.relu, True),
     "silu": (kernels.silu, False),
     "sigmoid": (kernels.sigmoid, False),
+    "relu6": (kernels.relu6, True),
+    "gelu": (kernels.gelu, False),
+    "hard_sigmoid": (kernels.hard_sigmoid, True),
+    "hard_swish": (kernels.hard_swish, True),
 }
 
 

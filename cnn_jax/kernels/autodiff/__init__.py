@@ -10,7 +10,11 @@ Arguments are resolved but not checked: the kernels are where errors are explain
 """
 
 from cnn_jax.kernels.autodiff.activation import (
+    gelu,
+    hard_sigmoid,
+    hard_swish,
     relu,
+    relu6,
     sigmoid,
     silu,
 )
@@ -32,6 +36,10 @@ from cnn_jax.kernels.autodiff.dense import (
 from cnn_jax.kernels.autodiff.dropout import (
     dropout,
     stochastic_depth,
+)
+from cnn_jax.kernels.autodiff.group_norm import (
+    group_norm,
+    layer_norm,
 )
 from cnn_jax.kernels.autodiff.loss import (
     softmax_cross_entropy,
@@ -64,10 +72,16 @@ __all__ = [
     "conv_transpose",
     "dense",
     "dropout",
+    "gelu",
     "global_avg_pool",
+    "group_norm",
+    "hard_sigmoid",
+    "hard_swish",
+    "layer_norm",
     "max_pool",
     "max_pool_grad",
     "relu",
+    "relu6",
     "sigmoid",
     "silu",
     "softmax_cross_entropy",

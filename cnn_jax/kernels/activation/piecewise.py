@@ -1,0 +1,189 @@
+"""Activations of straight pieces (and hard_swish, of a clamp and a product)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cnn_jax.kernels.operands import require_floating, widen
+
+
+def relu(x: jax.Array) -> jax.Array:
+    """Returns max(x, 0).
+
+    dx = dy where x > 0, else 0: the gradient at 0 is 0, and so it is at NaN. What is
+    saved is the mask y > 0: one byte, where the output takes two to eight and would
+    have to stay alive.
+
+    Args:
+      x: Any shape, floating-point.
+
+    Returns:
+      The shape and dtype of `x`.
+
+    Raises:
+      ValueError: If x is not floating-point.
+    """
+    x = jnp.asarray(x)
+    require_floating("relu", x=x)
+    return _relu(x)
+
+
+@jax.custom_vjp
+def _relu(x):
+    return jnp.maximum(x, 0)
+
+
+def _relu_fwd(x):
+    y = clamped(x, x > 0, low=0)
+    # Of y and not of x: where y stays alive, as the next layer's input does, a compiler
+    # can form the mask again rather than store it.
+    return y, y > 0
+
+
+def _relu_bwd(mask, dy):
+    return (masked(mask, dy),)
+
+
+_relu.defvjp(_relu_fwd, _relu_bwd)
+
+
+def relu6(x: jax.Array) -> jax.Array:
+    """Returns min(max(x, 0), 6).
+
+    dx = dy where 0 < x < 6, else 0: the gradient is 0 at 0, at 6 and at NaN. The mask
+    0 < y < 6 is saved, as relu's is.
+
+    Args:
+      x: Any shape, floating-point.
+
+    Returns:
+      The shape and dtype of `x`.
+
+    Raises:
+      ValueError: If x is not floating-point.
+
+    Source: Krizhevsky, "Convolutional Deep Belief Networks on CIFAR-10", 2010.
+    """
+    x = jnp.asarray(x)
+    require_floating("relu6", x=x)
+    return _relu6(x)
+
+
+@jax.custom_vjp
+def _relu6(x):
+    return jnp.clip(x, 0, 6)
+
+
+def _relu6_fwd(x):
+    y = clamped(x, (x > 0) & (x < 6), low=0, high=6)
+    return y, (y > 0) & (y < 6)
+
+
+_relu6.defvjp(_relu6_fwd, _relu_bwd)
+
+
+def hard_sigmoid(x: jax.Array) -> jax.Array:
+    """Returns relu6(x + 3) / 6.
+
+    dx = dy / 6 where -3 < x < 3, else 0: the gradient is 0 at -3, at 3 and at NaN. That
+    mask is saved.
+
+    Args:
+      x: Any shape, floating-point.
+
+    Returns:
+      The shape and dtype of `x`.
+
+    Raises:
+      ValueError: If x is not floating-point.
+
+    Source: Howard et al., "Searching for MobileNetV3", 2019.
+    """
+    x = jnp.asarray(x)
+    require_floating("hard_sigmoid", x=x)
+    return _hard_sigmoid(x)
+
+
+@jax.custom_vjp
+def _hard_sigmoid(x):
+    return _hard_sigmoid_fwd(x)[0]
+
+
+def _hard_sigmoid_fwd(x):
+    gate, mask = hard_gate(widen(x))
+    return gate.astype(x.dtype), mask
+
+
+def _hard_sigmoid_bwd(mask, dy):
+    return (masked(mask, dy / 6),)
+
+
+_hard_sigmoid.defvjp(_hard_sigmoid_fwd, _hard_sigmoid_bwd)
+
+
+def hard_swish(x: jax.Array) -> jax.Array:
+    """Returns x hard_sigmoid(x).
+
+    With h = hard_sigmoid(x) the product rule gives dx = dy (h + x h'), which is
+    dy (2 x + 3) / 6 where -3 < x < 3. h' is 0 at the corners, so dx = 0 up to and at
+    -3, where h = 0, and dx = dy from 3 on, where h = 1. x is saved.
+
+    Args:
+      x: Any shape, floating-point.
+
+    Returns:
+      The shape and dtype of `x`.
+
+    Raises:
+      ValueError: If x is not floating-point.
+
+    Source: Howard et al., "Searching for MobileNetV3", 2019.
+    """
+    x = jnp.asarray(x)
+    require_floating("hard_swish", x=x)
+    return _hard_swish(x)
+
+
+@jax.custom_vjp
+def _hard_swish(x):
+    return _hard_swish_fwd(x)[0]
+
+
+def _hard_swish_fwd(x):
+    wide = widen(x)
+    return (wide * hard_gate(wide)[0]).astype(x.dtype), x
+
+
+def _hard_swish_bwd(x, dy):
+    wide = widen(x)
+    slope = jnp.where(wide >= 3, 1.0, (2 * wide + 3) / 6)
+    slope = jnp.where(wide <= -3, 0.0, slope)
+    return ((widen(dy) * slope).astype(dy.dtype),)
+
+
+_hard_swish.defvjp(_hard_swish_fwd, _hard_swish_bwd)
+
+
+def hard_gate(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns relu6(x + 3) / 6 and where its derivative is not 0."""
+    # The corners are compared with x itself: x + 3 may round to 0 or to 6.
+    mask = (x > -3) & (x < 3)
+    return (clamped(x, mask, low=-3, high=3) + 3) / 6, mask
+
+
+def clamped(
+    x: jax.Array, mask: jax.Array, *, low: float, high: float | None = None
+) -> jax.Array:
+    """Clips x, passing tangents where `mask` holds and nowhere else.
+
+    `jnp.clip` alone would pass half of one at a corner, which a second derivative
+    would show: there JAX differentiates this forward pass.
+    """
+    return jnp.where(mask, x, lax.stop_gradient(jnp.clip(x, low, high)))
+
+
+def masked(mask: jax.Array, dy: jax.Array) -> jax.Array:
+    """Returns dy where the mask holds, else 0, even where dy is not finite."""
+    return jnp.where(mask, dy, jnp.zeros_like(dy))

@@ -1,0 +1,71 @@
+"""Normalisation by each example's own mean and variance, written out."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cnn_jax.kernels.autodiff.vectors import along_channels, statistics_dtype
+
+
+def layer_norm(
+    x: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    *,
+    epsilon: float,
+) -> jax.Array:
+    """Normalises the last axis at every position; see `kernels.layer_norm`.
+
+    Args:
+      x: Input `(..., c)`.
+      scale: `(c,)` or None.
+      bias: `(c,)` or None.
+      epsilon: Added to the variance.
+
+    Returns:
+      The output in x's shape and dtype.
+    """
+    y = _normalise(x.astype(statistics_dtype(x)), -1, epsilon)
+    return _scale_and_shift(y, scale, bias).astype(x.dtype)
+
+
+def group_norm(
+    x: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    *,
+    num_groups: int,
+    epsilon: float,
+) -> jax.Array:
+    """Normalises each example's groups of channels; see `kernels.group_norm`.
+
+    Args:
+      x: Input `(n, *spatial, c)`.
+      scale: `(c,)` or None.
+      bias: `(c,)` or None.
+      num_groups: Divides c.
+      epsilon: Added to the variance.
+
+    Returns:
+      The output in x's shape and dtype.
+    """
+    grouped = x.astype(statistics_dtype(x)).reshape(*x.shape[:-1], num_groups, -1)
+    axes = (*range(1, x.ndim - 1), x.ndim)
+    y = _normalise(grouped, axes, epsilon).reshape(x.shape)
+    return _scale_and_shift(y, scale, bias).astype(x.dtype)
+
+
+def _normalise(x, axes, epsilon):
+    mean = jnp.mean(x, axes, keepdims=True)
+    var = jnp.mean(jnp.square(x - mean), axes, keepdims=True)
+    return (x - mean) * lax.rsqrt(var + epsilon)
+
+
+def _scale_and_shift(y, scale, bias):
+    if scale is not None:
+        y = y * along_channels(scale.astype(y.dtype), y)
+    if bias is not None:
+        y = y + along_channels(bias.astype(y.dtype), y)
+    return y

@@ -1,0 +1,210 @@
+r"""Normalisation by each example's own statistics, and its gradients by hand.
+
+Group norm normalises sets of M entries: one example's, over all positions, in one
+group of channels. Layer norm's sets are the channels at one position: the same with one
+group and each position an example of its own. In each set,
+
+    mu = mean(x),   v = mean((x - mu)^2),   r = (v + eps)^(-1/2),
+    xhat = (x - mu) r,   y = scale xhat + bias,
+
+where scale and bias are the channel's. They meet every entry of their channel once:
+
+    dbias = sum dy,   dscale = sum dy xhat,   over all axes but the last.
+
+For x, write g = scale dy, the gradient by xhat. Moving one x_j of a set moves its xhat
+directly (r g_j), through mu (which takes r mean(g) away from everyone in the set) and
+through v, whose derivative by x_j is 2 (x_j - mu) / M and which changes each xhat by
+-xhat r^2 / 2, so all of them together by -xhat_j r mean(g xhat). Hence
+
+    dx = r (g - mean(g) - xhat mean(g xhat)),   means over the set.
+
+It differs from batch norm's in that scale varies within a set and cannot be taken out
+of the means. But it is the same at all positions, so both means come from sums over
+the positions, channel by channel, which dscale and dbias need anyway. The backward
+pass needs x, the scale, and mu and r of each set, never xhat.
+
+Sources: Ba, Kiros and Hinton, "Layer Normalization", 2016; Wu and He, "Group
+Normalization", 2018.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cnn_jax.kernels.operands import (
+    align_manual_axes,
+    require_channels,
+    require_floating,
+    widen,
+)
+
+
+def layer_norm(
+    x: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    *,
+    epsilon: float,
+) -> jax.Array:
+    """Normalises the last axis at every position by its own mean and variance.
+
+    dx = r (g - mean(g) - xhat mean(g xhat)) with g = scale dy and means over the last
+    axis, dscale = sum dy xhat, dbias = sum dy; see the module for the steps.
+
+    Args:
+      x: `(..., c)`.
+      scale: `(c,)`, of x's dtype or float32 (float64 for float64 x); None for ones.
+      bias: `(c,)`, likewise; None for zeros.
+      epsilon: Added to the biased variance, at least 0.
+
+    Returns:
+      The shape and dtype of `x`; computed in float32 or wider.
+
+    Raises:
+      ValueError: If shapes or dtypes do not fit, or there are no channels.
+    """
+    x, scale, bias = map(_to_array, (x, scale, bias))
+    require_floating("layer_norm", x=x)
+    if x.ndim < 1 or x.shape[-1] == 0:
+        raise ValueError(
+            f"layer_norm: got x {x.shape}, expected (..., c) with at least one channel "
+            "to take the mean of."
+        )
+    require_channels("layer_norm", x, scale=scale, bias=bias)
+    return _group_norm(*align_manual_axes(x, scale, bias), 1, (), float(epsilon))
+
+
+def group_norm(
+    x: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    *,
+    num_groups: int,
+    epsilon: float,
+) -> jax.Array:
+    """Normalises each example's groups of channels by their own mean and variance.
+
+    A group is c / num_groups consecutive channels; its statistics run over them and
+    over all positions. With one channel a group this is instance norm.
+
+    dx = r (g - mean(g) - xhat mean(g xhat)) with g = scale dy and means over the group,
+    dscale = sum dy xhat, dbias = sum dy; see the module for the steps.
+
+    Args:
+      x: `(n, *spatial, c)`.
+      scale: `(c,)`, of x's dtype or float32 (float64 for float64 x); None for ones.
+      bias: `(c,)`, likewise; None for zeros.
+      num_groups: Divides c.
+      epsilon: Added to the biased variance, at least 0.
+
+    Returns:
+      The shape and dtype of `x`; computed in float32 or wider.
+
+    Raises:
+      ValueError: If shapes or dtypes do not fit, the groups do not divide the channels,
+        or a group has no entries.
+    """
+    x, scale, bias = map(_to_array, (x, scale, bias))
+    require_floating("group_norm", x=x)
+    if x.ndim < 2 or math.prod(x.shape[1:]) == 0:
+        raise ValueError(
+            f"group_norm: got x {x.shape}, expected (n, *spatial, c) with at least one "
+            "entry an example to take the mean of."
+        )
+    require_channels("group_norm", x, scale=scale, bias=bias)
+    is_count = isinstance(num_groups, int) and num_groups > 0
+    if not is_count or x.shape[-1] % num_groups:
+        raise ValueError(
+            f"group_norm: got num_groups {num_groups!r} for {x.shape[-1]} channels, "
+            "expected a positive integer that divides them."
+        )
+    return _group_norm(
+        *align_manual_axes(x, scale, bias),
+        num_groups,
+        tuple(range(1, x.ndim - 1)),
+        float(epsilon),
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _group_norm(x, scale, bias, num_groups, positions, epsilon):
+    return _group_norm_fwd(x, scale, bias, num_groups, positions, epsilon)[0]
+
+
+def _group_norm_fwd(x, scale, bias, num_groups, positions, epsilon):
+    wide, channels = widen(x), x.shape[-1]
+    mean = _group_means(wide, wide, num_groups, positions)
+    centred = wide - _per_channel(mean, channels)
+    # Two passes: the one-pass E[x^2] - E[x]^2 cancels where the mean is large.
+    r = lax.rsqrt(
+        _group_means(jnp.square(centred), wide, num_groups, positions) + epsilon
+    )
+    y = centred * _scaled(_per_channel(r, channels), scale)
+    if bias is not None:
+        y += _along_channels(bias, y)
+    return y.astype(x.dtype), (x, mean, r, scale, None if bias is None else bias[:0])
+
+
+def _group_norm_bwd(num_groups, positions, epsilon, residuals, dy):
+    x, mean, r, scale, empty_bias = residuals
+    channels = x.shape[-1]
+    wide_dy = widen(dy)
+    centred = widen(x) - _per_channel(mean, channels)
+    sum_dy = jnp.sum(wide_dy, positions, keepdims=True)
+    sum_dy_centred = jnp.sum(wide_dy * centred, positions, keepdims=True)
+
+    def mean_of_scaled(sums):
+        return _group_means(_scaled(sums, scale), x, num_groups, positions, summed=True)
+
+    # dx = a dy + b (x - mean) + c, with a of each channel, b and c of each set.
+    slope = -(r**3) * mean_of_scaled(sum_dy_centred)
+    offset = -r * mean_of_scaled(sum_dy)
+    dx = (
+        wide_dy * _scaled(_per_channel(r, channels), scale)
+        + centred * _per_channel(slope, channels)
+        + _per_channel(offset, channels)
+    )
+    dscale = dbias = None
+    examples = tuple(range(x.ndim - 1))
+    if scale is not None:
+        dscale = jnp.sum(sum_dy_centred * _per_channel(r, channels), examples)
+        dscale = dscale.astype(scale.dtype)
+    if empty_bias is not None:
+        dbias = jnp.sum(sum_dy, examples).astype(empty_bias.dtype)
+    return dx.astype(x.dtype), dscale, dbias
+
+
+_group_norm.defvjp(_group_norm_fwd, _group_norm_bwd)
+
+
+def _group_means(values, x, num_groups, positions, *, summed=False):
+    """Averages over each set of x's entries: `(n, 1, ..., num_groups)`.
+
+    Sums over the positions first, unless `values` are `summed` so already.
+    """
+    sums = values if summed else jnp.sum(values, positions, keepdims=True)
+    group_size = x.shape[-1] // num_groups
+    sums = sums.reshape(*sums.shape[:-1], num_groups, group_size)
+    count = group_size * math.prod(x.shape[axis] for axis in positions)
+    return jnp.sum(sums, -1) / count
+
+
+def _per_channel(of_groups, channels):
+    return jnp.repeat(of_groups, channels // of_groups.shape[-1], axis=-1)
+
+
+def _scaled(values, scale):
+    return values if scale is None else values * _along_channels(scale, values)
+
+
+def _along_channels(vector, like):
+    return vector.astype(like.dtype).reshape((1,) * (like.ndim - 1) + (-1,))
+
+
+def _to_array(value):
+    return None if value is None else jnp.asarray(value)

@@ -1,0 +1,111 @@
+"""Normalisation by each example's own statistics, set by set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from cnn_jax.kernels.textbook.loops import float64, positions, sum_to_channels
+
+
+def layer_norm(
+    x: np.ndarray,
+    scale: np.ndarray | None,
+    bias: np.ndarray | None,
+    *,
+    epsilon: float,
+) -> np.ndarray:
+    """At each position, y = scale h + bias with h = (x - mean) / sqrt(var + epsilon).
+
+    mean and var are those over the channels; var is biased.
+    """
+    return _normalised(x, scale, bias, _rows(x), epsilon)
+
+
+def layer_norm_grad(
+    x: np.ndarray, scale: np.ndarray | None, dy: np.ndarray, *, epsilon: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The cotangents (dx, dscale, dbias); see `group_norm_grad`."""
+    return _gradients(x, scale, dy, _rows(x), epsilon)
+
+
+def group_norm(
+    x: np.ndarray,
+    scale: np.ndarray | None,
+    bias: np.ndarray | None,
+    *,
+    num_groups: int,
+    epsilon: float,
+) -> np.ndarray:
+    """In each set, y = scale h + bias with h = (x - mean) / sqrt(var + epsilon).
+
+    A set is what shares mean and var: one example's entries at all positions in the
+    channels of one group. var is biased.
+    """
+    return _normalised(x, scale, bias, _groups(x, num_groups), epsilon)
+
+
+def group_norm_grad(
+    x: np.ndarray,
+    scale: np.ndarray | None,
+    dy: np.ndarray,
+    *,
+    num_groups: int,
+    epsilon: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The cotangents (dx, dscale, dbias).
+
+    With r = 1 / sqrt(var + epsilon) and h = (x - mean) r, over all examples and
+    positions
+
+        dbias  = sum dy
+        dscale = sum dy h
+
+    In a set of M entries that share their statistics, write g = scale dy, the cotangent
+    of h. What arrives at the two statistics is
+
+        at the mean      -r sum g
+        at the variance  -r^2 / 2 sum g h
+
+    and d mean / d x = 1 / M, d var / d x = 2 (x - mean) / M = 2 h / (r M), so that
+
+        dx = r (g - (sum g) / M - h (sum g h) / M).
+    """
+    return _gradients(x, scale, dy, _groups(x, num_groups), epsilon)
+
+
+def _rows(x: np.ndarray) -> Iterator[tuple]:
+    """Yields the index of each position's channels."""
+    yield from positions(x.shape[:-1])
+
+
+def _groups(x: np.ndarray, num_groups: int) -> Iterator[tuple]:
+    """Yields the index of each example's groups."""
+    size = x.shape[-1] // num_groups
+    for n, g in positions((x.shape[0], num_groups)):
+        yield n, ..., slice(g * size, (g + 1) * size)
+
+
+def _normalised(x, scale, bias, sets, epsilon):
+    h, _ = _standardised(float64(x), sets, epsilon)
+    h *= 1.0 if scale is None else float64(scale)
+    return h + (0.0 if bias is None else float64(bias))
+
+
+def _gradients(x, scale, dy, sets, epsilon):
+    x, dy, sets = *float64(x, dy), list(sets)
+    h, r = _standardised(x, sets, epsilon)
+    g = dy * (1.0 if scale is None else float64(scale))
+    dx = np.empty(x.shape)
+    for s in sets:
+        dx[s] = r[s] * (g[s] - g[s].mean() - h[s] * (g[s] * h[s]).mean())
+    return dx, sum_to_channels(dy * h), sum_to_channels(dy)
+
+
+def _standardised(x, sets, epsilon):
+    h, r = np.empty(x.shape), np.empty(x.shape)
+    for s in sets:
+        r[s] = 1.0 / np.sqrt(x[s].var() + epsilon)
+        h[s] = (x[s] - x[s].mean()) * r[s]
+    return h, r
