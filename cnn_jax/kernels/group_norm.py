@@ -36,6 +36,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnn_jax.kernels.lowering import read_again
 from cnn_jax.kernels.operands import (
     align_manual_axes,
     require_channels,
@@ -153,10 +154,9 @@ def _group_norm_fwd(x, scale, bias, num_groups, positions, epsilon):
 def _group_norm_bwd(num_groups, positions, epsilon, residuals, dy):
     x, mean, r, scale, empty_bias = residuals
     channels = x.shape[-1]
-    wide_dy = widen(dy)
-    centred = widen(x) - _per_channel(mean, channels)
-    sum_dy = jnp.sum(wide_dy, positions, keepdims=True)
-    sum_dy_centred = jnp.sum(wide_dy * centred, positions, keepdims=True)
+    x, mean, r, dy = read_again(x, mean, r, dy)
+    wide_dy, centred = widen(dy), widen(x) - _per_channel(mean, channels)
+    sum_dy, sum_dy_centred = _position_sums(wide_dy, centred, positions)
 
     def mean_of_scaled(sums):
         return _group_means(_scaled(sums, scale), x, num_groups, positions, summed=True)
@@ -169,6 +169,12 @@ def _group_norm_bwd(num_groups, positions, epsilon, residuals, dy):
         + centred * _per_channel(slope, channels)
         + _per_channel(offset, channels)
     )
+    if not positions:
+        # These sums have no terms to add and are as large as x: they are worth storing
+        # only where there are positions.
+        x, mean, r, dy = read_again(x, mean, r, dy)
+        wide_dy, centred = widen(dy), widen(x) - _per_channel(mean, channels)
+        sum_dy, sum_dy_centred = _position_sums(wide_dy, centred, positions)
     dscale = dbias = None
     examples = tuple(range(x.ndim - 1))
     if scale is not None:
@@ -180,6 +186,13 @@ def _group_norm_bwd(num_groups, positions, epsilon, residuals, dy):
 
 
 _group_norm.defvjp(_group_norm_fwd, _group_norm_bwd)
+
+
+def _position_sums(dy, centred, positions):
+    return (
+        jnp.sum(dy, positions, keepdims=True),
+        jnp.sum(dy * centred, positions, keepdims=True),
+    )
 
 
 def _group_means(values, x, num_groups, positions, *, summed=False):

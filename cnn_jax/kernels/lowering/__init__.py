@@ -100,6 +100,21 @@ def conv_filter_grad(
     )
 
 
+@functools.partial(jax.jit, inline=True)
+def read_again(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """Returns the arrays, as ones that a CPU's compiler does not recognise.
+
+    What is computed from them is then computed where it is needed. Shared between
+    two loops, or between the passes, it would be stored: in float32, whatever it came
+    from, and behind a loop too involved to vectorise.
+    """
+    return lax.platform_dependent(
+        *arrays,
+        cpu=lambda *arrays: tuple(lax.optimization_barrier(arrays)),
+        default=lambda *arrays: arrays,
+    )
+
+
 def _per_platform(on_cpu, elsewhere, a, b, window, groups, precision):
     geometry = {"window": window, "groups": groups, "precision": precision}
     return lax.platform_dependent(
