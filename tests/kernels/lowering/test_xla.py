@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_jax.analysis.cases import CONVOLUTIONS
+from cnn_jax.analysis.cases.conv import CONVOLUTIONS
 from cnn_jax.analysis.gradcheck import FAST_COMPILATION, draw_like
 from cnn_jax.geometry import Window
 from cnn_jax.kernels import textbook
