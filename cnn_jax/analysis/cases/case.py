@@ -52,7 +52,7 @@ def random_key() -> Draw:
     return lambda generator: jax.random.key(int(generator.integers(1 << 31)))
 
 
-PER_EXAMPLE = ("x", "dy", "logits", "labels")
+PER_EXAMPLE = ("x", "dy", "lhs", "logits", "labels")
 """What kernels call the arguments that hold one entry per example; not filters."""
 
 
