@@ -1,5 +1,9 @@
 """Kernels, layers and models promise results without implicit dtype promotion."""
 
+import importlib.util
+import pathlib
+import sys
+
 import jax
 import pytest
 
@@ -21,3 +25,17 @@ def light_compilation():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="session")
+def proofs():
+    """The module `test_proofs`: what the proofs know about each kernel.
+
+    Test modules cannot import each other under pytest's importlib mode.
+    """
+    path = pathlib.Path(__file__).with_name("test_proofs.py")
+    spec = importlib.util.spec_from_file_location("cnn_jax_proofs", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module

@@ -57,6 +57,10 @@ def random_key() -> Draw:
     return lambda generator: jax.random.key(int(generator.integers(1 << 31)))
 
 
+PER_EXAMPLE = ("x", "dy", "lhs", "logits", "labels")
+"""What kernels call the arguments that hold one entry per example; not filters."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One row of the table: a kernel, how to draw its arguments, and its options.
@@ -68,6 +72,8 @@ class Case:
       options: Keyword arguments.
       has_corners: Whether a drawn value may lie where there is no derivative, so that
         finite differences say nothing.
+      per_example: Names of arguments whose first axis counts examples. Names that the
+        case does not have say nothing.
     """
 
     kernel: str
@@ -75,6 +81,7 @@ class Case:
     arguments: Mapping[str, Draw]
     options: Mapping[str, object] = dataclasses.field(default_factory=dict)
     has_corners: bool = False
+    per_example: tuple[str, ...] = PER_EXAMPLE
 
     def __str__(self) -> str:
         """Returns the row's name."""
@@ -96,6 +103,27 @@ class Case:
             name: jnp.asarray(value, dtype) if is_floating(value) else value
             for name, value in drawn.items()
         }
+
+    def with_batch(self, times: int) -> Case:
+        """Returns this case with `times` as many examples, drawn one batch a time."""
+
+        def repeated(draw):
+            return lambda generator: np.concatenate(
+                [draw(generator) for _ in range(times)]
+            )
+
+        arguments = {
+            name: repeated(draw) if name in self.per_example else draw
+            for name, draw in self.arguments.items()
+        }
+        options = dict(self.options)
+        if "input_shape" in options:
+            examples, *rest = options["input_shape"]
+            options["input_shape"] = (times * examples, *rest)
+        label = f"{self.label}, {times} batches"
+        return dataclasses.replace(
+            self, label=label, arguments=arguments, options=options
+        )
 
     def apply(self, fn: Callable, arguments: Mapping[str, jax.Array]):
         """Calls `fn` with these arguments, in the kernel's order, and the options."""
