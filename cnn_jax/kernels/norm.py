@@ -42,6 +42,7 @@ from cnn_jax.kernels.activation.fused import FUSED, require_fused
 from cnn_jax.kernels.operands import (
     accumulation_dtype,
     align_manual_axes,
+    require_channels,
     require_floating,
 )
 
@@ -87,7 +88,8 @@ def batch_norm(
         activation is none of those.
     """
     x, scale, bias = jnp.asarray(x), jnp.asarray(scale), jnp.asarray(bias)
-    _require_channels("batch_norm", x, scale=scale, bias=bias)
+    _require_rows("batch_norm", x)
+    require_channels("batch_norm", x, scale=scale, bias=bias)
     if activation is not None:
         require_fused("batch_norm", activation=activation)
     if math.prod(x.shape[:-1]) == 0:
@@ -196,10 +198,9 @@ def batch_norm_inference(
     """
     x = jnp.asarray(x)
     vectors = tuple(jnp.asarray(vector) for vector in (mean, var, scale, bias))
-    names = ("mean", "var", "scale", "bias")
-    _require_channels(
-        "batch_norm_inference", x, **dict(zip(names, vectors, strict=True))
-    )
+    _require_rows("batch_norm_inference", x)
+    named = dict(zip(("mean", "var", "scale", "bias"), vectors, strict=True))
+    require_channels("batch_norm_inference", x, **named)
     if activation is not None:
         require_fused("batch_norm_inference", activation=activation)
     return _batch_norm_inference(
@@ -295,18 +296,7 @@ def _sum_of_shares(cotangent, dy, axis_name, groups):
     return lax.psum(cotangent, axis_name, axis_index_groups=groups) / size
 
 
-def _require_channels(name, x, **vectors):
+def _require_rows(name, x):
     if x.ndim < 2:
         raise ValueError(f"{name}: got x {x.shape}, expected (n, ..., c).")
     require_floating(name, x=x)
-    wide = accumulation_dtype(x.dtype)
-    for label, vector in vectors.items():
-        if vector.shape != x.shape[-1:]:
-            raise ValueError(
-                f"{name}: got {label} {vector.shape}, expected {x.shape[-1:]}."
-            )
-        if vector.dtype not in (x.dtype, wide):
-            raise ValueError(
-                f"{name}: got {label} {vector.dtype} for x {x.dtype}, expected "
-                f"{x.dtype} or {wide}."
-            )

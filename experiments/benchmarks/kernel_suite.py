@@ -178,8 +178,13 @@ LAYERS = (
     _conv("ResNet-50", (8, 56, 56, 256), 64, 1),
     _conv("ResNet-50", (32, 28, 28, 128), 256, 1),
     _conv("ResNet-50", (8, 56, 56, 256), 512, 1, strides=2),
+    _conv("MobileNetV1", (8, 112, 112, 32), 64, 1),
+    _conv("MobileNetV1", (8, 56, 56, 128), 128, 1),
+    _conv("MobileNetV1", (8, 28, 28, 256), 256, 1),
     _conv("MobileNetV2", (8, 56, 56, 24), 144, 1),
+    _conv("EfficientNet-B0", (8, 112, 112, 32), 16, 1),
     _conv("EfficientNet-B0", (8, 112, 112, 16), 96, 1),
+    _conv("EfficientNet-B0", (8, 56, 56, 144), 24, 1),
     _conv("EfficientNet-B0", (8, 14, 14, 672), 112, 1),
     _conv("EfficientNet-B0", (8, 7, 7, 320), 1280, 1),
     # Depthwise convolutions.

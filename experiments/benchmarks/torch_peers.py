@@ -97,7 +97,7 @@ def images_to_torch(images: jax.Array) -> torch.Tensor:
 
 def _images(tensor: torch.Tensor) -> torch.Tensor:
     """`(n, *spatial, c)` to `(n, c, *spatial)`, channels-last in memory."""
-    return torch.movedim(tensor, -1, 1)
+    return torch.movedim(tensor, -1, 1) if tensor.ndim > 2 else tensor
 
 
 def _tensor(name: str, array: jax.Array) -> torch.Tensor:
@@ -107,7 +107,7 @@ def _tensor(name: str, array: jax.Array) -> torch.Tensor:
     if name == "w" and tensor.ndim > 2:  # (*spatial, i, o) to (o, i, *spatial)
         tensor = torch.movedim(tensor, (-1, -2), (0, 1))
         return tensor.contiguous(memory_format=torch.channels_last)
-    return _images(tensor) if name == "x" and tensor.ndim > 2 else tensor
+    return _images(tensor) if name == "x" else tensor
 
 
 def _padded(options, x, sizes) -> tuple[torch.Tensor, tuple[int, ...]]:
