@@ -216,32 +216,36 @@ def _batch_norm_inference(x, mean, var, scale, bias, epsilon, activation):
 def _batch_norm_inference_fwd(x, mean, var, scale, bias, epsilon, activation):
     wide = x.astype(accumulation_dtype(x.dtype))
     r = lax.rsqrt(var.astype(wide.dtype) + epsilon)
-    gain = r * scale.astype(wide.dtype)
-    centred = wide - _per_channel(mean.astype(wide.dtype), x)
-    y = _activated(centred, gain, bias, activation).astype(x.dtype)
+    xhat = _standardized(wide, mean, r)
+    y = _activated(xhat, scale.astype(r.dtype), bias, activation).astype(x.dtype)
     return y, (x, mean, var, scale, _needed_bias(bias, activation))
 
 
 def _batch_norm_inference_bwd(epsilon, activation, residuals, dy):
     x, mean, var, scale, bias = residuals
-    dtype = accumulation_dtype(x.dtype)
+    dtype, scale_dtype = accumulation_dtype(x.dtype), scale.dtype
     axes = tuple(range(x.ndim - 1))
     r = lax.rsqrt(var.astype(dtype) + epsilon)
-    gain = r * scale.astype(dtype)
-    centred = x.astype(dtype) - _per_channel(mean.astype(dtype), x)
-    dz = _activated_grad(centred, gain, bias, activation, dy)
+    scale, gain = scale.astype(dtype), r * scale.astype(dtype)
+    xhat = _standardized(x.astype(dtype), mean, r)
+    dz = _activated_grad(xhat, scale, bias, activation, dy)
     dbias = jnp.sum(dz, axis=axes)
-    dscale = jnp.sum(dz * centred, axis=axes) * r
+    dscale = jnp.sum(dz * xhat, axis=axes)
     return (
         (dz * _per_channel(gain, x)).astype(x.dtype),
         (-gain * dbias).astype(mean.dtype),
         (-0.5 * gain * r * dscale).astype(var.dtype),
-        dscale.astype(scale.dtype),
+        dscale.astype(scale_dtype),
         dbias.astype(bias.dtype),
     )
 
 
 _batch_norm_inference.defvjp(_batch_norm_inference_fwd, _batch_norm_inference_bwd)
+
+
+def _standardized(wide, mean, r):
+    centred = wide - _per_channel(mean.astype(wide.dtype), wide)
+    return centred * _per_channel(r, wide)
 
 
 def _affine(centred, gain, bias):

@@ -17,11 +17,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import json
 import math
 import os
 import pathlib
 import re
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,13 +36,13 @@ if "tpu" in sys.argv:  # before jax is imported; see --platform
 import jax
 import jax.numpy as jnp
 from kernel_suite import LAYERS, Layer
-from output import print_tables, table_of, write_report
+from kernel_tables import comparison_table, group_table, layer_table
+from output import print_tables, write_report
 
 from cnn_jax import kernels as K
 from cnn_jax.analysis.gradcheck import draw_like, relative_error
 from cnn_jax.analysis.residuals import residual_bytes
 from cnn_jax.analysis.timing import Timing, time_interleaved
-from cnn_jax.report.table import Column, Table
 
 FORWARD, BOTH = "forward", "both"
 
@@ -253,92 +253,6 @@ def _temporaries(compiled) -> int | None:
     return None if analysis is None else analysis.temp_size_in_bytes
 
 
-MILLISECONDS = {"unit": "ms", "format_spec": ".2f", "scale": 1e3}
-MEBIBYTES = {"unit": "MiB", "format_spec": ".2f", "scale": 2**-20}
-
-CASE_COLUMNS = (
-    Column("network", "network"),
-    Column("kernel", "kernel"),
-    Column("label", "layer"),
-    Column("pass", "pass"),
-)
-MEASURED_COLUMNS = (
-    *CASE_COLUMNS,
-    Column("ours_seconds", "ours", **MILLISECONDS),
-    Column("autodiff_seconds", "autodiff", **MILLISECONDS),
-    Column("torch_seconds", "PyTorch", **MILLISECONDS),
-    Column(
-        "ratio",
-        "autodiff / ours",
-        format_spec=".2f",
-        note="1.00 where both compile to the same program.",
-    ),
-    Column("ours_residuals", "residuals", **MEBIBYTES),
-    Column("autodiff_residuals", "of autodiff", **MEBIBYTES),
-    Column("ours_temporaries", "temporaries", **MEBIBYTES),
-    Column("autodiff_temporaries", "of autodiff's", **MEBIBYTES),
-    Column("error", "largest relative error", format_spec=".1e"),
-)
-ESTIMATED_COLUMNS = (
-    *CASE_COLUMNS,
-    Column("ours_cycles", "cycles", unit="M", format_spec=".3f", scale=1e-6),
-    Column("autodiff_cycles", "of autodiff", unit="M", format_spec=".3f", scale=1e-6),
-    Column("ratio", "autodiff / ours", format_spec=".2f"),
-    Column("ours_bytes", "bytes", **MEBIBYTES),
-    Column("autodiff_bytes", "of autodiff's", **MEBIBYTES),
-    Column("ours_temporaries", "temporaries", **MEBIBYTES),
-    Column("autodiff_temporaries", "autodiff's", **MEBIBYTES),
-)
-GROUP_COLUMNS = (
-    Column("group", "group"),
-    Column("pass", "pass"),
-    Column("layers", "layers", format_spec="d"),
-    Column("ratio", "autodiff / ours", format_spec=".2f"),
-    Column("least", "least", format_spec=".2f"),
-    Column("torch_ratio", "PyTorch / ours", format_spec=".2f"),
-)
-
-
-def layer_table(records: Sequence[dict]) -> Table:
-    """Returns the table with one row for each layer and pass."""
-    is_measured = any("ours_seconds" in record for record in records)
-    columns = MEASURED_COLUMNS if is_measured else ESTIMATED_COLUMNS
-    return table_of("Layer by layer", columns, records)
-
-
-def group_table(records: Sequence[dict]) -> Table:
-    """Returns the table of geometric means over each group and pass."""
-    groups: dict[tuple[str, str], list[dict]] = {}
-    for record in records:
-        groups.setdefault((record["group"], record["pass"]), []).append(record)
-    rows = []
-    for (group, name), members in groups.items():
-        ratios = [member["ratio"] for member in members]
-        beside_torch = [
-            member["torch_seconds"] / member["ours_seconds"]
-            for member in members
-            if "torch_seconds" in member
-        ]
-        rows.append(
-            {
-                "group": group,
-                "pass": name,
-                "layers": len(members),
-                "ratio": statistics.geometric_mean(ratios),
-                "least": min(ratios),
-                "torch_ratio": statistics.geometric_mean(beside_torch)
-                if beside_torch
-                else None,
-            }
-        )
-    return table_of(
-        "Geometric means over the layers of a group",
-        GROUP_COLUMNS,
-        rows,
-        notes=("A ratio above 1 is in our favour; least is that of the worst layer.",),
-    )
-
-
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0],
@@ -358,8 +272,22 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--repeats", type=int, default=15, help="rounds for each pass, at most")
     add("--max-seconds", type=float, default=3.0, help="no new round after this time")
     add("--no-torch", action="store_true", help="leave PyTorch out")
+    add(
+        "--at-most",
+        type=float,
+        metavar="RATIO",
+        help="with --platform tpu: exit with 1 if a pass needs more than this times "
+        "autodiff's cycles or temporaries",
+    )
     add("--json", type=pathlib.Path, help="write every record to this file")
     add("--markdown", action="store_true", help="print the tables for a README")
+    add(
+        "--show",
+        type=pathlib.Path,
+        nargs="+",
+        metavar="JSON",
+        help="measure nothing; compare what earlier runs wrote with --json",
+    )
     add("--list", action="store_true", help="list the layers and stop")
     return parser.parse_args(arguments)
 
@@ -394,6 +322,10 @@ def tpu_device(topology: str):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
+    if options.show:
+        reports = [json.loads(path.read_text()) for path in options.show]
+        print_tables([comparison_table(reports)], as_markdown=options.markdown)
+        return 0
     layers = selected_layers(options.cases, options.passes)
     if not layers:
         print(f"--cases {options.cases!r} --passes {options.passes!r}: nothing matches")
@@ -434,7 +366,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print_tables(
         [layer_table(records), group_table(records)], as_markdown=options.markdown
     )
-    return 0
+    if options.at_most is None:
+        return 0
+    excesses = list(find_excesses(records, options.at_most))
+    print("\n".join(excesses) or f"no pass needs more than {options.at_most} times")
+    return 1 if excesses else 0
+
+
+def find_excesses(records: Sequence[dict], most: float) -> Iterator[str]:
+    """Yields where a pass needs more than `most` times what autodiff needs."""
+    for record in records:
+        for what in ("cycles", "temporaries"):
+            ours, autodiff = (record[f"{who}_{what}"] for who in ("ours", "autodiff"))
+            if ours > most * autodiff:
+                yield (
+                    f"{record['layer']}, {record['pass']}: {ours:,} {what}, autodiff "
+                    f"{autodiff:,}"
+                )
 
 
 if __name__ == "__main__":

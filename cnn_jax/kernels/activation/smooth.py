@@ -97,10 +97,9 @@ def gelu(x: jax.Array, *, approximate: bool = True) -> jax.Array:
     With the normal distribution's F(x) = erfc(-x / sqrt(2)) / 2 and its density
     F' = exp(-x^2 / 2) / sqrt(2 pi), the product rule gives dx = dy (F + x F').
 
-    The approximation is F = (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3).
-    That is sigmoid(2 u), so F' = F (1 - F) 2 u' with
-    u' = sqrt(2 / pi) (1 + 3 * 0.044715 x^2). Either way x is saved, and F computed
-    again.
+    The approximation is F = (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3),
+    so that F' = (1 - tanh(u)^2) u' / 2 with u' = sqrt(2 / pi) (1 + 3 * 0.044715 x^2).
+    Either way x is saved, and F computed again.
 
     Args:
       x: Any shape, floating-point.
@@ -144,9 +143,10 @@ def _normal_distribution(x, approximate):
     if not approximate:
         density = jnp.exp(-0.5 * jnp.square(x)) / math.sqrt(2 * math.pi)
         return 0.5 * lax.erfc(-math.sqrt(0.5) * x), density
-    factor, square = 2 * math.sqrt(2 / math.pi), jnp.square(x)
-    gate = lax.logistic(factor * x * (1 + 0.044715 * square))
-    return gate, gate * (1 - gate) * factor * (1 + 3 * 0.044715 * square)
+    factor, square = math.sqrt(2 / math.pi), jnp.square(x)
+    tanh = jnp.tanh(factor * x * (1 + 0.044715 * square))
+    slope = factor * (1 + 3 * 0.044715 * square)
+    return 0.5 * (1 + tanh), 0.5 * (1 - jnp.square(tanh)) * slope
 
 
 def _near(x):

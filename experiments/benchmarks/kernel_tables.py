@@ -1,0 +1,138 @@
+"""The tables of the kernel benchmark, made of its records."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from kernel_suite import DEPTHWISE, GROUPED
+from output import table_of
+
+from cnn_jax.report.table import Column, Table
+
+POOLED_GROUPS = (DEPTHWISE, GROUPED)
+"""Groups that also count as one, over all passes."""
+
+MILLISECONDS = {"unit": "ms", "format_spec": ".2f", "scale": 1e3}
+MEBIBYTES = {"unit": "MiB", "format_spec": ".2f", "scale": 2**-20}
+
+CASE_COLUMNS = (
+    Column("network", "network"),
+    Column("kernel", "kernel"),
+    Column("label", "layer"),
+    Column("pass", "pass"),
+)
+MEASURED_COLUMNS = (
+    *CASE_COLUMNS,
+    Column("ours_seconds", "ours", **MILLISECONDS),
+    Column("autodiff_seconds", "autodiff", **MILLISECONDS),
+    Column("torch_seconds", "PyTorch", **MILLISECONDS),
+    Column(
+        "ratio",
+        "autodiff / ours",
+        format_spec=".2f",
+        note="1.00 where both compile to the same program.",
+    ),
+    Column("ours_residuals", "residuals", **MEBIBYTES),
+    Column("autodiff_residuals", "of autodiff", **MEBIBYTES),
+    Column("ours_temporaries", "temporaries", **MEBIBYTES),
+    Column("autodiff_temporaries", "of autodiff's", **MEBIBYTES),
+    Column("error", "largest relative error", format_spec=".1e"),
+)
+ESTIMATED_COLUMNS = (
+    *CASE_COLUMNS,
+    Column("ours_cycles", "cycles", unit="M", format_spec=".3f", scale=1e-6),
+    Column("autodiff_cycles", "of autodiff", unit="M", format_spec=".3f", scale=1e-6),
+    Column("ratio", "autodiff / ours", format_spec=".2f"),
+    Column("ours_bytes", "bytes", **MEBIBYTES),
+    Column("autodiff_bytes", "of autodiff's", **MEBIBYTES),
+    Column("ours_temporaries", "temporaries", **MEBIBYTES),
+    Column("autodiff_temporaries", "autodiff's", **MEBIBYTES),
+)
+GROUP_COLUMNS = (
+    Column("group", "group"),
+    Column("pass", "pass"),
+    Column("layers", "layers", format_spec="d"),
+    Column("ratio", "autodiff / ours", format_spec=".2f"),
+    Column("least", "least", format_spec=".2f"),
+    Column("torch_ratio", "PyTorch / ours", format_spec=".2f"),
+)
+
+
+def layer_table(records: Sequence[dict]) -> Table:
+    """Returns the table with one row for each layer and pass."""
+    is_measured = any("ours_seconds" in record for record in records)
+    columns = MEASURED_COLUMNS if is_measured else ESTIMATED_COLUMNS
+    return table_of("Layer by layer", columns, records)
+
+
+def grouped(records: Sequence[dict]) -> dict[tuple[str, str], list[dict]]:
+    """Returns (group, pass) -> its records, and those that count together."""
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for record in records:
+        groups.setdefault((record["group"], record["pass"]), []).append(record)
+    together = [record for record in records if record["group"] in POOLED_GROUPS]
+    if together:
+        groups[" and ".join(POOLED_GROUPS), "all three"] = together
+    return groups
+
+
+def group_table(records: Sequence[dict]) -> Table:
+    """Returns the table of geometric means over each group and pass."""
+    rows = []
+    for (group, name), members in grouped(records).items():
+        ratios = [member["ratio"] for member in members]
+        beside_torch = [
+            member["torch_seconds"] / member["ours_seconds"]
+            for member in members
+            if "torch_seconds" in member
+        ]
+        rows.append(
+            {
+                "group": group,
+                "pass": name,
+                "layers": _num_layers(members),
+                "ratio": statistics.geometric_mean(ratios),
+                "least": min(ratios),
+                "torch_ratio": statistics.geometric_mean(beside_torch)
+                if beside_torch
+                else None,
+            }
+        )
+    return table_of(
+        "Geometric means over the layers of a group",
+        GROUP_COLUMNS,
+        rows,
+        notes=("A ratio above 1 is in our favour; least is that of the worst layer.",),
+    )
+
+
+def comparison_table(reports: Sequence[dict]) -> Table:
+    """Returns the geometric means of several runs side by side.
+
+    Args:
+      reports: What runs wrote with `--json`, each with other versions or another dtype.
+    """
+    labels = [
+        f"jax {report['environment']['versions']['jax']}, {report['dtype']}"
+        for report in reports
+    ]
+    columns = [*GROUP_COLUMNS[:3], *(Column(label, label) for label in labels)]
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for label, report in zip(labels, reports, strict=True):
+        for (group, name), members in grouped(report["records"]).items():
+            ratios = [member["ratio"] for member in members]
+            mean = statistics.geometric_mean(ratios)
+            row = rows.setdefault((group, name), {"group": group, "pass": name})
+            row["layers"] = _num_layers(members)
+            row[label] = f"{mean:.2f} ({min(ratios):.2f})"
+    return Table(
+        "How many times faster than autodiff of lax: geometric mean (least)",
+        columns,
+        list(rows.values()),
+    )
+
+
+def _num_layers(records: Sequence[dict]) -> int:
+    return len({record["layer"] for record in records})
