@@ -240,7 +240,8 @@ def _sharded(case, mesh):
     arguments = large.draw(0)
     by_batch, replicated = PartitionSpec("batch"), PartitionSpec()
     specs = {
-        name: by_batch if name in case.per_example else replicated for name in arguments
+        name: by_batch if case.has_examples(name, array) else replicated
+        for name, array in arguments.items()
     }
 
     def on_shards(fn, arguments):
