@@ -57,10 +57,19 @@ _ROUNDED = {"bfloat16": 1e-2, "float16": 2e-3, "float64": 1e-12}
 
 
 def first_cases() -> dict[str, Case]:
-    """Returns kernel -> its first case in the table, in the table's order."""
-    return {
-        kernel: next(case for case in CASES if case.kernel == kernel)
-        for kernel in dict.fromkeys(case.kernel for case in CASES)
+    """Returns the rows' cases: each kernel's first in the table, in the table's order.
+
+    A kernel that ends in an activation on request has a second row for that form.
+    """
+    first: dict[str, Case] = {}
+    activated: dict[str, Case] = {}
+    for case in CASES:
+        first.setdefault(case.kernel, case)
+        if "activation" in case.options and not case.has_corners:
+            activated.setdefault(f"{case.kernel}, activated", case)
+    shown = {str(case) for case in first.values()}
+    return first | {
+        label: case for label, case in activated.items() if str(case) not in shown
     }
 
 
