@@ -17,10 +17,11 @@ from cnn_jax.kernels import autodiff
 
 FIRST_ORDER_CASES = [case for case in CASES if not case.kernel.endswith("_grad")]
 
-# Kernels that keep at most half of what autodiff keeps, and an option that makes any
-# kernel one of them.
-HALVED = {"max_pool", "dropout", "stochastic_depth", "silu"}
-HALVING_OPTION = "activation"
+# Kernels that keep at most half of what autodiff keeps.
+HALVED = {
+    *("max_pool", "dropout", "stochastic_depth", "silu"),
+    *("batch_norm", "batch_norm_inference"),
+}
 
 # The table's cases are tiny. With this many times the examples, activations outweigh
 # vectors and keys as they do in a network.
@@ -48,7 +49,7 @@ def batched_shapes(case):
 def is_halved(case):
     if case.options.get("rate") == 0.0:
         return False  # the identity, which keeps nothing in both
-    return case.kernel in HALVED or case.options.get(HALVING_OPTION) is not None
+    return case.kernel in HALVED
 
 
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
