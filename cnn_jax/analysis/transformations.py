@@ -1,6 +1,6 @@
 """Kernels under JAX's transformations: a table of what works, made by trying.
 
-`try_transformations` evaluates a kernel's case of the table under each of
+`try_transformations` evaluates a kernel's first case of the table under each of
 `TRANSFORMATIONS` and compares with the twin under the same. "works" means that the
 numbers agree; everything else in the table is the reason why there are none.
 """
@@ -57,18 +57,20 @@ _ROUNDED = {"bfloat16": 1e-2, "float16": 2e-3, "float64": 1e-12}
 
 
 def first_cases() -> dict[str, Case]:
-    """Returns kernel -> its first case in the table, in the table's order.
+    """Returns the rows' cases: each kernel's first in the table, in the table's order.
 
-    A kernel that may end in an activation has a second row for that.
+    A kernel that ends in an activation on request has a second row for that form.
     """
     first: dict[str, Case] = {}
+    activated: dict[str, Case] = {}
     for case in CASES:
         first.setdefault(case.kernel, case)
-        if case.kernel.startswith("batch_norm") and "activation" in case.options:
-            activation = case.options["activation"].__name__
-            if activation == "silu":
-                first.setdefault(f"{case.kernel} + {activation}", case)
-    return first
+        if "activation" in case.options and not case.has_corners:
+            activated.setdefault(f"{case.kernel}, activated", case)
+    shown = {str(case) for case in first.values()}
+    return first | {
+        label: case for label, case in activated.items() if str(case) not in shown
+    }
 
 
 def try_transformations(
@@ -247,7 +249,8 @@ def _sharded(case, mesh):
     arguments = large.draw(0)
     by_batch, replicated = PartitionSpec("batch"), PartitionSpec()
     specs = {
-        name: by_batch if name in case.per_example else replicated for name in arguments
+        name: by_batch if case.has_examples(name, array) else replicated
+        for name, array in arguments.items()
     }
 
     def on_shards(fn, arguments):

@@ -17,9 +17,11 @@ from cnn_jax.kernels import autodiff
 
 FIRST_ORDER_CASES = [case for case in CASES if not case.kernel.endswith("_grad")]
 
-# Kernels that keep at most half of what autodiff keeps; so does batch norm with an
-# activation inside.
-HALVED = {"max_pool", "dropout", "stochastic_depth", "silu"}
+# Kernels that keep at most half of what autodiff keeps.
+HALVED = {
+    *("max_pool", "dropout", "stochastic_depth", "silu"),
+    *("batch_norm", "batch_norm_inference"),
+}
 
 # The table's cases are tiny. With this many times the examples, activations outweigh
 # vectors and keys as they do in a network.
@@ -37,7 +39,7 @@ def batched_shapes(case):
     shapes = []
     for name, array in case.draw(0, jnp.bfloat16).items():
         array = jax.eval_shape(lambda array=array: array)
-        if name in case.per_example:
+        if case.has_examples(name, array):
             shape = (TIMES * array.shape[0], *array.shape[1:])
             array = jax.ShapeDtypeStruct(shape, array.dtype)
         shapes.append(array)
@@ -47,8 +49,6 @@ def batched_shapes(case):
 def is_halved(case):
     if case.options.get("rate") == 0.0:
         return False  # the identity, which keeps nothing in both
-    if case.kernel.startswith("batch_norm"):
-        return case.options.get("activation") is not None
     return case.kernel in HALVED
 
 

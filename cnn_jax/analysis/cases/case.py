@@ -104,17 +104,28 @@ class Case:
             for name, value in drawn.items()
         }
 
+    def has_examples(self, name: str, array) -> bool:
+        """Returns whether the first axis of this argument's `array` counts examples."""
+        # A vector of numbers is one example, a vector of class numbers is not.
+        is_vector = array.ndim == 1 and is_floating(array)
+        return name in self.per_example and not is_vector
+
     def with_batch(self, times: int) -> Case:
         """Returns this case with `times` as many examples, drawn one batch a time."""
 
-        def repeated(draw):
-            return lambda generator: np.concatenate(
-                [draw(generator) for _ in range(times)]
-            )
+        def repeated(name, draw):
+            def draw_batches(generator):
+                first = draw(generator)
+                if not self.has_examples(name, first):
+                    return first
+                return np.concatenate(
+                    [first, *(draw(generator) for _ in range(times - 1))]
+                )
+
+            return draw_batches
 
         arguments = {
-            name: repeated(draw) if name in self.per_example else draw
-            for name, draw in self.arguments.items()
+            name: repeated(name, draw) for name, draw in self.arguments.items()
         }
         options = dict(self.options)
         if "input_shape" in options:
