@@ -45,7 +45,6 @@ import jax.numpy as jnp
 from cnn_jax.geometry import Padding, Window
 from cnn_jax.kernels import lowering
 from cnn_jax.kernels.bias import add_bias
-from cnn_jax.kernels.lowering.xla import transpose_filter
 from cnn_jax.kernels.operands import (
     align_manual_axes,
     require_floating,
@@ -118,10 +117,9 @@ def _conv_transpose_fwd(x, w, window, groups, precision):
 
 def _conv_transpose_bwd(window, groups, precision, residuals, dy):
     x, w = residuals
-    dw = lowering.conv_filter_grad(dy, x, window, groups, precision)
     return (
-        lowering.conv(dy, transpose_filter(w, groups), window, groups, precision),
-        transpose_filter(dw, groups),
+        lowering.conv_transpose_input_grad(dy, w, window, groups, precision),
+        lowering.conv_transpose_filter_grad(x, dy, window, groups, precision),
     )
 
 

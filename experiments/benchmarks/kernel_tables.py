@@ -68,8 +68,9 @@ def layer_table(records: Sequence[dict]) -> Table:
 
 
 def grouped(records: Sequence[dict]) -> dict[tuple[str, str], list[dict]]:
-    """Returns (group, pass) -> its records, and those that count together."""
+    """Returns (group, pass) -> its records with a ratio; POOLED_GROUPS together, too."""
     groups: dict[tuple[str, str], list[dict]] = {}
+    records = [record for record in records if record["ratio"] is not None]
     for record in records:
         groups.setdefault((record["group"], record["pass"]), []).append(record)
     together = [record for record in records if record["group"] in POOLED_GROUPS]

@@ -35,7 +35,7 @@ if "tpu" in sys.argv:  # before jax is imported; see --platform
 
 import jax
 import jax.numpy as jnp
-from kernel_suite import LAYERS, Layer
+from kernel_suite import LAYERS, MAX_POOL, Layer
 from kernel_tables import comparison_table, group_table, layer_table
 from output import print_tables, write_report
 
@@ -44,7 +44,7 @@ from cnn_jax.analysis.gradcheck import draw_like, relative_error
 from cnn_jax.analysis.residuals import residual_bytes
 from cnn_jax.analysis.timing import Timing, time_interleaved
 
-FORWARD, BOTH = "forward", "both"
+FORWARD, BACKWARD, BOTH = "forward", "backward", "both"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,12 +218,23 @@ def estimate(layer: Layer, dtype, device) -> Iterator[dict[str, Any]]:
                 record[f"{label}_cycles"] = estimated_cycles(compiled.as_text())
                 record[f"{label}_bytes"] = compiled.cost_analysis()["bytes accessed"]
                 record[f"{label}_temporaries"] = _temporaries(compiled)
-            record["ratio"] = record["autodiff_cycles"] / max(record["ours_cycles"], 1)
+            known = record["ours_cycles"] and record["autodiff_cycles"]
+            record["ratio"] = (
+                record["autodiff_cycles"] / record["ours_cycles"] if known else None
+            )
             yield record
 
 
-def estimated_cycles(hlo: str) -> int:
-    """Sums what the TPU compiler wrote beside each instruction of a program."""
+def estimated_cycles(hlo: str) -> int | None:
+    """Sums what the TPU compiler wrote beside each instruction of a program.
+
+    Returns:
+      The sum, or None where a windowed reduction stands without an estimate, as those
+      in bfloat16 mostly do: the rest of the program says nothing of its cost.
+    """
+    for line in hlo[hlo.find("ENTRY") :].splitlines():
+        if " reduce-window(" in line and "estimated_cycles" not in line:
+            return None
     return sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', hlo)))
 
 
@@ -359,8 +370,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"[{number}/{len(layers)}] {layer}{eta}", file=sys.stderr, flush=True)
         for record in run(layer):
             records.append(record)
-            ratio = f"    {record['pass']}: {record['ratio']:.2f}"
-            print(ratio, file=sys.stderr, flush=True)
+            ratio = "?" if record["ratio"] is None else f"{record['ratio']:.2f}"
+            print(f"    {record['pass']}: {ratio}", file=sys.stderr, flush=True)
         if options.json:  # after each layer, so that a broken run keeps the others
             write_report(options.json, records, **facts)
     print_tables(
@@ -373,12 +384,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if excesses else 0
 
 
+ACCEPTED = {
+    ("avg_pool", FORWARD): "sums in float32, where autodiff adds bfloat16 numbers",
+}
+"""(kernel, pass) -> why it may need more than autodiff."""
+
+
 def find_excesses(records: Sequence[dict], most: float) -> Iterator[str]:
-    """Yields where a pass needs more than `most` times what autodiff needs."""
+    """Yields where a pass needs more than `most` times what autodiff needs.
+
+    Of max-pooling, the backward pass counts alone as well. Other kernels pay there for
+    what they did not save, and are judged by both passes in one program.
+    """
     for record in records:
+        if record["pass"] == BACKWARD and record["group"] != MAX_POOL:
+            continue
+        if (record["kernel"], record["pass"]) in ACCEPTED:
+            continue
         for what in ("cycles", "temporaries"):
             ours, autodiff = (record[f"{who}_{what}"] for who in ("ours", "autodiff"))
-            if ours > most * autodiff:
+            if None not in (ours, autodiff) and ours > most * autodiff:
                 yield (
                     f"{record['layer']}, {record['pass']}: {ours:,} {what}, autodiff "
                     f"{autodiff:,}"

@@ -8,8 +8,8 @@ what is built from a clamp follows by the rules of calculus. A clamp's derivativ
 at NaN, too; every value at NaN is NaN. The derivative at plus or minus infinity is its
 limit. silu, gelu and hard_swish have no value at minus infinity (NaN, from x times 0).
 
-relu and relu6 are exact in every dtype; the others are computed in float32 or wider
-and rounded once.
+relu and relu6 are exact in every dtype, hard_sigmoid is computed in x's; the others in
+float32 or wider, and rounded once.
 """
 
 from cnn_jax.kernels.activation.piecewise import (

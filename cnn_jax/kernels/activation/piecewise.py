@@ -114,8 +114,7 @@ def _hard_sigmoid(x):
 
 
 def _hard_sigmoid_fwd(x):
-    gate, mask = hard_gate(widen(x))
-    return gate.astype(x.dtype), mask
+    return hard_gate(x)
 
 
 def _hard_sigmoid_bwd(mask, dy):

@@ -91,6 +91,30 @@ def conv_transpose(
 
 
 @_inlined
+def conv_transpose_input_grad(
+    dy: jax.Array, w: jax.Array, window: Window, groups: int, precision
+) -> jax.Array:
+    """Returns dL/dx of `conv_transpose`, in the form that suits the platform."""
+    return _per_platform(
+        cpu.conv_transpose_input_grad,
+        xla.conv_transpose_input_grad,
+        *(dy, w, window, groups, precision),
+    )
+
+
+@_inlined
+def conv_transpose_filter_grad(
+    x: jax.Array, dy: jax.Array, window: Window, groups: int, precision
+) -> jax.Array:
+    """Returns dL/dw of `conv_transpose`, in the form that suits the platform."""
+    return _per_platform(
+        cpu.conv_transpose_filter_grad,
+        xla.conv_transpose_filter_grad,
+        *(x, dy, window, groups, precision),
+    )
+
+
+@_inlined
 def conv_filter_grad(
     x: jax.Array, dy: jax.Array, window: Window, groups: int, precision
 ) -> jax.Array:

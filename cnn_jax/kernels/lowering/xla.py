@@ -20,6 +20,33 @@ def conv(
     x: jax.Array, w: jax.Array, window: Window, groups: int, precision
 ) -> jax.Array:
     """Correlates `x` with the filters `w`."""
+    return _gather(x, w, "IO", window, groups, precision)
+
+
+def conv_input_grad(
+    dy: jax.Array, w: jax.Array, window: Window, groups: int, precision
+) -> jax.Array:
+    """Correlates dy, spread by the stride, with the flipped and transposed filters."""
+    w, order = _transposed(w, groups)
+    return _scatter(dy, w, order, window, groups, precision)
+
+
+def conv_transpose(
+    x: jax.Array, w: jax.Array, window: Window, groups: int, precision
+) -> jax.Array:
+    """Correlates `x`, spread by the stride, with `w`: from outputs to inputs."""
+    return _scatter(x, w, "IO", window, groups, precision)
+
+
+def conv_transpose_input_grad(
+    dy: jax.Array, w: jax.Array, window: Window, groups: int, precision
+) -> jax.Array:
+    """Correlates dy with the flipped and transposed filters: from inputs to outputs."""
+    w, order = _transposed(w, groups)
+    return _gather(dy, w, order, window, groups, precision)
+
+
+def _gather(x, w, order, window, groups, precision):
     spatial = _LETTERS[-window.rank :]
     return lax.conv_general_dilated(
         x,
@@ -27,25 +54,16 @@ def conv(
         window_strides=window.strides,
         padding=window.padding,
         rhs_dilation=window.dilation,
-        dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
+        dimension_numbers=(f"N{spatial}C", f"{spatial}{order}", f"N{spatial}C"),
         feature_group_count=groups,
         precision=precision,
     )
 
 
-def conv_input_grad(
-    dy: jax.Array, w: jax.Array, window: Window, groups: int, precision
-) -> jax.Array:
-    """Correlates dy, spread by the stride, with the flipped and transposed filters."""
-    return conv_transpose(dy, transpose_filter(w, groups), window, groups, precision)
-
-
-def conv_transpose(
-    x: jax.Array, w: jax.Array, window: Window, groups: int, precision
-) -> jax.Array:
-    """Correlates `x`, spread by the stride, with `w`: from outputs to inputs."""
+def _scatter(x, w, order, window, groups, precision):
     if 0 in window.output_sizes:
-        return _sum_of_nothing(x, (len(x), *window.input_sizes, w.shape[-1]))
+        outputs = w.shape[-2:][order.index("O")]
+        return _sum_of_nothing(x, (len(x), *window.input_sizes, outputs))
     spatial = _LETTERS[-window.rank :]
     return lax.conv_general_dilated(
         x,
@@ -54,10 +72,21 @@ def conv_transpose(
         padding=window.input_grad_padding,
         lhs_dilation=window.strides,
         rhs_dilation=window.dilation,
-        dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
+        dimension_numbers=(f"N{spatial}C", f"{spatial}{order}", f"N{spatial}C"),
         feature_group_count=groups,
         precision=precision,
     )
+
+
+def _transposed(w, groups):
+    """Returns the transposed filters and the order of their last two axes.
+
+    Only flipped where that is enough: a convolution reads its filter in any order for
+    nothing, while moving 512 x 512 channels takes a TPU as long as the product.
+    """
+    if groups == 1:
+        return jnp.flip(w, axis=tuple(range(w.ndim - 2))), "OI"
+    return transpose_filter(w, groups), "IO"
 
 
 def conv_filter_grad(
@@ -78,6 +107,26 @@ def conv_filter_grad(
         window_strides=window.dilation,
         padding=window.filter_grad_padding,
         rhs_dilation=window.strides,
+        dimension_numbers=(f"C{spatial}N", f"I{spatial}O", f"{spatial}NC"),
+        batch_group_count=groups,
+        precision=precision,
+    )
+
+
+def conv_transpose_filter_grad(
+    x: jax.Array, dy: jax.Array, window: Window, groups: int, precision
+) -> jax.Array:
+    """Correlates `x`, spread by the stride, with dy, summing over the batch."""
+    if 0 in window.output_sizes or len(x) == 0:
+        shape = (*window.sizes, x.shape[-1] // groups, dy.shape[-1])
+        return _sum_of_nothing(dy, shape)
+    spatial = _LETTERS[-window.rank :]
+    return lax.conv_general_dilated(
+        x,
+        dy,
+        window_strides=window.dilation,
+        padding=window.input_grad_padding,
+        lhs_dilation=window.strides,
         dimension_numbers=(f"C{spatial}N", f"I{spatial}O", f"{spatial}NC"),
         batch_group_count=groups,
         precision=precision,

@@ -74,6 +74,10 @@ def test_equal_programs_are_recognised(benchmark):
 def test_what_needs_too_much_is_named(benchmark):
     text = '{"estimated_cycles":"120"} {"estimated_cycles":"3"} "estimated_cycles":""'
     assert benchmark.estimated_cycles(text) == 123
+    blind = f"ENTRY main {{\n %w = reduce-window(%x)\n %y = {text}\n}}"
+    assert benchmark.estimated_cycles(blind) is None
+    seen = blind.replace("(%x)", '(%x), {"estimated_cycles":"7"}')
+    assert benchmark.estimated_cycles(seen) == 130
     record = {
         "layer": "conv-3x3 (VGG-16)",
         "pass": "dw",

@@ -28,6 +28,8 @@ __all__ = [
     "conv_filter_grad",
     "conv_input_grad",
     "conv_transpose",
+    "conv_transpose_filter_grad",
+    "conv_transpose_input_grad",
     "max_pool_grad_from_index",
     "max_pool_with_index",
 ]
@@ -77,6 +79,21 @@ def conv_transpose(
     """Correlates `x`, spread by the stride, with `w`: from outputs to inputs."""
     w = xla.transpose_filter(w, groups)
     return conv_input_grad(x, w, window, groups, precision)
+
+
+def conv_transpose_input_grad(
+    dy: jax.Array, w: jax.Array, window: Window, groups: int, precision
+) -> jax.Array:
+    """Correlates dy with the flipped and transposed filters: from inputs to outputs."""
+    return conv(dy, xla.transpose_filter(w, groups), window, groups, precision)
+
+
+def conv_transpose_filter_grad(
+    x: jax.Array, dy: jax.Array, window: Window, groups: int, precision
+) -> jax.Array:
+    """Transposes the filter gradient of the convolution that leads from dy to x."""
+    dw = conv_filter_grad(dy, x, window, groups, precision)
+    return xla.transpose_filter(dw, groups)
 
 
 def conv_filter_grad(
