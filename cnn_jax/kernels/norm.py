@@ -216,7 +216,8 @@ def _batch_norm_inference(x, mean, var, scale, bias, epsilon, activation):
 def _batch_norm_inference_fwd(x, mean, var, scale, bias, epsilon, activation):
     wide = x.astype(accumulation_dtype(x.dtype))
     r = lax.rsqrt(var.astype(wide.dtype) + epsilon)
-    xhat = _standardized(wide, mean, r)
+    centred = wide - _per_channel(mean.astype(wide.dtype), x)
+    xhat = centred * _per_channel(r, x)
     y = _activated(xhat, scale.astype(r.dtype), bias, activation).astype(x.dtype)
     return y, (x, mean, var, scale, _needed_bias(bias, activation))
 
@@ -227,10 +228,10 @@ def _batch_norm_inference_bwd(epsilon, activation, residuals, dy):
     axes = tuple(range(x.ndim - 1))
     r = lax.rsqrt(var.astype(dtype) + epsilon)
     scale, gain = scale.astype(dtype), r * scale.astype(dtype)
-    xhat = _standardized(x.astype(dtype), mean, r)
-    dz = _activated_grad(xhat, scale, bias, activation, dy)
+    centred = x.astype(dtype) - _per_channel(mean.astype(dtype), x)
+    dz = _activated_grad(centred * _per_channel(r, x), scale, bias, activation, dy)
     dbias = jnp.sum(dz, axis=axes)
-    dscale = jnp.sum(dz * xhat, axis=axes)
+    dscale = jnp.sum(dz * centred, axis=axes) * r
     return (
         (dz * _per_channel(gain, x)).astype(x.dtype),
         (-gain * dbias).astype(mean.dtype),
@@ -241,11 +242,6 @@ def _batch_norm_inference_bwd(epsilon, activation, residuals, dy):
 
 
 _batch_norm_inference.defvjp(_batch_norm_inference_fwd, _batch_norm_inference_bwd)
-
-
-def _standardized(wide, mean, r):
-    centred = wide - _per_channel(mean.astype(wide.dtype), wide)
-    return centred * _per_channel(r, wide)
 
 
 def _affine(centred, gain, bias):

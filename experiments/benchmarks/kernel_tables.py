@@ -68,7 +68,7 @@ def layer_table(records: Sequence[dict]) -> Table:
 
 
 def grouped(records: Sequence[dict]) -> dict[tuple[str, str], list[dict]]:
-    """Returns (group, pass) -> its records with a ratio; POOLED_GROUPS together, too."""
+    """Returns (group, pass) -> its records; POOLED_GROUPS together, too."""
     groups: dict[tuple[str, str], list[dict]] = {}
     records = [record for record in records if record["ratio"] is not None]
     for record in records:
