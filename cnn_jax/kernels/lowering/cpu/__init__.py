@@ -48,7 +48,7 @@ def conv(
         return depthwise.conv(x, w, window)
     if groups > 1:
         return grouped.conv(conv, x, w, window, groups, precision)
-    if window.is_pointwise:
+    if window.is_pointwise and not _is_left_to_onednn(x.dtype):
         return pointwise.conv(x, w, window, precision)
     return xla.conv(x, w, window, groups, precision)
 
@@ -66,7 +66,8 @@ def conv_input_grad(
         return grouped.conv_input_grad(
             conv_input_grad, dy, w, window, groups, precision
         )
-    if window.is_pointwise:
+    is_strided = max(window.strides) > 1
+    if window.is_pointwise and (is_strided or not _is_left_to_onednn(dy.dtype)):
         return pointwise.conv_input_grad(dy, w, window, precision)
     if _has_fast_phases(dy.dtype, inputs, window):
         return dense.strided_input_grad(dy, w, window, precision)
@@ -128,8 +129,18 @@ def _has_fast_phases(dtype, inputs: int, window: Window) -> bool:
     if max(window.strides) == 1 or not overlap:
         return False
     if jnp.finfo(dtype).bits < 32:
-        return "xla_cpu_use_onednn=true" in os.environ.get("XLA_FLAGS", "")
+        return _is_left_to_onednn(dtype)
     return 16 <= inputs <= 128
+
+
+def _is_left_to_onednn(dtype) -> bool:
+    """Whether XLA was told to leave convolutions of this dtype to oneDNN.
+
+    It then runs 1x1 convolutions 2 to 9 times faster than our matrix products.
+    """
+    return dtype == jnp.bfloat16 and "xla_cpu_use_onednn=true" in os.environ.get(
+        "XLA_FLAGS", ""
+    )
 
 
 def _is_empty(array: jax.Array, window: Window) -> bool:
