@@ -256,12 +256,12 @@ def elementwise(draw, kernel, rank):
 # Kernel -> (strategy, draws for each of the ranks 1 to 3). More of those whose geometry
 # is intricate and whose programs are quick to compile.
 DRAWS = {
-    "conv": (convolutions, 18),
-    "conv_input_grad": (convolutions, 14),
-    "conv_filter_grad": (convolutions, 14),
+    "conv": (convolutions, 15),
+    "conv_input_grad": (convolutions, 11),
+    "conv_filter_grad": (convolutions, 11),
     "conv_bias_grad": (convolutions, 4),
-    "conv_transpose": (transposed_convolutions, 10),
-    "conv_general_dilated": (general_convolutions, 10),
+    "conv_transpose": (transposed_convolutions, 8),
+    "conv_general_dilated": (general_convolutions, 8),
     "max_pool": (poolings, 26),
     "max_pool_grad": (poolings, 16),
     "avg_pool": (poolings, 28),
