@@ -117,7 +117,13 @@ def conv_general_dilated(
     elif max(strides) == 1:
         y = conv_transpose(x, w, strides=spread, **options)
     else:
-        y = conv(_put_zeros_between(x, spread), w, strides=strides, **options)
+        # Recomputed on the way back: the zeros would be most of what is saved.
+        @jax.checkpoint
+        def spread_and_convolve(x, w):
+            x = _put_zeros_between(x, spread)
+            return conv(x, w, strides=strides, **options)
+
+        y = spread_and_convolve(x, w)
     return jnp.transpose(y, np.argsort(out_order))
 
 
