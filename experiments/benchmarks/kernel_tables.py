@@ -115,19 +115,18 @@ def comparison_table(reports: Sequence[dict]) -> Table:
     Args:
       reports: What runs wrote with `--json`, each with other versions or another dtype.
     """
-    labels = [
-        f"jax {report['environment']['versions']['jax']}, {report['dtype']}"
-        for report in reports
-    ]
-    columns = [*GROUP_COLUMNS[:3], *(Column(label, label) for label in labels)]
+    columns = list(GROUP_COLUMNS[:3])
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for label, report in zip(labels, reports, strict=True):
+    for number, report in enumerate(reports):
+        key = f"report {number}"
+        version = report["environment"]["versions"]["jax"]
+        columns.append(Column(key, f"jax {version}, {report['dtype']}"))
         for (group, name), members in grouped(report["records"]).items():
             ratios = [member["ratio"] for member in members]
             mean = statistics.geometric_mean(ratios)
             row = rows.setdefault((group, name), {"group": group, "pass": name})
             row["layers"] = _num_layers(members)
-            row[label] = f"{mean:.2f} ({min(ratios):.2f})"
+            row[key] = f"{mean:.2f} ({min(ratios):.2f})"
     return Table(
         "How many times faster than autodiff of lax: geometric mean (least)",
         columns,

@@ -242,6 +242,7 @@ def _canonical(compiled) -> str:
     """Returns a compiled program's text without where it came from."""
     text = re.sub(r", metadata=\{[^}]*\}", "", compiled.as_text())
     text = text[text.index("\n%") :] if "\n%" in text else text
+    text = re.sub(r"[\w.-]+: (?=[a-z0-9]+\[)", "", text)  # the arguments' names
     numbers: dict[str, str] = {}
     return re.sub(
         r"%[\w.-]+", lambda m: numbers.setdefault(m[0], f"%{len(numbers)}"), text

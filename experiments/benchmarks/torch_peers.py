@@ -142,9 +142,8 @@ def _conv(options, a):
 def _conv_transpose(options, a):
     # SAME of a transposed convolution: the output is the input times the stride.
     size, stride = a["w"].shape[-1], options["strides"]
-    return F.conv_transpose2d(
-        a["x"], a["w"].transpose(0, 1), stride=stride, padding=(size - stride) // 2
-    )
+    w = a["w"].transpose(0, 1).flip(2, 3)  # torch's is the gradient, lax's is not
+    return F.conv_transpose2d(a["x"], w, stride=stride, padding=(size - stride) // 2)
 
 
 def _max_pool(options, a):

@@ -80,6 +80,8 @@ def test_what_needs_too_much_is_named(benchmark):
     assert benchmark.estimated_cycles(seen) == 130
     record = {
         "layer": "conv-3x3 (VGG-16)",
+        "group": "dense convolution",
+        "kernel": "conv",
         "pass": "dw",
         "ours_cycles": 103,
         "autodiff_cycles": 100,
