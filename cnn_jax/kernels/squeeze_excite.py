@@ -83,8 +83,9 @@ def squeeze_excite(
         for parameter in (squeeze_w, squeeze_b, expand_w, expand_b)
     )
     names = ("squeeze_w", "squeeze_b", "expand_w", "expand_b")
-    _require_shapes(x, **dict(zip(names, parameters, strict=True)))
-    require_floating("squeeze_excite", x=x, **dict(zip(names, parameters, strict=True)))
+    named = dict(zip(names, parameters, strict=True))
+    _require_shapes(x, **named)
+    require_floating("squeeze_excite", x=x, **named)
     require_fused("squeeze_excite", activation=activation, gate=gate)
     return _squeeze_excite(*align_manual_axes(x, *parameters), activation, gate)
 
@@ -99,7 +100,7 @@ def _squeeze_excite(x, squeeze_w, squeeze_b, expand_w, expand_b, activation, gat
 def _squeeze_excite_fwd(x, squeeze_w, squeeze_b, expand_w, expand_b, activation, gate):
     wide = accumulation_dtype(x.dtype)
     s = jnp.mean(x.astype(wide), axis=_positions(x)).astype(x.dtype)
-    h = _squeezed(s, squeeze_w, squeeze_b, activation)
+    _, h = _squeezed(s, squeeze_w, squeeze_b, activation)
     q = _layer(h, expand_w, expand_b)
     g = FUSED[gate].value(q.astype(wide))
     y = (x.astype(wide) * _at_every_position(g, x)).astype(x.dtype)
@@ -110,8 +111,7 @@ def _squeeze_excite_bwd(activation, gate, residuals, dy):
     x, s, q, squeeze_w, squeeze_b, expand_w = residuals
     dtype, wide = x.dtype, accumulation_dtype(x.dtype)
     wide_dy, wide_q = dy.astype(wide), q.astype(wide)
-    a = _layer(s, squeeze_w, squeeze_b).astype(wide)
-    h = FUSED[activation].value(a).astype(dtype)
+    a, h = _squeezed(s, squeeze_w, squeeze_b, activation)
 
     dg = jnp.sum(wide_dy * x.astype(wide), axis=_positions(x))
     dq = FUSED[gate].pull_back(wide_q, dg)
@@ -137,7 +137,7 @@ _squeeze_excite.defvjp(_squeeze_excite_fwd, _squeeze_excite_bwd)
 
 def _squeezed(s, w, b, activation):
     a = _layer(s, w, b).astype(accumulation_dtype(s.dtype))
-    return FUSED[activation].value(a).astype(s.dtype)
+    return a, FUSED[activation].value(a).astype(s.dtype)
 
 
 def _layer(rows, w, b):

@@ -160,12 +160,8 @@ def measure(layer: Layer, settings: Settings) -> Iterator[dict[str, Any]]:
         for label, program in compiled.items():
             record[f"{label}_temporaries"] = _temporaries(program)
             if name != FORWARD:
-                record[f"{label}_residuals"] = residual_bytes(
-                    functools.partial(
-                        implementations(layer)[label], **layer.case.options
-                    ),
-                    *arguments.values(),
-                )
+                fn = functools.partial(fns[label], **layer.case.options)
+                record[f"{label}_residuals"] = residual_bytes(fn, *arguments.values())
         record["same_program"] = _canonical(compiled["ours"]) == _canonical(
             compiled["autodiff"]
         )

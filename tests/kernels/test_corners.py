@@ -12,6 +12,7 @@ from jax import lax
 
 from cnn_jax import kernels
 from cnn_jax.analysis.cases import CASES
+from cnn_jax.analysis.residuals import residual_bytes
 from cnn_jax.kernels import autodiff, textbook
 
 pytestmark = pytest.mark.usefixtures("light_compilation")
@@ -846,13 +847,6 @@ def test_residuals(kernel):
     assert sum("2,4,4,3" in leaf for leaf in leaves) <= 1
 
 
-def residual_bytes(fn, *arguments):
-    """What `jax.vjp` keeps, an array that is kept twice counted once."""
-    _, vjp_fn = jax.vjp(fn, *arguments)
-    distinct = {id(leaf): leaf for leaf in jax.tree.leaves(vjp_fn)}
-    return sum(leaf.nbytes for leaf in distinct.values())
-
-
 @pytest.mark.parametrize("activation", ["relu", "silu", "sigmoid"])
 @pytest.mark.parametrize("kernel", ["batch_norm", "batch_norm_inference"])
 def test_batch_norm_with_activation_keeps_half_of_the_twins_bytes(kernel, activation):
@@ -911,7 +905,6 @@ def test_residuals_take_no_more_bytes_than_the_twins(name):
 
     def num_bytes(module):
         fn = functools.partial(getattr(module, name), **options)
-        _, vjp_fn = jax.vjp(fn, x, *vectors)
-        return sum({id(a): a.nbytes for a in jax.tree.leaves(vjp_fn)}.values())
+        return residual_bytes(fn, x, *vectors)
 
     assert num_bytes(kernels) <= SHARES[name] * num_bytes(autodiff)

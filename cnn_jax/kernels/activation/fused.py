@@ -33,11 +33,11 @@ def _from_rule(forward, backward) -> Fused:
 FUSED: dict[Callable[[jax.Array], jax.Array], Fused] = {
     piecewise.relu: Fused(
         lambda z: piecewise.clamped(z, 0),
-        lambda z, dy: piecewise.masked(z > 0, dy),
+        lambda z, dy: piecewise.masked(piecewise.inside(z, 0), dy),
     ),
     piecewise.relu6: Fused(
         lambda z: piecewise.clamped(z, 0, 6),
-        lambda z, dy: piecewise.masked((z > 0) & (z < 6), dy),
+        lambda z, dy: piecewise.masked(piecewise.inside(z, 0, 6), dy),
     ),
     piecewise.hard_sigmoid: Fused(
         lambda z: piecewise.hard_gate(z)[0],

@@ -41,7 +41,7 @@ def _relu_fwd(x):
     y = clamped(x, 0)
     # Of y and not of x: where y stays alive, as the next layer's input does, a compiler
     # can form the mask again rather than store it.
-    return y, y > 0
+    return y, inside(y, 0)
 
 
 def _relu_bwd(mask, dy):
@@ -80,7 +80,7 @@ def _relu6(x):
 
 def _relu6_fwd(x):
     y = clamped(x, 0, 6)
-    return y, (y > 0) & (y < 6)
+    return y, inside(y, 0, 6)
 
 
 _relu6.defvjp(_relu6_fwd, _relu_bwd)
@@ -170,8 +170,7 @@ _hard_swish.defvjp(_hard_swish_fwd, _hard_swish_bwd)
 def hard_gate(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns relu6(x + 3) / 6 and where its derivative is not 0."""
     # The corners are compared with x itself: x + 3 may round to 0 or to 6.
-    mask = (x > -3) & (x < 3)
-    return (clamped(x, -3, 3) + 3) / 6, mask
+    return (clamped(x, -3, 3) + 3) / 6, inside(x, -3, 3)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
@@ -198,8 +197,12 @@ def _select_inside(x, *, low, high):
 @clamped.defjvp
 def _clamped_jvp(low, high, primals, tangents):
     (x,), (dx,) = primals, tangents
-    mask = x > low if high is None else (x > low) & (x < high)
-    return clamped(x, low, high), masked(mask, dx)
+    return clamped(x, low, high), masked(inside(x, low, high), dx)
+
+
+def inside(x: jax.Array, low: float, high: float | None = None) -> jax.Array:
+    """Returns where `clamped` has derivative 1: strictly between its corners."""
+    return x > low if high is None else (x > low) & (x < high)
 
 
 def masked(mask: jax.Array, dy: jax.Array) -> jax.Array:

@@ -97,19 +97,14 @@ def conv_filter_grad(
     The batch takes the place of the contracted channels, so the dimension numbers read
     x as "channels are the batch" and dy as "examples are the input features".
     """
-    if 0 in window.output_sizes or len(x) == 0:
-        shape = (*window.sizes, x.shape[-1] // groups, dy.shape[-1])
-        return _sum_of_nothing(dy, shape)
-    spatial = _LETTERS[-window.rank :]
-    return lax.conv_general_dilated(
+    return _correlate_over_batch(
         x,
         dy,
-        window_strides=window.dilation,
+        window,
+        groups,
+        precision,
         padding=window.filter_grad_padding,
         rhs_dilation=window.strides,
-        dimension_numbers=(f"C{spatial}N", f"I{spatial}O", f"{spatial}NC"),
-        batch_group_count=groups,
-        precision=precision,
     )
 
 
@@ -117,6 +112,18 @@ def conv_transpose_filter_grad(
     x: jax.Array, dy: jax.Array, window: Window, groups: int, precision
 ) -> jax.Array:
     """Correlates `x`, spread by the stride, with dy, summing over the batch."""
+    return _correlate_over_batch(
+        x,
+        dy,
+        window,
+        groups,
+        precision,
+        padding=window.input_grad_padding,
+        lhs_dilation=window.strides,
+    )
+
+
+def _correlate_over_batch(x, dy, window, groups, precision, **spread):
     if 0 in window.output_sizes or len(x) == 0:
         shape = (*window.sizes, x.shape[-1] // groups, dy.shape[-1])
         return _sum_of_nothing(dy, shape)
@@ -125,11 +132,10 @@ def conv_transpose_filter_grad(
         x,
         dy,
         window_strides=window.dilation,
-        padding=window.input_grad_padding,
-        lhs_dilation=window.strides,
         dimension_numbers=(f"C{spatial}N", f"I{spatial}O", f"{spatial}NC"),
         batch_group_count=groups,
         precision=precision,
+        **spread,
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from cnn_jax.geometry import Window
-from cnn_jax.kernels.lowering.cpu.taps import accumulation_dtype
+from cnn_jax.kernels.operands import accumulation_dtype
 
 
 def conv(x: jax.Array, w: jax.Array, window: Window, precision) -> jax.Array:

@@ -121,8 +121,3 @@ def _taps_by_shift(window: Window) -> dict[tuple[int, ...], np.ndarray]:
         shift, phase = zip(*map(divmod, reach, window.strides), strict=True)
         by_shift.setdefault(shift, np.full(window.strides, -1))[phase] = number
     return by_shift
-
-
-def accumulation_dtype(dtype) -> np.dtype:
-    """Returns the dtype that sums of `dtype` are kept in: float32 or wider."""
-    return np.dtype(dtype if jnp.finfo(dtype).bits >= 32 else np.float32)
