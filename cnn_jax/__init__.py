@@ -12,6 +12,7 @@ from cnn_jax.models import create_model, list_models, model_info
 
 if TYPE_CHECKING:
     from cnn_jax import testing
+    from cnn_jax.pretrained import load_pretrained
 
 __version__ = "0.1.0"
 
@@ -20,6 +21,7 @@ __all__ = [
     "create_model",
     "kernels",
     "list_models",
+    "load_pretrained",
     "model_info",
     "testing",
 ]
@@ -29,4 +31,7 @@ def __getattr__(name: str):
     # `testing` needs chex, which a machine that only runs the kernels may lack.
     if name == "testing":
         return importlib.import_module("cnn_jax.testing")
+    # The key maps are read only by those who load weights.
+    if name == "load_pretrained":
+        return importlib.import_module("cnn_jax.pretrained").load_pretrained
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -125,6 +125,27 @@ def explicit_padding(
     return tuple(_padding_pair(entry) for entry in entries)
 
 
+def ceil_padding(
+    size: int, window: int, stride: int, padding: int = 0
+) -> tuple[int, int]:
+    """Returns the `(low, high)` padding under which no input is left over.
+
+    PyTorch's `ceil_mode=True`: the number of placements is rounded up instead of down,
+    but the last one must start inside the input or its lower padding.
+
+    Args:
+      size: The length of the input, at least 1.
+      window: The window's length.
+      stride: The step between two placements.
+      padding: What is added on both sides before anything is rounded.
+    """
+    total = size + 2 * padding
+    out = -(-(total - window) // stride) + 1
+    if (out - 1) * stride >= size + padding:
+        out -= 1
+    return padding, padding + max((out - 1) * stride + window - total, 0)
+
+
 def spread_size(size: int, stride: int) -> int:
     """Returns the length of `size` entries with `stride - 1` zeros between them."""
     return (size - 1) * stride + 1 if size > 0 else 0

@@ -6,17 +6,25 @@ between a layer here and its namesake there. What has no parameters and no state
 function in `cnn_jax.kernels`, not a layer.
 """
 
-from cnn_jax.layers.blocks import ConvNormActivation as ConvNormActivation
-from cnn_jax.layers.blocks import InvertedBottleneck as InvertedBottleneck
-from cnn_jax.layers.blocks import SqueezeExcite as SqueezeExcite
+from cnn_jax.layers.conv_norm import ConvNormActivation as ConvNormActivation
+from cnn_jax.layers.conv_norm import NormActivationConv as NormActivationConv
+from cnn_jax.layers.conv_norm import normalize_and_activate as normalize_and_activate
 from cnn_jax.layers.convolution import Conv as Conv
 from cnn_jax.layers.convolution import ConvTranspose as ConvTranspose
+from cnn_jax.layers.inverted_bottleneck import InvertedBottleneck as InvertedBottleneck
 from cnn_jax.layers.linear import Dense as Dense
 from cnn_jax.layers.normalization import BatchNorm as BatchNorm
 from cnn_jax.layers.normalization import GroupNorm as GroupNorm
 from cnn_jax.layers.normalization import LayerNorm as LayerNorm
 from cnn_jax.layers.regularization import Dropout as Dropout
 from cnn_jax.layers.regularization import StochasticDepth as StochasticDepth
+from cnn_jax.layers.remat import rematerialized as rematerialized
+from cnn_jax.layers.residual import BasicBlock as BasicBlock
+from cnn_jax.layers.residual import Bottleneck as Bottleneck
+from cnn_jax.layers.residual import projection_shortcut as projection_shortcut
+from cnn_jax.layers.residual import zero_padded_shortcut as zero_padded_shortcut
+from cnn_jax.layers.space_to_depth import SpaceToDepthConv as SpaceToDepthConv
+from cnn_jax.layers.squeeze_excite import SqueezeExcite as SqueezeExcite
 from cnn_jax.layers.tracing import LayerCall as LayerCall
 from cnn_jax.layers.tracing import trace_layers as trace_layers
 from cnn_jax.layers.types import ModuleFactory as ModuleFactory

@@ -62,7 +62,7 @@ class Conv(nn.Module):
           ValueError: If `x` has not 3 to 5 dimensions, `kernel_size` has another
             number of dimensions, or `groups` does not divide the channels.
         """
-        x, kernel, bias = _operands(self, x)
+        x, kernel, bias = conv_operands(self, x)
         return K.conv(
             x,
             kernel,
@@ -121,7 +121,7 @@ class ConvTranspose(nn.Module):
         Raises:
           ValueError: As `Conv` does.
         """
-        x, kernel, bias = _operands(self, x)
+        x, kernel, bias = conv_operands(self, x)
         return K.conv_transpose(
             x,
             kernel,
@@ -134,7 +134,9 @@ class ConvTranspose(nn.Module):
         )
 
 
-def _operands(layer: Conv | ConvTranspose, x: jax.Array):
+def conv_operands(
+    layer: Conv | ConvTranspose, x: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Checks `x`, creates the layer's parameters and casts all to its dtype."""
     rank = x.ndim - 2
     if not 1 <= rank <= geometry.MAX_RANK:

@@ -25,7 +25,8 @@ class BatchNorm(nn.Module):
 
     So `momentum` is the weight of the *old* statistic, as in Flax and Keras. PyTorch
     calls the weight of the *new* one momentum: its 0.1 is 0.9 here. The running
-    variance is the biased one, again as in Flax and Keras; PyTorch's is unbiased.
+    variance is the biased one, again as in Flax and Keras; PyTorch's is unbiased, and
+    so it is here with `unbiased_running_var`.
 
     Attributes:
       use_running_average: Whether to normalise with the running statistics (inference)
@@ -38,6 +39,9 @@ class BatchNorm(nn.Module):
       axis_name: A mapped axis (of `shard_map` or `pmap`) over which the statistics are
         averaged. Not needed under `jit`, where a sharded batch is one batch.
       axis_index_groups: Groups of indices along `axis_name` to average within.
+      unbiased_running_var: Whether the running variance moves towards the batch's
+        `n / (n - 1)` times, over the `n` values of a channel. The batch is normalised
+        by the biased variance in any case.
       scale_init: Initializer of the scale.
       bias_init: Initializer of the bias.
     """
@@ -49,6 +53,7 @@ class BatchNorm(nn.Module):
     param_dtype: Dtype = jnp.float32
     axis_name: str | None = None
     axis_index_groups: Sequence[Sequence[int]] | None = None
+    unbiased_running_var: bool = False
     scale_init: Initializer = nn.initializers.ones_init()
     bias_init: Initializer = nn.initializers.zeros_init()
 
@@ -115,8 +120,17 @@ class BatchNorm(nn.Module):
         )
         if not initializing:
             mean.value = self._moved(mean.value, batch_mean)
+            if self.unbiased_running_var:
+                num_values = x.size // x.shape[-1] * self._num_devices()
+                batch_var = batch_var * (num_values / max(num_values - 1, 1))
             var.value = self._moved(var.value, batch_var)
         return y.astype(dtype)
+
+    def _num_devices(self) -> int:
+        """How many devices' values the statistics are of."""
+        if self.axis_index_groups is not None:
+            return len(self.axis_index_groups[0])
+        return 1 if self.axis_name is None else jax.lax.axis_size(self.axis_name)
 
     def _moved(self, running: jax.Array, batch: jax.Array) -> jax.Array:
         # The stored dtype is kept, so that a training step maps a state to one of

@@ -9,5 +9,6 @@ from cnn_jax.models.registry import list_models as list_models
 from cnn_jax.models.registry import model_info as model_info
 from cnn_jax.models.registry import register as register
 
-for _family in (lenet, vgg, resnet, efficientnet):
-    register(_family.FAMILY)
+for _file in (lenet, vgg, resnet, efficientnet):
+    for _family in _file.FAMILIES:
+        register(_family)

@@ -157,33 +157,36 @@ class EfficientNet(nn.Module):
         return finish(x, named, endpoints)
 
 
-FAMILY = Family(
-    name="efficientnet",
-    module=EfficientNet,
-    paper=(
-        "Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural "
-        "Networks"
+FAMILIES = (
+    Family(
+        name="efficientnet_cifar",
+        module=EfficientNet,
+        paper=(
+            "Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional "
+            "Neural Networks"
+        ),
+        year=2019,
+        url="https://arxiv.org/abs/1905.11946",
+        num_classes=10,
+        input_shape=(32, 32, 3),
+        mean=CIFAR10_MEAN,
+        std=CIFAR10_STD,
+        variants={
+            "efficientnet_cifar": Variant(
+                parameters=281_200,
+                macs=19_217_408,
+                fields={
+                    "stages": (
+                        Stage(16, 1, expansion=1, kernel_size=3, strides=1),
+                        Stage(24, 3, expansion=4, kernel_size=3, strides=2),
+                        Stage(48, 3, expansion=4, kernel_size=5, strides=2),
+                        Stage(80, 3, expansion=4, kernel_size=3, strides=1),
+                    ),
+                    "stem_features": 16,
+                    "stem_strides": 1,
+                    "head_features": 256,
+                },
+            )
+        },
     ),
-    year=2019,
-    url="https://arxiv.org/abs/1905.11946",
-    input_shape=(32, 32, 3),
-    mean=CIFAR10_MEAN,
-    std=CIFAR10_STD,
-    variants={
-        "efficientnet_cifar": Variant(
-            parameters=281_200,
-            macs=19_217_408,
-            fields={
-                "stages": (
-                    Stage(16, 1, expansion=1, kernel_size=3, strides=1),
-                    Stage(24, 3, expansion=4, kernel_size=3, strides=2),
-                    Stage(48, 3, expansion=4, kernel_size=5, strides=2),
-                    Stage(80, 3, expansion=4, kernel_size=3, strides=1),
-                ),
-                "stem_features": 16,
-                "stem_strides": 1,
-                "head_features": 256,
-            },
-        )
-    },
 )

@@ -37,11 +37,17 @@ class Variant:
       parameters: The number of trained parameters, at the family's input and classes.
       macs: The number of multiply-adds for one image, likewise.
       fields: What the family's module is made with.
+      top1: The published top-1 accuracy in percent, or None where nobody published
+        one; the family says where.
+      input_shape: (height, width, channels) of the image it was sized for; None for
+        the family's.
     """
 
     parameters: int
     macs: int
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    top1: float | None = None
+    input_shape: tuple[int, int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +61,12 @@ class Family:
       paper: Authors and title.
       year: The year of publication.
       url: Where the paper is.
-      input_shape: (height, width, channels) of the image it was sized for.
+      variants: The networks by name.
+      top1_source: Data set and source of the variants' `top1`.
+      num_classes: The number of classes they were sized for.
+      input_shape: (height, width, channels) of the image they were sized for.
       mean: The mean that is subtracted from each channel of an image in [0, 1].
       std: What each channel is then divided by.
-      variants: The networks by name.
-      num_classes: The number of classes it was sized for.
     """
 
     name: str
@@ -67,11 +74,12 @@ class Family:
     paper: str
     year: int
     url: str
-    input_shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
     variants: Mapping[str, Variant]
-    num_classes: int = 10
+    top1_source: str = ""
+    num_classes: int = 1000
+    input_shape: tuple[int, int, int] = (224, 224, 3)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +99,8 @@ class ModelInfo:
       num_classes: The number of classes it was sized for.
       mean: The mean that is subtracted from each channel of an image in [0, 1].
       std: What each channel is then divided by.
+      top1: The published top-1 accuracy in percent, or None.
+      top1_source: Data set and source of `top1`.
     """
 
     name: str
@@ -104,6 +114,8 @@ class ModelInfo:
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    top1: float | None
+    top1_source: str
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -155,11 +167,25 @@ def model_info(name: str) -> ModelInfo:
         url=family.url,
         parameters=variant.parameters,
         macs=variant.macs,
-        input_shape=family.input_shape,
+        input_shape=variant.input_shape or family.input_shape,
         num_classes=family.num_classes,
         mean=family.mean,
         std=family.std,
+        top1=variant.top1,
+        top1_source=family.top1_source,
     )
+
+
+def sized_for(model: nn.Module) -> tuple[int, int, int]:
+    """Returns an input shape (height, width, channels) that a model accepts.
+
+    That of the first registered family with such a module; ImageNet's for a module
+    that no family has.
+    """
+    for family in _FAMILY_OF.values():
+        if type(model) is family.module:
+            return family.input_shape
+    return Family.input_shape
 
 
 def create_model(

@@ -1,22 +1,47 @@
-"""ResNet and its plain counterpart for CIFAR (He, Zhang, Ren and Sun 2015).
+"""ResNet and its plain counterpart (He, Zhang, Ren and Sun 2015).
 
 Plain networks get worse with depth even on the training set, although a deeper one
 could copy a shallower one and add identities. So let each block learn what to add to
 its input rather than the output itself: an identity shortcut carries the input past
-two convolutions. Identities, and small corrections to them, are then easy to find,
-and 110 layers train where 56 plain ones already fail.
+two or three convolutions. Identities, and small corrections to them, are then easy to
+find, and 110 layers train where 56 plain ones already fail.
 
-Shortcuts became part of nearly every network since, convolutional or not.
+It won ImageNet 2015 with 152 layers, and shortcuts became part of nearly every network
+since, convolutional or not.
 
-These are the networks of section 4.2: three stages of `n` blocks with 16, 32 and 64
+For ImageNet, four stages behind a 7x7 stem, with blocks of two convolutions or, from
+50 layers on, bottlenecks of three; shortcuts that change their shape are projected
+(option B). Top-1 is torchvision's, of its weights IMAGENET1K_V1.
+
+    model          parameters     MACs/M   top-1/%
+    resnet18       11,689,512    1,814.1     69.76
+    resnet34       21,797,672    3,663.8     73.31
+    resnet50       25,557,032    4,089.2     76.13
+    resnet101      44,549,160    7,801.4     77.37
+    resnet152      60,192,808   11,513.6     78.31
+
+For CIFAR-10, the networks of section 4.2: three stages of `n` blocks with 16, 32 and 64
 channels, 6n + 2 layers, and the same without shortcuts. Where a stage begins, the
-shortcut takes every second pixel and fills the new channels with zeros (the paper's
-option A), half of them in front and half behind; the paper leaves the place open, and
-this is the one that the public PyTorch weights were trained with. Padding is 1 on every
-side, filters start from He's normal distribution, batch normalisation has epsilon
-1e-5 and keeps 0.9 of the old statistics.
+shortcut takes every second pixel and fills the new channels with zeros (option A), half
+of them in front and half behind; the paper leaves the place open, and this is the one
+that the public PyTorch weights were trained with. Top-1 is the paper's (table 6).
 
-Any image of at least 4x4 is accepted.
+    model          parameters     MACs/M   top-1/%
+    resnet20          269,722       40.6     91.25
+    resnet32          464,154       68.9     92.49
+    resnet44          658,586       97.2     92.83
+    resnet56          853,018      125.5     93.03
+    resnet110       1,727,962      252.9     93.57
+    plain20           269,722       40.6         -
+    plain32           464,154       68.9         -
+    plain44           658,586       97.2         -
+    plain56           853,018      125.5         -
+    plain110        1,727,962      252.9         -
+
+Padding is 1 on every side, filters start from He's normal distribution, batch
+normalisation has epsilon 1e-5, keeps 0.9 of the old statistics and, like PyTorch's,
+tracks the unbiased variance. Any image of at least 32x32 is accepted; by the networks
+for CIFAR-10, of at least 4x4.
 """
 
 from __future__ import annotations
@@ -28,91 +53,53 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax import kernels as K
-from cnn_jax.layers import BatchNorm, Conv, ConvNormActivation, Dense, ModuleFactory
+from cnn_jax.layers import (
+    BasicBlock,
+    BatchNorm,
+    Bottleneck,
+    Conv,
+    ConvNormActivation,
+    Dense,
+    ModuleFactory,
+    SpaceToDepthConv,
+    rematerialized,
+    zero_padded_shortcut,
+)
 from cnn_jax.layers.types import Activation, Dtype
 from cnn_jax.models.interface import check_images, finish
-from cnn_jax.models.registry import IMAGENET_MEAN, IMAGENET_STD, Family, Variant
+from cnn_jax.models.registry import Family, Variant
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, and the input added before the last activation.
-
-    Attributes:
-      features: The number of output channels.
-      strides: The first convolution's strides.
-      residual: Whether there is a shortcut.
-      conv: Makes the convolutions.
-      norm: Makes the normalisations.
-      activation: Applied after the first convolution and after the sum.
-    """
-
-    features: int
-    strides: int
-    residual: bool
-    conv: ModuleFactory
-    norm: ModuleFactory
-    activation: Activation
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `x` `(n, h, w, c)` mapped to `(n, h', w', features)`."""
-        layer = functools.partial(
-            ConvNormActivation, self.features, 3, conv=self.conv, norm=self.norm
-        )
-        y = layer(strides=self.strides, activation=self.activation, name="conv1")(x)
-        y = layer(activation=None, name="conv2")(y)
-        if self.residual:
-            y = y + zero_padded_shortcut(x, self.features, self.strides)
-        return self.activation(y)
-
-
-def zero_padded_shortcut(x: jax.Array, features: int, strides: int) -> jax.Array:
-    """Returns every `strides`-th pixel of `x`, with zeros for the missing channels.
-
-    Args:
-      x: Activations `(n, h, w, c)`.
-      features: The number of output channels, at least `c`.
-      strides: The step between two pixels.
-
-    Returns:
-      An array `(n, ceil(h / strides), ceil(w / strides), features)`.
-
-    Raises:
-      ValueError: If `features` is less than `c`.
-    """
-    missing = features - x.shape[-1]
-    if missing < 0:
-        raise ValueError(
-            f"features: got {features}, expected at least the {x.shape[-1]} channels "
-            "that the shortcut carries."
-        )
-    front = missing // 2
-    return jnp.pad(
-        x[:, ::strides, ::strides], ((0, 0), (0, 0), (0, 0), (front, missing - front))
-    )
-
-
-class CifarResNet(nn.Module):
+class ResNet(nn.Module):
     """Stages of blocks, of which all but the first halve the resolution at their start.
 
     Attributes:
-      num_blocks: The number of blocks in each stage.
-      stage_features: The number of channels, stage by stage.
-      residual: Whether the blocks have shortcuts.
+      stage_sizes: The number of blocks in each stage.
+      stage_features: The number of output channels, stage by stage.
+      block: Makes the blocks.
+      stem_features: The number of channels after the first convolution.
+      small_images: Whether the stem is a 3x3 convolution that keeps the resolution,
+        instead of a 7x7 one and a max-pool that quarter it.
       num_classes: The number of logits, or 0 for the pooled features.
       norm: Makes the normalisations; it gets `use_running_average`, `dtype` and
         `param_dtype`.
       activation: Applied after each normalisation.
+      space_to_depth: Whether to compute the 7x7 stem by `SpaceToDepthConv`.
+      remat: Whether the backward pass recomputes what is inside the blocks.
       dtype: The dtype of the computation.
       param_dtype: The dtype in which the parameters are stored.
     """
 
-    num_blocks: int
-    stage_features: tuple[int, ...] = (16, 32, 64)
-    residual: bool = True
-    num_classes: int = 10
-    norm: ModuleFactory = functools.partial(BatchNorm, momentum=0.9, epsilon=1e-5)
+    stage_sizes: tuple[int, ...]
+    stage_features: tuple[int, ...]
+    block: ModuleFactory = BasicBlock
+    stem_features: int = 64
+    small_images: bool = False
+    num_classes: int = 1000
+    norm: ModuleFactory = functools.partial(BatchNorm, unbiased_running_var=True)
     activation: Activation = K.relu
+    space_to_depth: bool = False
+    remat: bool = False
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
 
@@ -126,27 +113,39 @@ class CifarResNet(nn.Module):
           endpoints: Whether to return `(logits, {"stem", "stage1", ...,
             "features"})`.
         """
-        smallest = 2 ** (len(self.stage_features) - 1)
-        check_images(x, minimum_size=smallest, model="CifarResNet")
+        smallest = 2 ** (len(self.stage_sizes) - (1 if self.small_images else -1))
+        check_images(x, minimum_size=smallest, model="ResNet")
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-        parts = {
-            "conv": functools.partial(Conv, kernel_init=he_normal, **dtypes),
-            "norm": functools.partial(
-                self.norm, use_running_average=not train, **dtypes
-            ),
-            "activation": self.activation,
-        }
+        conv = functools.partial(Conv, kernel_init=he_normal, **dtypes)
+        norm = functools.partial(self.norm, use_running_average=not train, **dtypes)
+        parts = {"norm": norm, "activation": self.activation}
+        block = rematerialized(self.block) if self.remat else self.block
         named = {}
 
-        x = ConvNormActivation(self.stage_features[0], 3, **parts, name="stem")(x)
+        if self.small_images:
+            x = ConvNormActivation(
+                self.stem_features, 3, conv=conv, **parts, name="stem"
+            )(x)
+        else:
+            first = SpaceToDepthConv if self.space_to_depth else Conv
+            x = ConvNormActivation(
+                self.stem_features,
+                7,
+                strides=2,
+                conv=functools.partial(first, kernel_init=he_normal, **dtypes),
+                **parts,
+                name="stem",
+            )(x)
+            x = K.max_pool(x, 3, strides=2, padding=1)
         named["stem"] = x
-        for stage, features in enumerate(self.stage_features, start=1):
-            for index in range(1, self.num_blocks + 1):
-                x = BasicBlock(
+        stages = zip(self.stage_sizes, self.stage_features, strict=True)
+        for stage, (num_blocks, features) in enumerate(stages, start=1):
+            for index in range(1, num_blocks + 1):
+                x = block(
                     features,
                     strides=2 if stage > 1 and index == 1 else 1,
-                    residual=self.residual,
+                    conv=conv,
                     **parts,
                     name=f"stage{stage}_block{index}",
                 )(x)
@@ -157,29 +156,82 @@ class CifarResNet(nn.Module):
         return finish(x, named, endpoints)
 
 
-# num_blocks: (parameters, multiply-adds); the shortcuts of option A cost neither.
-_SIZES = {
-    3: (269_722, 40_551_040),
-    5: (464_154, 68_862_592),
-    7: (658_586, 97_174_144),
-    9: (853_018, 125_485_696),
-    18: (1_727_962, 252_887_680),
+_BASIC = {"stage_features": (64, 128, 256, 512)}
+_BOTTLENECK = {"stage_features": (256, 512, 1024, 2048), "block": Bottleneck}
+_CIFAR = {"stage_features": (16, 32, 64), "stem_features": 16, "small_images": True}
+_OPTION_A = functools.partial(BasicBlock, shortcut=zero_padded_shortcut)
+_PLAIN = functools.partial(BasicBlock, shortcut=None)
+
+# Blocks per stage: parameters, multiply-adds (the shortcuts of option A cost neither)
+# and the top-1 accuracy of the network with shortcuts.
+_CIFAR_SIZES = {
+    3: (269_722, 40_551_040, 91.25),
+    5: (464_154, 68_862_592, 92.49),
+    7: (658_586, 97_174_144, 92.83),
+    9: (853_018, 125_485_696, 93.03),
+    18: (1_727_962, 252_887_680, 93.57),
 }
 
-FAMILY = Family(
-    name="resnet_cifar",
-    module=CifarResNet,
-    paper="He et al., Deep Residual Learning for Image Recognition",
-    year=2015,
-    url="https://arxiv.org/abs/1512.03385",
-    input_shape=(32, 32, 3),
-    mean=IMAGENET_MEAN,
-    std=IMAGENET_STD,
-    variants={
-        f"{kind}{6 * num_blocks + 2}": Variant(
-            parameters, macs, {"num_blocks": num_blocks, "residual": residual}
-        )
-        for kind, residual in (("resnet", True), ("plain", False))
-        for num_blocks, (parameters, macs) in _SIZES.items()
-    },
+_PAPER = {
+    "module": ResNet,
+    "paper": "He et al., Deep Residual Learning for Image Recognition",
+    "year": 2015,
+    "url": "https://arxiv.org/abs/1512.03385",
+}
+
+FAMILIES = (
+    Family(
+        **_PAPER,
+        name="resnet",
+        top1_source="ImageNet; torchvision's weights IMAGENET1K_V1",
+        variants={
+            "resnet18": Variant(
+                parameters=11_689_512,
+                macs=1_814_073_344,
+                fields={"stage_sizes": (2, 2, 2, 2), **_BASIC},
+                top1=69.758,
+            ),
+            "resnet34": Variant(
+                parameters=21_797_672,
+                macs=3_663_761_408,
+                fields={"stage_sizes": (3, 4, 6, 3), **_BASIC},
+                top1=73.314,
+            ),
+            "resnet50": Variant(
+                parameters=25_557_032,
+                macs=4_089_184_256,
+                fields={"stage_sizes": (3, 4, 6, 3), **_BOTTLENECK},
+                top1=76.130,
+            ),
+            "resnet101": Variant(
+                parameters=44_549_160,
+                macs=7_801_405_440,
+                fields={"stage_sizes": (3, 4, 23, 3), **_BOTTLENECK},
+                top1=77.374,
+            ),
+            "resnet152": Variant(
+                parameters=60_192_808,
+                macs=11_513_626_624,
+                fields={"stage_sizes": (3, 8, 36, 3), **_BOTTLENECK},
+                top1=78.312,
+            ),
+        },
+    ),
+    Family(
+        **_PAPER,
+        name="resnet_cifar",
+        top1_source="CIFAR-10; the paper's table 6",
+        num_classes=10,
+        input_shape=(32, 32, 3),
+        variants={
+            f"{kind}{6 * num_blocks + 2}": Variant(
+                parameters,
+                macs,
+                {"stage_sizes": (num_blocks,) * 3, "block": block, **_CIFAR},
+                top1 if kind == "resnet" else None,
+            )
+            for kind, block in (("resnet", _OPTION_A), ("plain", _PLAIN))
+            for num_blocks, (parameters, macs, top1) in _CIFAR_SIZES.items()
+        },
+    ),
 )

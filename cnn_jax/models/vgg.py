@@ -108,26 +108,29 @@ class VGG(nn.Module):
         return finish(x, named, endpoints)
 
 
-FAMILY = Family(
-    name="vgg",
-    module=VGG,
-    paper=(
-        "Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale "
-        "Image Recognition"
+FAMILIES = (
+    Family(
+        name="vgg_cifar",
+        module=VGG,
+        paper=(
+            "Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale "
+            "Image Recognition"
+        ),
+        year=2014,
+        url="https://arxiv.org/abs/1409.1556",
+        num_classes=10,
+        input_shape=(32, 32, 3),
+        mean=CIFAR10_MEAN,
+        std=CIFAR10_STD,
+        variants={
+            "vgg8_cifar": Variant(
+                parameters=551_018,
+                macs=38_896_896,
+                fields={
+                    "stages": ((32, 32), (64, 64), (128, 128)),
+                    "hidden_features": (128,),
+                },
+            )
+        },
     ),
-    year=2014,
-    url="https://arxiv.org/abs/1409.1556",
-    input_shape=(32, 32, 3),
-    mean=CIFAR10_MEAN,
-    std=CIFAR10_STD,
-    variants={
-        "vgg8_cifar": Variant(
-            parameters=551_018,
-            macs=38_896_896,
-            fields={
-                "stages": ((32, 32), (64, 64), (128, 128)),
-                "hidden_features": (128,),
-            },
-        )
-    },
 )

@@ -1,0 +1,78 @@
+"""The inverted bottleneck of the mobile networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+
+from cnn_jax import kernels as K
+from cnn_jax.layers.conv_norm import ConvNormActivation
+from cnn_jax.layers.convolution import Conv
+from cnn_jax.layers.normalization import BatchNorm
+from cnn_jax.layers.types import Activation, ModuleFactory
+
+
+class InvertedBottleneck(nn.Module):
+    """Expand, filter each channel, project: the block of MobileNetV2 (Sandler 2018).
+
+    Narrow tensors run between blocks and wide ones only inside. The shortcut joins the
+    narrow ends, where strides and channels allow it; the projection has no activation.
+
+    Submodules: `expand` (absent where the input already has `hidden_features`
+    channels), `depthwise`, `squeeze_excite`, `project`, `stochastic_depth`.
+
+    Attributes:
+      features: The number of output channels.
+      hidden_features: The number of channels inside.
+      kernel_size: The depthwise filter's size.
+      strides: The depthwise convolution's strides.
+      conv: Makes the convolutions.
+      norm: Makes the normalisations.
+      activation: Applied after the expansion and after the depthwise convolution.
+      squeeze_excite: Makes the channel gate, or None.
+      stochastic_depth: Makes the layer that drops the branch before it joins the
+        shortcut, or None.
+    """
+
+    features: int
+    hidden_features: int
+    kernel_size: int | Sequence[int] = 3
+    strides: int = 1
+    conv: ModuleFactory = Conv
+    norm: ModuleFactory = BatchNorm
+    activation: Activation = K.silu
+    squeeze_excite: ModuleFactory | None = None
+    stochastic_depth: ModuleFactory | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `x` `(n, *spatial, c)` mapped to `(n, *out, features)`."""
+        shortcut = x
+        hidden = self.hidden_features
+        joins = self.strides == 1 and x.shape[-1] == self.features
+        make = {"conv": self.conv, "norm": self.norm}
+        if x.shape[-1] != hidden:
+            x = ConvNormActivation(
+                hidden, 1, activation=self.activation, **make, name="expand"
+            )(x)
+        x = ConvNormActivation(
+            hidden,
+            self.kernel_size,
+            strides=self.strides,
+            groups=hidden,
+            activation=self.activation,
+            **make,
+            name="depthwise",
+        )(x)
+        if self.squeeze_excite is not None:
+            x = self.squeeze_excite(name="squeeze_excite")(x)
+        x = ConvNormActivation(
+            self.features, 1, activation=None, **make, name="project"
+        )(x)
+        if not joins:
+            return x
+        if self.stochastic_depth is not None:
+            x = self.stochastic_depth(name="stochastic_depth")(x)
+        return x + shortcut

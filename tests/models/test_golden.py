@@ -1,0 +1,60 @@
+"""Every model with its reference's weights: the same logits, the same gradient.
+
+The references' numbers were written down by `references.make_golden`, so that nothing
+but this project is needed here.
+"""
+
+import chex
+import jax
+import numpy as np
+import pytest
+from references import ours
+from references.make_golden import shown_logits
+from references.table import REFERENCES
+
+import cnn_jax
+from cnn_jax.trees import named_leaves
+
+NAMES = cnn_jax.list_models()
+
+
+def test_every_model_has_a_reference():
+    assert sorted(REFERENCES) == NAMES
+    assert sorted(path.stem for path in ours.GOLDEN.glob("*.json")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equals_its_reference(name):
+    golden, info = ours.read_golden(name), cnn_jax.model_info(name)
+    assert golden["parameters"] == info.parameters
+    variables, report = cnn_jax.load_pretrained(name, ours.reference_arrays(name))
+    assert not report.initialized
+
+    x, labels = ours.example(name)
+    model = cnn_jax.create_model(name)
+    (loss, (logits, _)), gradients = ours.step_fn(model)(variables, x, labels)
+    logits = np.asarray(logits, np.float64)
+    expected = np.asarray(golden["logits"])
+    worst = np.abs(shown_logits(logits) - expected).max() / np.abs(expected).max()
+    assert worst < 1e-4
+    chex.assert_trees_all_close(
+        (np.linalg.norm(logits), float(loss)),
+        (golden["logits_norm"], golden["loss"]),
+        rtol=1e-4,
+    )
+    norms = [np.linalg.norm(leaf) for leaf in jax.tree.leaves(gradients)]
+    assert np.linalg.norm(norms) == pytest.approx(golden["gradient_norm"], rel=1e-3)
+    # Logits of order 1, else the comparison would be of noise or of one class.
+    assert 0.05 < np.std(expected) < 20
+    assert all(np.isfinite(leaf).all() for leaf in named_leaves(variables).values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_macs_equal_the_reference_and_the_published_figure(name):
+    reference, golden = REFERENCES[name], ours.read_golden(name)
+    macs = cnn_jax.model_info(name).macs
+    if golden["macs"] is not None:
+        assert macs == golden["macs"]
+    if reference.published_macs is not None:
+        assert macs == pytest.approx(1e6 * reference.published_macs, rel=0.01)
+    assert golden["macs"] is not None or reference.published_macs is not None

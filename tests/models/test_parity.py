@@ -1,0 +1,101 @@
+"""Every model beside its reference, run here; needs the extra `parity`.
+
+python -m pytest -m parity tests/models
+"""
+
+import functools
+import importlib.util
+
+import jax
+import numpy as np
+import pytest
+from references import libraries, ours
+from references.table import REFERENCES
+
+import cnn_jax
+from cnn_jax.trees import named_leaves
+
+pytestmark = pytest.mark.parity
+
+
+@pytest.fixture(autouse=True)
+def libraries_at_hand():
+    for library in ("torch", "torchvision", "timm", "keras"):
+        if importlib.util.find_spec(library) is None:
+            pytest.skip(f"{library} is not installed: see the extra `parity`")
+
+
+def smallest_of_each_family():
+    smallest = {}
+    for info in map(cnn_jax.model_info, REFERENCES):
+        known = smallest.setdefault(info.family, info)
+        if info.parameters < known.parameters:
+            smallest[info.family] = info
+    return [info.name for info in smallest.values()]
+
+
+def relative_distance(ours, theirs):
+    """Returns the norm of the difference of two trees over the norm of the second."""
+    ours, theirs = (
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+        for tree in (ours, theirs)
+    )
+    return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_weights_give_the_same_logits(name, x64):
+    """In float32 here, in float64 there; the same numbers as in the golden files."""
+    info = cnn_jax.model_info(name)
+    computed = libraries.compute(
+        REFERENCES[name],
+        num_classes=info.num_classes,
+        channels=info.input_shape[-1],
+    )
+    variables, _ = cnn_jax.load_pretrained(name, computed.arrays)
+    x, _ = ours.example(name)
+    logits_fn = ours.logits_fn(cnn_jax.create_model(name))
+    logits = np.asarray(logits_fn(variables, x.astype("float32")))
+    assert logits.dtype == np.float32
+    worst = np.abs(logits - computed.logits).max() / np.abs(computed.logits).max()
+    assert worst < 1e-4
+
+
+@pytest.mark.parametrize("name", smallest_of_each_family())
+def test_one_training_step_is_the_same(name, x64):
+    """Loss, gradients and running statistics, in float64, nothing dropped."""
+    info, count = cnn_jax.model_info(name), 4
+    computed = libraries.compute(
+        REFERENCES[name],
+        num_classes=info.num_classes,
+        channels=info.input_shape[-1],
+        train=True,
+        count=count,
+    )
+    model = cnn_jax.create_model(
+        name, param_dtype="float64", **ours.without_dropping(name)
+    )
+    variables, _ = cnn_jax.load_pretrained(model, computed.arrays)
+    # What came out of the step has the names of what went in.
+    expected, _ = cnn_jax.load_pretrained(
+        model, {**computed.gradients, **computed.statistics}
+    )
+    step = ours.step_fn(model, train=True)
+    (loss, (logits, updates)), gradients = step(
+        variables, *ours.example(name, count=count)
+    )
+    assert np.abs(logits - computed.logits).max() < 1e-6 * np.abs(computed.logits).max()
+    assert float(loss) == pytest.approx(computed.loss, rel=1e-6)
+    assert relative_distance(gradients, expected["params"]) < 1e-3
+    for path, gradient in named_leaves(gradients).items():
+        theirs = named_leaves(expected["params"])[path]
+        assert relative_distance(gradient, theirs) < 1e-3, path
+    if updates:
+        moved, old = expected["batch_stats"], variables["batch_stats"]
+        assert relative_distance(updates["batch_stats"], moved) < 1e-3
+        # The step itself, not only the sum that its old part dominates.
+        step_of = functools.partial(jax.tree.map, np.subtract)
+        assert (
+            relative_distance(step_of(updates["batch_stats"], old), step_of(moved, old))
+            < 1e-3
+        )
