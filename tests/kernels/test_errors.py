@@ -473,20 +473,20 @@ REJECTED = {
     ),
     "adapting to nothing": (
         K.adaptive_avg_pool,
-        (ones(2, 4, 4, 3), 0),
-        {},
+        (ones(2, 4, 4, 3),),
+        {"output_size": 0},
         r"output_size: got \(0, 0\), expected positive",
     ),
     "adapting another rank": (
         K.adaptive_avg_pool,
-        (ones(2, 4, 4, 3), (2, 2, 2)),
-        {},
+        (ones(2, 4, 4, 3),),
+        {"output_size": (2, 2, 2)},
         "output_size: got 3 entries",
     ),
     "adapting no positions": (
         K.adaptive_avg_pool,
-        (ones(2, 0, 4, 3), 2),
-        {},
+        (ones(2, 0, 4, 3),),
+        {"output_size": 2},
         "adaptive_avg_pool: got x .* none empty",
     ),
     "no neighbours": (

@@ -23,7 +23,7 @@ def adaptive_avg_pool(x: np.ndarray, output_size: int | Sequence[int]) -> np.nda
 
 
 def adaptive_avg_pool_grad(dy: np.ndarray, *, input_shape: Sequence[int]) -> np.ndarray:
-    """dx[n, p, c] = sum of dy[n, o, c] / size of box o over the boxes o with p inside."""
+    """dx[n, p, c] = sum of dy[n, o, c] / size of box o, over boxes with p inside."""
     dx = np.zeros(input_shape)
     for o in positions(dy.shape[1:-1]):
         box = list(_box(o, input_shape[1:-1], dy.shape[1:-1]))
