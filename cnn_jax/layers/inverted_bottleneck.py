@@ -1,4 +1,4 @@
-"""The inverted bottleneck of the mobile networks."""
+"""The inverted bottleneck of the mobile networks, and its fused form."""
 
 from __future__ import annotations
 
@@ -76,3 +76,69 @@ class InvertedBottleneck(nn.Module):
         if self.stochastic_depth is not None:
             x = self.stochastic_depth(name="stochastic_depth")(x)
         return x + shortcut
+
+
+class FusedInvertedBottleneck(nn.Module):
+    """The inverted bottleneck with one full convolution for the first two (2020).
+
+    A depthwise convolution has few multiply-adds, but keeps no matrix unit busy. Where
+    channels are few, a full convolution that expands and filters at once is faster.
+
+    Submodules: `fused`, `project` (absent where nothing is expanded: then `fused` has
+    `features` channels) and `stochastic_depth`.
+
+    Attributes:
+      features: The number of output channels.
+      hidden_features: The number of channels inside.
+      kernel_size: The full filter's size.
+      strides: The full convolution's strides.
+      conv: Makes the convolutions.
+      norm: Makes the normalisations.
+      activation: Applied after the full convolution.
+      stochastic_depth: Makes the layer that drops the branch before it joins the
+        shortcut, or None.
+    """
+
+    features: int
+    hidden_features: int
+    kernel_size: int | Sequence[int] = 3
+    strides: int = 1
+    conv: ModuleFactory = Conv
+    norm: ModuleFactory = BatchNorm
+    activation: Activation = K.silu
+    stochastic_depth: ModuleFactory | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `x` `(n, *spatial, c)` mapped to `(n, *out, features)`."""
+        shortcut = x
+        expands = x.shape[-1] != self.hidden_features
+        joins = self.strides == 1 and x.shape[-1] == self.features
+        make = {"conv": self.conv, "norm": self.norm}
+        x = ConvNormActivation(
+            self.hidden_features if expands else self.features,
+            self.kernel_size,
+            strides=self.strides,
+            activation=self.activation,
+            **make,
+            name="fused",
+        )(x)
+        if expands:
+            x = ConvNormActivation(
+                self.features, 1, activation=None, **make, name="project"
+            )(x)
+        if not joins:
+            return x
+        if self.stochastic_depth is not None:
+            x = self.stochastic_depth(name="stochastic_depth")(x)
+        return x + shortcut
+
+
+def round_channels(number: float, divisor: int = 8) -> int:
+    """Returns the multiple of `divisor` next to a scaled number of channels.
+
+    Never less than 0.9 of it. Mobile networks are scaled so, since matrix units work on
+    8 channels at a time.
+    """
+    rounded = max(divisor, int(number + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * number else rounded

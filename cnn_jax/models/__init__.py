@@ -1,6 +1,13 @@
 """The networks, by family, and the registry that makes them by name."""
 
-from cnn_jax.models import efficientnet, lenet, resnet, vgg
+from cnn_jax.models import (
+    efficientnet,
+    efficientnet_v2,
+    lenet,
+    mobilenet_v3,
+    resnet,
+    vgg,
+)
 from cnn_jax.models.registry import Family as Family
 from cnn_jax.models.registry import ModelInfo as ModelInfo
 from cnn_jax.models.registry import Variant as Variant
@@ -9,6 +16,6 @@ from cnn_jax.models.registry import list_models as list_models
 from cnn_jax.models.registry import model_info as model_info
 from cnn_jax.models.registry import register as register
 
-for _file in (lenet, vgg, resnet, efficientnet):
+for _file in (lenet, vgg, resnet, mobilenet_v3, efficientnet, efficientnet_v2):
     for _family in _file.FAMILIES:
         register(_family)

@@ -9,16 +9,32 @@ more often (stochastic depth).
 It moved the comparison of networks from accuracy alone to accuracy against parameters
 and multiply-adds, and held the best trade for two years.
 
-`efficientnet_cifar` has those blocks in four stages sized for 32x32 images; a stem
-without stride keeps the small image. Filters start from He's normal distribution.
+    model               parameters      MACs/M   top-1/%
+    efficientnet_b0       5,288,548       385.8     77.69
+    efficientnet_b1       7,794,184       686.8     78.64
+    efficientnet_b2       9,109,994     1,087.5     80.61
+    efficientnet_b3      12,233,232     1,827.1     82.01
+    efficientnet_b4      19,341,616     4,393.8     83.38
+    efficientnet_b5      30,389,784    10,266.4     83.44
+    efficientnet_b6      43,040,704    19,067.6     84.01
+    efficientnet_b7      66,347,960    37,745.9     84.12
+    efficientnet_cifar      281,200        19.2         -
 
-Any image of at least 4x4 is accepted.
+Top-1 is torchvision's, of its weights IMAGENET1K_V1; B2's are for images of 288x288,
+where the paper has 260. `efficientnet_cifar` has those blocks in four stages sized for
+32x32 images; a stem without stride keeps the small image.
+
+Padding is `(k - 1) / 2` on every side. Batch normalisation tracks the unbiased
+variance, as PyTorch's; it has epsilon 1e-5 and keeps 0.9 of the old statistics, but
+1e-3 and 0.99 from B5 on. Filters start from He's normal distribution. Any image of at
+least 32x32 is accepted; by the network for CIFAR-10, of at least 4x4.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -31,10 +47,14 @@ from cnn_jax.layers import (
     ConvNormActivation,
     Dense,
     Dropout,
+    FusedInvertedBottleneck,
     InvertedBottleneck,
     ModuleFactory,
+    SpaceToDepthConv,
     SqueezeExcite,
     StochasticDepth,
+    rematerialized,
+    round_channels,
 )
 from cnn_jax.layers.types import Activation, Dtype
 from cnn_jax.models.interface import check_images, finish
@@ -51,6 +71,7 @@ class Stage:
       expansion: How many times wider than its input a block is inside.
       kernel_size: The depthwise filter's size.
       strides: The first block's strides.
+      fused: Whether the blocks are `FusedInvertedBottleneck`s, which have no gate.
     """
 
     features: int
@@ -58,6 +79,7 @@ class Stage:
     expansion: int
     kernel_size: int
     strides: int
+    fused: bool = False
 
 
 class EfficientNet(nn.Module):
@@ -76,6 +98,8 @@ class EfficientNet(nn.Module):
       norm: Makes the normalisations; it gets `use_running_average`, `dtype` and
         `param_dtype`.
       activation: Applied after each normalisation and inside the gates.
+      space_to_depth: Whether to compute the first convolution by `SpaceToDepthConv`.
+      remat: Whether the backward pass recomputes what is inside the blocks.
       dtype: The dtype of the computation.
       param_dtype: The dtype in which the parameters are stored.
     """
@@ -87,9 +111,11 @@ class EfficientNet(nn.Module):
     squeeze_ratio: float = 0.25
     dropout_rate: float = 0.2
     stochastic_depth_rate: float = 0.2
-    num_classes: int = 10
-    norm: ModuleFactory = BatchNorm
+    num_classes: int = 1000
+    norm: ModuleFactory = functools.partial(BatchNorm, unbiased_running_var=True)
     activation: Activation = K.silu
+    space_to_depth: bool = False
+    remat: bool = False
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
 
@@ -110,8 +136,8 @@ class EfficientNet(nn.Module):
         check_images(x, minimum_size=total_strides, model="EfficientNet")
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+        conv = functools.partial(Conv, kernel_init=he_normal, **dtypes)
         parts = {
-            "conv": functools.partial(Conv, kernel_init=he_normal, **dtypes),
             "norm": functools.partial(
                 self.norm, use_running_average=not train, **dtypes
             ),
@@ -123,10 +149,19 @@ class EfficientNet(nn.Module):
             activation=self.activation,
         )
         drop_path = functools.partial(StochasticDepth, deterministic=not train)
+        recomputed = rematerialized if self.remat else lambda make: make
+        fused_block = recomputed(FusedInvertedBottleneck)
+        gated_block = recomputed(InvertedBottleneck)
         named = {}
 
+        first = SpaceToDepthConv if self.space_to_depth else Conv
         x = ConvNormActivation(
-            self.stem_features, 3, strides=self.stem_strides, **parts, name="stem"
+            self.stem_features,
+            3,
+            strides=self.stem_strides,
+            conv=functools.partial(first, kernel_init=he_normal, **dtypes),
+            **parts,
+            name="stem",
         )(x)
         named["stem"] = x
         num_blocks = sum(stage.num_blocks for stage in self.stages)
@@ -134,21 +169,28 @@ class EfficientNet(nn.Module):
         for number, stage in enumerate(self.stages, start=1):
             for index in range(1, stage.num_blocks + 1):
                 channels = x.shape[-1]
-                squeezed = max(1, int(channels * self.squeeze_ratio))
+                make = fused_block
+                if not stage.fused:
+                    squeezed = max(1, int(channels * self.squeeze_ratio))
+                    make = functools.partial(
+                        gated_block, squeeze_excite=functools.partial(gate, squeezed)
+                    )
                 rate = self.stochastic_depth_rate * block / num_blocks
-                x = InvertedBottleneck(
+                x = make(
                     stage.features,
                     channels * stage.expansion,
                     kernel_size=stage.kernel_size,
                     strides=stage.strides if index == 1 else 1,
-                    squeeze_excite=functools.partial(gate, squeezed),
                     stochastic_depth=functools.partial(drop_path, rate),
+                    conv=conv,
                     **parts,
                     name=f"stage{number}_block{index}",
                 )(x)
                 block += 1
             named[f"stage{number}"] = x
-        x = ConvNormActivation(self.head_features, 1, **parts, name="last_conv")(x)
+        x = ConvNormActivation(
+            self.head_features, 1, conv=conv, **parts, name="last_conv"
+        )(x)
         named["last_conv"] = x
         x = named["features"] = K.global_avg_pool(x)
         if self.num_classes:
@@ -157,16 +199,123 @@ class EfficientNet(nn.Module):
         return finish(x, named, endpoints)
 
 
+def scaled(
+    width: float, depth: float, dropout_rate: float, **fields: object
+) -> dict[str, object]:
+    """Returns the fields of B0 with so many times its channels and its blocks."""
+
+    def channels(number: int) -> int:
+        return round_channels(number * width)
+
+    return {
+        "stages": tuple(
+            dataclasses.replace(
+                stage,
+                features=channels(stage.features),
+                num_blocks=math.ceil(stage.num_blocks * depth),
+            )
+            for stage in _B0
+        ),
+        "stem_features": channels(32),
+        "stem_strides": 2,
+        "head_features": 4 * channels(320),
+        "dropout_rate": dropout_rate,
+        **fields,
+    }
+
+
+_B0 = (
+    Stage(16, 1, expansion=1, kernel_size=3, strides=1),
+    Stage(24, 2, expansion=6, kernel_size=3, strides=2),
+    Stage(40, 2, expansion=6, kernel_size=5, strides=2),
+    Stage(80, 3, expansion=6, kernel_size=3, strides=2),
+    Stage(112, 3, expansion=6, kernel_size=5, strides=1),
+    Stage(192, 4, expansion=6, kernel_size=5, strides=2),
+    Stage(320, 1, expansion=6, kernel_size=3, strides=1),
+)
+
+_LARGE = {
+    "norm": functools.partial(
+        BatchNorm, momentum=0.99, epsilon=1e-3, unbiased_running_var=True
+    )
+}
+
+_PAPER = {
+    "module": EfficientNet,
+    "paper": (
+        "Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural "
+        "Networks"
+    ),
+    "year": 2019,
+    "url": "https://arxiv.org/abs/1905.11946",
+}
+
 FAMILIES = (
     Family(
+        **_PAPER,
+        name="efficientnet",
+        top1_source="ImageNet; torchvision's weights IMAGENET1K_V1",
+        variants={
+            "efficientnet_b0": Variant(
+                parameters=5_288_548,
+                macs=385_814_752,
+                fields=scaled(1.0, 1.0, dropout_rate=0.2),
+                top1=77.692,
+            ),
+            "efficientnet_b1": Variant(
+                parameters=7_794_184,
+                macs=686_802_832,
+                input_shape=(240, 240, 3),
+                fields=scaled(1.0, 1.1, dropout_rate=0.2),
+                top1=78.642,
+            ),
+            "efficientnet_b2": Variant(
+                parameters=9_109_994,
+                macs=1_087_529_456,
+                input_shape=(288, 288, 3),
+                fields=scaled(1.1, 1.2, dropout_rate=0.3),
+                top1=80.608,
+            ),
+            "efficientnet_b3": Variant(
+                parameters=12_233_232,
+                macs=1_827_141_392,
+                input_shape=(300, 300, 3),
+                fields=scaled(1.2, 1.4, dropout_rate=0.3),
+                top1=82.008,
+            ),
+            "efficientnet_b4": Variant(
+                parameters=19_341_616,
+                macs=4_393_771_024,
+                input_shape=(380, 380, 3),
+                fields=scaled(1.4, 1.8, dropout_rate=0.4),
+                top1=83.384,
+            ),
+            "efficientnet_b5": Variant(
+                parameters=30_389_784,
+                macs=10_266_384_752,
+                input_shape=(456, 456, 3),
+                fields=scaled(1.6, 2.2, dropout_rate=0.4, **_LARGE),
+                top1=83.444,
+            ),
+            "efficientnet_b6": Variant(
+                parameters=43_040_704,
+                macs=19_067_593_536,
+                input_shape=(528, 528, 3),
+                fields=scaled(1.8, 2.6, dropout_rate=0.5, **_LARGE),
+                top1=84.008,
+            ),
+            "efficientnet_b7": Variant(
+                parameters=66_347_960,
+                macs=37_745_884_192,
+                input_shape=(600, 600, 3),
+                fields=scaled(2.0, 3.1, dropout_rate=0.5, **_LARGE),
+                top1=84.122,
+            ),
+        },
+    ),
+    Family(
+        **_PAPER,
         name="efficientnet_cifar",
-        module=EfficientNet,
-        paper=(
-            "Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional "
-            "Neural Networks"
-        ),
-        year=2019,
-        url="https://arxiv.org/abs/1905.11946",
         num_classes=10,
         input_shape=(32, 32, 3),
         mean=CIFAR10_MEAN,

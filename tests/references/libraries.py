@@ -80,6 +80,7 @@ def build(reference, num_classes):
             classifier_activation=None,
             **arguments,
         )
+    _import_torchvision()
     from references import written
 
     return getattr(written, reference.name)(num_classes=num_classes, **arguments)

@@ -66,7 +66,21 @@ REFERENCES = {
     # MobileNet v2
     # MnasNet
     # MobileNet v3
+    "mobilenet_v3_large": _torchvision("mobilenet_v3_large", 0.217),
+    "mobilenet_v3_small": _torchvision("mobilenet_v3_small", 0.057),
     # EfficientNet
+    "efficientnet_b0": _torchvision("efficientnet_b0", 0.386),
+    "efficientnet_b1": _torchvision("efficientnet_b1", 0.687),
+    "efficientnet_b2": _torchvision("efficientnet_b2", 1.088),
+    "efficientnet_b3": _torchvision("efficientnet_b3", 1.827),
+    "efficientnet_b4": _torchvision("efficientnet_b4", 4.394),
+    "efficientnet_b5": _torchvision("efficientnet_b5", 10.266),
+    "efficientnet_b6": _torchvision("efficientnet_b6", 19.068),
+    "efficientnet_b7": _torchvision("efficientnet_b7", 37.746),
+    "efficientnet_cifar": Reference("written", "efficientnet_cifar", size=32),
     # EfficientNet v2
+    "efficientnet_v2_s": _torchvision("efficientnet_v2_s", 8.366),
+    "efficientnet_v2_m": _torchvision("efficientnet_v2_m", 24.582),
+    "efficientnet_v2_l": _torchvision("efficientnet_v2_l", 56.08),
     # ConvNeXt
 }
