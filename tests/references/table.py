@@ -45,6 +45,8 @@ def _torchvision(name, gigamacs, **fields):
 REFERENCES = {
     # LeNet
     # AlexNet, ZFNet, NiN
+    "nin": Reference("written", "nin", size=80, gain=2.0),
+    "nin_cifar": Reference("written", "nin_cifar", size=32, gain=2.0),
     # VGG
     # GoogLeNet and Inception
     # ResNet
@@ -56,6 +58,8 @@ REFERENCES = {
     # ResNet for CIFAR
     # Pre-activation ResNet
     # SqueezeNet
+    "squeezenet1_0": _torchvision("squeezenet1_0", 0.819, gain=2.0),
+    "squeezenet1_1": _torchvision("squeezenet1_1", 0.349, gain=2.0),
     # Wide ResNet
     # ResNeXt
     # DenseNet
