@@ -35,7 +35,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cnn_jax import geometry
 from cnn_jax import kernels as K
 from cnn_jax.layers import (
     Conv,
@@ -60,7 +59,7 @@ class MlpConv(nn.Module):
       features: The number of output channels, convolution by convolution.
       kernel_size: The first filter's size.
       strides: The first convolution's strides.
-      padding: The first convolution's; None keeps the resolution.
+      padding: What the first convolution adds on every side.
       conv: Makes the convolutions.
       norm: Makes the normalisations, or None.
       activation: Applied after each convolution.
@@ -69,7 +68,7 @@ class MlpConv(nn.Module):
     features: tuple[int, ...]
     kernel_size: int
     strides: int = 1
-    padding: geometry.Padding | None = None
+    padding: int = 0
     conv: ModuleFactory = Conv
     norm: ModuleFactory | None = None
     activation: Activation = K.relu
@@ -107,7 +106,7 @@ class Stage:
     features: tuple[int, ...]
     kernel_size: int
     strides: int = 1
-    padding: geometry.Padding | None = None
+    padding: int = 0
     pool: Callable[..., jax.Array] | None = K.max_pool
     dropout: bool = False
 
@@ -193,8 +192,8 @@ class NiN(nn.Module):
         for stage in reversed(self.stages):
             # A pool whose windows are rounded up needs twice what it is to leave.
             smallest *= 1 if stage.pool is None else 2
-            if stage.padding is not None:
-                smallest = (smallest - 1) * stage.strides + stage.kernel_size
+            window = stage.kernel_size - 2 * stage.padding
+            smallest = (smallest - 1) * stage.strides + window
         return smallest
 
 
@@ -218,10 +217,10 @@ FAMILIES = (
                 macs=1_100_188_800,
                 fields={
                     "stages": (
-                        Stage((96, 96, 96), 11, strides=4, padding="VALID"),
-                        Stage((256, 256, 256), 5),
-                        Stage((384, 384, 384), 3, dropout=True),
-                        Stage((1024, 1024), 3, pool=None),
+                        Stage((96, 96, 96), 11, strides=4),
+                        Stage((256, 256, 256), 5, padding=2),
+                        Stage((384, 384, 384), 3, padding=1, dropout=True),
+                        Stage((1024, 1024), 3, padding=1, pool=None),
                     )
                 },
                 top1=59.36,
@@ -242,9 +241,11 @@ FAMILIES = (
                 macs=222_486_528,
                 fields={
                     "stages": (
-                        Stage((192, 160, 96), 5, dropout=True),
-                        Stage((192, 192, 192), 5, pool=_AVG_POOL, dropout=True),
-                        Stage((192, 192), 3, pool=None),
+                        Stage((192, 160, 96), 5, padding=2, dropout=True),
+                        Stage(
+                            (192, 192, 192), 5, padding=2, pool=_AVG_POOL, dropout=True
+                        ),
+                        Stage((192, 192), 3, padding=1, pool=None),
                     )
                 },
                 top1=91.19,
