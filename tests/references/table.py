@@ -59,7 +59,7 @@ REFERENCES = {
     "vgg16_bn": _torchvision("vgg16_bn", 15.47, gain=1.0),
     "vgg19": _torchvision("vgg19", 19.632, gain=2.0),
     "vgg19_bn": _torchvision("vgg19_bn", 19.632, gain=1.0),
-    "vgg8_cifar": Reference("written", "vgg8_cifar", size=40),
+    "vgg8_cifar": Reference("written", "vgg8_cifar", size=20),
     # GoogLeNet and Inception
     # ResNet
     "resnet18": _torchvision("resnet18", 1.814, gain=0.7),
@@ -70,8 +70,8 @@ REFERENCES = {
     # ResNet for CIFAR
     # Pre-activation ResNet
     # SqueezeNet
-    "squeezenet1_0": _torchvision("squeezenet1_0", 0.819, gain=2.0),
-    "squeezenet1_1": _torchvision("squeezenet1_1", 0.349, gain=2.0),
+    "squeezenet1_0": _torchvision("squeezenet1_0", 0.819, size=70, gain=2.0),
+    "squeezenet1_1": _torchvision("squeezenet1_1", 0.349, size=70, gain=2.0),
     # Wide ResNet
     # ResNeXt
     # DenseNet
