@@ -6,6 +6,7 @@ between a layer here and its namesake there. What has no parameters and no state
 function in `cnn_jax.kernels`, not a layer.
 """
 
+from cnn_jax.layers.classifier import hidden_features as hidden_features
 from cnn_jax.layers.conv_norm import ConvNormActivation as ConvNormActivation
 from cnn_jax.layers.conv_norm import NormActivationConv as NormActivationConv
 from cnn_jax.layers.conv_norm import normalize_and_activate as normalize_and_activate
@@ -20,8 +21,10 @@ from cnn_jax.layers.linear import Dense as Dense
 from cnn_jax.layers.normalization import BatchNorm as BatchNorm
 from cnn_jax.layers.normalization import GroupNorm as GroupNorm
 from cnn_jax.layers.normalization import LayerNorm as LayerNorm
+from cnn_jax.layers.pooling import ceil_pool as ceil_pool
 from cnn_jax.layers.regularization import Dropout as Dropout
 from cnn_jax.layers.regularization import StochasticDepth as StochasticDepth
+from cnn_jax.layers.remat import apply_stage as apply_stage
 from cnn_jax.layers.remat import rematerialized as rematerialized
 from cnn_jax.layers.residual import BasicBlock as BasicBlock
 from cnn_jax.layers.residual import Bottleneck as Bottleneck

@@ -1,12 +1,16 @@
 """The networks, by family, and the registry that makes them by name."""
 
 from cnn_jax.models import (
+    alexnet,
     efficientnet,
     efficientnet_v2,
     lenet,
     mobilenet_v3,
+    nin,
     resnet,
+    squeezenet,
     vgg,
+    zfnet,
 )
 from cnn_jax.models.registry import Family as Family
 from cnn_jax.models.registry import ModelInfo as ModelInfo
@@ -16,6 +20,18 @@ from cnn_jax.models.registry import list_models as list_models
 from cnn_jax.models.registry import model_info as model_info
 from cnn_jax.models.registry import register as register
 
-for _file in (lenet, vgg, resnet, mobilenet_v3, efficientnet, efficientnet_v2):
+# As history has them.
+for _file in (
+    lenet,
+    alexnet,
+    zfnet,
+    nin,
+    vgg,
+    resnet,
+    squeezenet,
+    mobilenet_v3,
+    efficientnet,
+    efficientnet_v2,
+):
     for _family in _file.FAMILIES:
         register(_family)

@@ -14,8 +14,12 @@ squashing of their own, every map of C3 sees all maps of S2 (the paper's table l
 some out), tanh is not stretched to 1.7159 tanh(2a/3), and a linear layer with softmax
 takes the place of the radial basis functions.
 
-Any image of at least 32x32 is accepted: where C5 finds several places, they are
-averaged.
+    model     parameters     MACs/M   top-1/%
+    lenet5        61,706        0.4     99.05
+
+Top-1 is the paper's, on MNIST (0.95 % error without distortions, figure 9). Filters
+start from LeCun's normal distribution; there is no normalisation. Any image of at
+least 32x32 is accepted: where C5 finds several places, they are averaged.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax import kernels as K
-from cnn_jax.layers import Conv, Dense
+from cnn_jax.layers import Conv, Dense, apply_stage
 from cnn_jax.layers.types import Activation, Dtype
 from cnn_jax.models.interface import check_images, finish
 from cnn_jax.models.registry import Family, Variant
@@ -39,12 +43,14 @@ class LeNet5(nn.Module):
     Attributes:
       num_classes: The number of logits, or 0 for the 84 features.
       activation: The squashing function.
+      remat: Whether the backward pass recomputes what is inside the stages.
       dtype: The dtype of the computation.
       param_dtype: The dtype in which the parameters are stored.
     """
 
     num_classes: int = 10
     activation: Activation = jnp.tanh
+    remat: bool = False
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
 
@@ -65,11 +71,17 @@ class LeNet5(nn.Module):
         dense = functools.partial(Dense, **dtypes)
         named = {}
 
-        x = self.activation(conv(6, name="c1")(x))
-        x = named["stage1"] = K.avg_pool(x, 2)
-        x = self.activation(conv(16, name="c3")(x))
-        x = named["stage2"] = K.avg_pool(x, 2)
-        x = named["stage3"] = self.activation(conv(120, name="c5")(x))
+        def squash_and_pool(x):
+            return K.avg_pool(self.activation(x), 2)
+
+        stages = (
+            (conv(6, name="c1"), squash_and_pool),
+            (conv(16, name="c3"), squash_and_pool),
+            (conv(120, name="c5"), self.activation),
+        )
+        for stage, (layer, end) in enumerate(stages, start=1):
+            x = apply_stage(self, [layer], end, x, remat=self.remat)
+            named[f"stage{stage}"] = x
         x = K.global_avg_pool(x)
         x = named["features"] = self.activation(dense(84, name="f6")(x))
         if self.num_classes:

@@ -44,8 +44,22 @@ def _torchvision(name, gigamacs, **fields):
 
 REFERENCES = {
     # LeNet
+    "lenet5": Reference("written", "lenet5", size=40),
     # AlexNet, ZFNet, NiN
+    "alexnet": _torchvision("alexnet", 0.714, size=96, gain=2.0),
+    "zfnet": Reference("written", "zfnet", size=96, gain=2.0),
+    "nin": Reference("written", "nin", size=80, gain=2.0),
+    "nin_cifar": Reference("written", "nin_cifar", size=32, gain=2.0),
     # VGG
+    "vgg11": _torchvision("vgg11", 7.609, gain=2.0),
+    "vgg11_bn": _torchvision("vgg11_bn", 7.609, gain=1.0),
+    "vgg13": _torchvision("vgg13", 11.308, gain=2.0),
+    "vgg13_bn": _torchvision("vgg13_bn", 11.308, gain=1.0),
+    "vgg16": _torchvision("vgg16", 15.47, gain=2.0),
+    "vgg16_bn": _torchvision("vgg16_bn", 15.47, gain=1.0),
+    "vgg19": _torchvision("vgg19", 19.632, gain=2.0),
+    "vgg19_bn": _torchvision("vgg19_bn", 19.632, gain=1.0),
+    "vgg8_cifar": Reference("written", "vgg8_cifar", size=20),
     # GoogLeNet and Inception
     # ResNet
     "resnet18": _torchvision("resnet18", 1.814, gain=0.7),
@@ -56,6 +70,8 @@ REFERENCES = {
     # ResNet for CIFAR
     # Pre-activation ResNet
     # SqueezeNet
+    "squeezenet1_0": _torchvision("squeezenet1_0", 0.819, size=70, gain=2.0),
+    "squeezenet1_1": _torchvision("squeezenet1_1", 0.349, size=70, gain=2.0),
     # Wide ResNet
     # ResNeXt
     # DenseNet

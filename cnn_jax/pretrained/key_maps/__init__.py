@@ -1,9 +1,27 @@
-"""The key maps: one file for each file in `models/`, and the table of all."""
+"""The key maps: a file for each file in `models/` with a module, and all of them."""
 
-from cnn_jax.pretrained.key_maps import efficientnet, mobilenet_v3, resnet
+from cnn_jax.pretrained.key_maps import (
+    alexnet,
+    efficientnet,
+    lenet,
+    mobilenet_v3,
+    nin,
+    resnet,
+    squeezenet,
+    vgg,
+)
 from cnn_jax.pretrained.rules import KeyMap
 
-_FILES = (resnet, mobilenet_v3, efficientnet)
+_FILES = (
+    lenet,
+    alexnet,
+    nin,
+    vgg,
+    resnet,
+    squeezenet,
+    mobilenet_v3,
+    efficientnet,
+)
 
 KEY_MAPS: dict[type, dict[str, KeyMap]] = {
     module: maps for file in _FILES for module, maps in file.KEY_MAPS.items()
