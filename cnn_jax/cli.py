@@ -73,6 +73,7 @@ def _print_models(options: argparse.Namespace) -> int:
         Column("year", "Year", format_spec="d"),
         Column("parameters", "Parameters", format_spec=",d"),
         Column("macs", "MACs", "M", ",.1f", 1e-6),
+        Column("top1", "Top-1", "%", ".2f"),
         Column("input", "Input"),
         Column("num_classes", "Classes", format_spec=",d"),
     )
@@ -82,13 +83,21 @@ def _print_models(options: argparse.Namespace) -> int:
             "year": info.year,
             "parameters": info.parameters,
             "macs": info.macs,
+            "top1": info.top1,
             "input": _shape_text(info.input_shape),
             "num_classes": info.num_classes,
         }
         for info in infos
     ]
-    note = "Parameters and multiply-adds (MACs) of one image, at the input shown."
-    print_table(Table(_count(len(rows), "model"), columns, rows, [note]))
+    notes = ["Parameters and multiply-adds (MACs) of one image, at the input shown."]
+    families: dict[str, dict[str, None]] = {}
+    for info in infos:
+        if info.top1 is not None:
+            families.setdefault(info.top1_source, {})[info.family] = None
+    notes += [
+        f"Top-1 of {', '.join(names)}: {source}." for source, names in families.items()
+    ]
+    print_table(Table(_count(len(rows), "model"), columns, rows, notes))
     return 0
 
 
@@ -111,6 +120,7 @@ def _print_summary(options: argparse.Namespace) -> int:
         Column("output_shape", "Output"),
         Column("parameters", "Parameters", format_spec=",d"),
         Column("macs", "MACs", format_spec=",d"),
+        Column("activation_bytes", "Activations", "bytes", ",d"),
     )
     rows = [
         {
@@ -119,17 +129,23 @@ def _print_summary(options: argparse.Namespace) -> int:
             "output_shape": _shape_text(layer.output_shape),
             "parameters": layer.parameters,
             "macs": layer.macs,
+            "activation_bytes": layer.activation_bytes,
         }
         for layer in summary.layers
     ]
     rows.append(
-        {"path": "total", "parameters": summary.parameters, "macs": summary.macs}
+        {
+            "path": "total",
+            "parameters": summary.parameters,
+            "macs": summary.macs,
+            "activation_bytes": summary.activation_bytes,
+        }
     )
     title = f"{options.model} on {_shape_text(summary.input_shape)}"
     notes = [
         f"{info.paper} ({info.year}), {info.url}",
         "MACs are the multiply-adds of one image, those on padding included; one MAC "
-        "is two floating-point operations.",
+        "is two floating-point operations. Activations are the outputs for one image.",
     ]
     print_table(Table(title, columns, rows, notes))
     return 0

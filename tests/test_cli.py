@@ -32,6 +32,9 @@ def test_models_are_listed_oldest_first(capsys):
     lenet5 = model_info("lenet5")
     assert f"{lenet5.parameters:,}" in out
     assert [line[:2] for line in lines].count(["lenet5", "1998"]) == 1
+    # The accuracy, and whose measurement it is.
+    assert "76.13" in out
+    assert "torchvision" in out
 
 
 def test_models_pattern_and_json(capsys):
@@ -51,7 +54,8 @@ def test_summary_counts_and_totals(capsys):
     assert (content["parameters"], content["macs"]) == (info.parameters, info.macs)
     status, table, _ = run(capsys, "summary", "lenet5")
     total = next(line for line in table.splitlines() if line.startswith("total"))
-    assert total.split()[-2:] == [f"{info.parameters:,}", f"{info.macs:,}"]
+    counts = (info.parameters, info.macs, content["activation_bytes"])
+    assert total.split()[-3:] == [f"{count:,}" for count in counts]
     for layer in content["layers"]:
         assert layer["path"] in table
 

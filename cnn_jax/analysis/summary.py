@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of a model, layer by layer.
+"""Parameters, multiply-adds and activations of a model, layer by layer.
 
 The counts follow one rule: a layer that multiplies its input by a learned kernel does
 `kernel.size / features` multiply-adds (MACs) for each number it puts out, whether the
@@ -6,6 +6,9 @@ tap falls on the image or on the padding. Biases, normalisations, activations, p
 and channel gates count as nothing, as in the papers' figures. One MAC is two
 floating-point operations (FLOPs). XLA's own count (`Compiled.cost_analysis`) differs:
 it counts two for a multiply-add, leaves padded taps out and includes the rest.
+
+Activation bytes are those of the layer's output. What a training step keeps for the
+way back is less where kernels are fused, or where blocks are recomputed.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ class LayerSummary:
       type: Its class name.
       output_shape: The shape of its output for one example, without the batch.
       parameters: The number of parameters it owns; 0 where it is called again.
-      macs: The number of multiply-adds for one example.
+      macs: The number of multiply-adds for one example; 0 for what runs in training
+        only.
+      activation_bytes: The bytes of its output for one example, likewise.
     """
 
     path: str
@@ -38,6 +43,7 @@ class LayerSummary:
     output_shape: tuple[int, ...]
     parameters: int
     macs: int
+    activation_bytes: int
 
     @property
     def flops(self) -> int:
@@ -70,6 +76,11 @@ class Summary:
         return sum(layer.macs for layer in self.layers)
 
     @property
+    def activation_bytes(self) -> int:
+        """The bytes of all layers' outputs for one example."""
+        return sum(layer.activation_bytes for layer in self.layers)
+
+    @property
     def flops(self) -> int:
         """Floating-point operations for one example: two for each multiply-add."""
         return 2 * self.macs
@@ -82,6 +93,7 @@ class Summary:
             "parameters": self.parameters,
             "macs": self.macs,
             "flops": self.flops,
+            "activation_bytes": self.activation_bytes,
             "layers": [
                 {
                     "path": layer.path,
@@ -89,6 +101,7 @@ class Summary:
                     "output_shape": list(layer.output_shape),
                     "parameters": layer.parameters,
                     "macs": layer.macs,
+                    "activation_bytes": layer.activation_bytes,
                 }
                 for layer in self.layers
             ],
@@ -124,11 +137,16 @@ def summarize(
                 type=call.layer.__name__,
                 output_shape=call.output_shape[1:],
                 parameters=0 if call.path in seen else owned,
-                macs=_count_macs(call),
+                macs=_count_macs(call) if call.runs else 0,
+                activation_bytes=_output_bytes(call) if call.runs else 0,
             )
         )
         seen.add(call.path)
     return Summary(type(model).__name__, tuple(input_shape), tuple(layers))
+
+
+def _output_bytes(call: LayerCall) -> int:
+    return math.prod(call.output_shape[1:]) * call.output_dtype.itemsize
 
 
 def _kernel_per_output(call: LayerCall) -> int:

@@ -16,6 +16,7 @@ from cnn_jax.kernels.activation import (
     sigmoid,
     silu,
 )
+from cnn_jax.kernels.adaptive_pool import adaptive_avg_pool
 from cnn_jax.kernels.conv import (
     conv,
     conv_bias_grad,
@@ -27,6 +28,7 @@ from cnn_jax.kernels.conv_transpose import conv_transpose
 from cnn_jax.kernels.dense import dense
 from cnn_jax.kernels.dropout import dropout, stochastic_depth
 from cnn_jax.kernels.group_norm import group_norm, layer_norm
+from cnn_jax.kernels.local_response_norm import local_response_norm
 from cnn_jax.kernels.loss import softmax_cross_entropy
 from cnn_jax.kernels.lowering import target_platform
 from cnn_jax.kernels.norm import batch_norm, batch_norm_inference
@@ -40,6 +42,7 @@ from cnn_jax.kernels.pool import (
 from cnn_jax.kernels.squeeze_excite import squeeze_excite
 
 __all__ = [
+    "adaptive_avg_pool",
     "autodiff",
     "avg_pool",
     "avg_pool_grad",
@@ -59,6 +62,7 @@ __all__ = [
     "hard_sigmoid",
     "hard_swish",
     "layer_norm",
+    "local_response_norm",
     "max_pool",
     "max_pool_grad",
     "relu",

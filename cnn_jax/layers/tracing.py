@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,35 +19,59 @@ class LayerCall:
       path: The module's path in the model, '/'-joined; empty for the model itself.
       layer: The module's class.
       output_shape: The shape of the (first) array it returned.
+      output_dtype: The dtype of that array.
       parameters: The shapes of the parameters it owns itself, by name; those of its
         submodules are in their calls.
       num_inner_calls: How many module calls it made, directly or not.
+      runs: Whether the call itself makes it; False where only the initialisation does,
+        as for auxiliary heads that serve training alone.
     """
 
     path: str
     layer: type
     output_shape: tuple[int, ...]
+    output_dtype: jnp.dtype
     parameters: Mapping[str, tuple[int, ...]]
     num_inner_calls: int
+    runs: bool
 
 
 def trace_layers(
     model: nn.Module, inputs: jax.ShapeDtypeStruct, **arguments: object
 ) -> tuple[LayerCall, ...]:
-    """Records every module call of `model.init(key, inputs, **arguments)`.
+    """Records every module call of `model.apply(variables, inputs, **arguments)`.
 
     The model is traced with `jax.eval_shape`: no parameter is created and nothing is
     compiled.
 
     Args:
-      model: A linen module.
+      model: A linen module that draws no random numbers under these arguments.
       inputs: Shape and dtype of its input.
       **arguments: Further keyword arguments of the call, such as `train=False`.
 
     Returns:
       The calls in the order in which they returned, so inner ones stand before the
-      one that made them and the model itself comes last.
+      one that made them and the model itself comes last; behind it the modules that
+      only `model.init` calls.
     """
+
+    def initialize(key, x):
+        return model.init(key, x, **arguments)
+
+    def apply(variables, x):
+        return model.apply(variables, x, **arguments)
+
+    key = jax.eval_shape(jax.random.key, 0)
+    initial, variables = _record(initialize, key, inputs, runs=False)
+    calls, _ = _record(apply, variables, inputs, runs=True)
+    called = {call.path for call in calls}
+    return *calls, *(call for call in initial if call.path not in called)
+
+
+def _record(
+    function: Callable[..., Any], *arguments: Any, runs: bool
+) -> tuple[list[LayerCall], Any]:
+    """Traces a function and returns the module calls that it makes, and its result."""
     calls: list[LayerCall] = []
     running: list[nn.Module] = []
 
@@ -62,24 +88,24 @@ def trace_layers(
         finally:
             running.pop()
         owned = module.variables.get("params", {})
+        first = jax.tree.leaves(output)[0]
         calls.append(
             LayerCall(
                 path="/".join(module.path),
                 layer=type(module),
-                output_shape=tuple(jax.tree.leaves(output)[0].shape),
+                output_shape=tuple(first.shape),
+                output_dtype=jnp.dtype(first.dtype),
                 parameters={
                     name: tuple(value.shape)
                     for name, value in owned.items()
                     if not isinstance(value, Mapping)
                 },
                 num_inner_calls=len(calls) - num_before,
+                runs=runs,
             )
         )
         return output
 
-    def initialize(key, x):
-        return model.init(key, x, **arguments)
-
     with nn.intercept_methods(record):
-        jax.eval_shape(initialize, jax.eval_shape(jax.random.key, 0), inputs)
-    return tuple(calls)
+        result = jax.eval_shape(function, *arguments)
+    return calls, result

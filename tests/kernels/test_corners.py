@@ -377,6 +377,11 @@ EMPTY_BATCH = {
         (zeros(0, 3, 3, 4), zeros(4, 2), zeros(2), zeros(2, 4), zeros(4)),
     ),
     "dropout": (lambda x: kernels.dropout(x, jax.random.key(0), 0.5), (zeros(0, 3),)),
+    "adaptive_avg_pool": (
+        lambda x: kernels.adaptive_avg_pool(x, 2),
+        (zeros(0, 3, 3, 4),),
+    ),
+    "local_response_norm": (kernels.local_response_norm, (zeros(0, 3),)),
 }
 
 
@@ -827,6 +832,8 @@ RESIDUALS = {
             *("float32[3,5]", "float32[5]", "float32[5,3]"),
         },
     ),
+    "adaptive_avg_pool": (lambda x: kernels.adaptive_avg_pool(x, 3), set()),
+    "local_response_norm": (kernels.local_response_norm, {"float32[2,4,4,3]"}),
     "layer_norm": (
         lambda x: kernels.layer_norm(x, jnp.ones(3), jnp.zeros(3), epsilon=1e-3),
         {"float32[2,4,4,3]", "float32[2,4,4,1]", "float32[3]", "float32[0]"},

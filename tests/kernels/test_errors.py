@@ -471,6 +471,36 @@ REJECTED = {
         {"epsilon": 1e-5, "activation": []},
         r"got activation \[\]",
     ),
+    "adapting to nothing": (
+        K.adaptive_avg_pool,
+        (ones(2, 4, 4, 3), 0),
+        {},
+        r"output_size: got \(0, 0\), expected positive",
+    ),
+    "adapting another rank": (
+        K.adaptive_avg_pool,
+        (ones(2, 4, 4, 3), (2, 2, 2)),
+        {},
+        "output_size: got 3 entries",
+    ),
+    "adapting no positions": (
+        K.adaptive_avg_pool,
+        (ones(2, 0, 4, 3), 2),
+        {},
+        "adaptive_avg_pool: got x .* none empty",
+    ),
+    "no neighbours": (
+        K.local_response_norm,
+        (ones(2, 3),),
+        {"size": 0},
+        "local_response_norm: got size 0, expected a positive integer",
+    ),
+    "vanishing bracket": (
+        K.local_response_norm,
+        (ones(2, 3),),
+        {"k": 0.0},
+        "got k 0.0 and alpha 0.0001, expected k > 0",
+    ),
     "activation of a gate": (
         K.squeeze_excite,
         (IMAGE, *GATE),

@@ -242,6 +242,19 @@ def squeeze_excitations(draw, kernel, rank):
 
 
 @st.composite
+def adaptive_poolings(draw, kernel, rank):
+    x = normal(*draw(integers(1, 6, rank + 2)))
+    return Case(kernel, "drawn", {"x": x}, {"output_size": draw(integers(1, 5, rank))})
+
+
+@st.composite
+def response_normalizations(draw, kernel, rank):
+    options = {"size": draw(st.integers(1, 6)), "alpha": draw(st.floats(0.1, 1.0))}
+    x = normal(*draw(integers(1, 5, rank + 1)))
+    return Case(kernel, "drawn", {"x": x}, options)
+
+
+@st.composite
 def maskings(draw, kernel, rank):
     shape = draw(integers(1, 4, rank + 2))
     arguments = {"x": normal(*shape), "key": random_key()}
@@ -273,6 +286,8 @@ DRAWS = {
     "layer_norm": (normalizations, 3),
     "group_norm": (normalizations, 3),
     "squeeze_excite": (squeeze_excitations, 3),
+    "adaptive_avg_pool": (adaptive_poolings, 4),
+    "local_response_norm": (response_normalizations, 2),
     "dropout": (maskings, 1),
     "stochastic_depth": (maskings, 2),
 }

@@ -207,6 +207,15 @@ OPERATIONS = {
     ),
     "softmax_cross_entropy": Operation(loss_gradients),
     "squeeze_excite": Operation(squeeze_excite_gradients),
+    "adaptive_avg_pool": Operation(
+        lambda a, dy, o: {
+            "x": textbook.adaptive_avg_pool_grad(dy, input_shape=a["x"].shape)
+        },
+        (("x",),),
+    ),
+    "local_response_norm": Operation(
+        lambda a, dy, o: {"x": textbook.local_response_norm_grad(a["x"], dy, **o)}
+    ),
 }
 
 # Relative to the largest entry of a result. float32: roundings of 2^-24, room for sums

@@ -139,6 +139,56 @@ def test_statistics_are_shared_over_a_mapped_axis(generator):
         )
 
 
+def test_running_variance_can_be_unbiased(generator):
+    x = jnp.asarray(generator.normal(size=(4, 2, 3)), jnp.float32)
+    norm = BatchNorm(
+        momentum=0.75, use_running_average=False, unbiased_running_var=True
+    )
+    variables = norm.init(jax.random.key(0), x)
+    y, updates = norm.apply(variables, x, mutable=["batch_stats"])
+    exact = np.asarray(x, np.float64)
+    chex.assert_trees_all_close(
+        updates["batch_stats"],
+        {
+            "mean": 0.25 * exact.mean((0, 1)),
+            "var": 0.75 + 0.25 * exact.reshape(8, 3).var(0, ddof=1),
+        },
+        rtol=1e-5,
+    )
+    # The batch itself is normalised by the biased variance.
+    biased = norm.copy(unbiased_running_var=False)
+    chex.assert_trees_all_equal(
+        y, biased.apply(variables, x, mutable=["batch_stats"])[0]
+    )
+    # One value has no unbiased variance; its running variance stays finite.
+    _, updates = norm.apply(variables, x[:1, :1], mutable=["batch_stats"])
+    chex.assert_tree_all_finite(updates)
+
+
+@pytest.mark.parametrize("groups", [None, [[0, 1], [2, 3]]])
+def test_unbiased_variance_counts_every_device_of_its_group(groups, generator):
+    x = jnp.asarray(generator.normal(size=(4, 5, 3)), jnp.float32)
+    norm = BatchNorm(
+        momentum=0.0,
+        use_running_average=False,
+        unbiased_running_var=True,
+        axis_name="devices",
+        axis_index_groups=groups,
+    )
+    variables = norm.init(jax.random.key(0), x[0])
+
+    def apply(part):
+        return norm.apply(variables, part, mutable=["batch_stats"])[1]
+
+    updates = jax.pmap(apply, axis_name="devices")(x)["batch_stats"]["var"]
+    for group in groups or [range(4)]:
+        values = np.asarray(x, np.float64)[jnp.asarray(group)].reshape(-1, 3)
+        for device in group:
+            np.testing.assert_allclose(
+                updates[device], values.var(0, ddof=1), rtol=1e-5
+            )
+
+
 @pytest.mark.parametrize("momentum", [-0.1, 1.1])
 def test_refuses_momentum(momentum):
     with pytest.raises(ValueError, match="momentum"):

@@ -7,12 +7,14 @@ new kernel is a new row, in the file named as the kernel's own.
 
 from cnn_jax.analysis.cases import (
     activation,
+    adaptive_pool,
     conv,
     conv_general,
     conv_transpose,
     dense,
     dropout,
     group_norm,
+    local_response_norm,
     loss,
     norm,
     pool,
@@ -42,6 +44,8 @@ CASES = (
     *dropout.CASES,
     *loss.CASES,
     *squeeze_excite.CASES,
+    *adaptive_pool.CASES,
+    *local_response_norm.CASES,
 )
 """Every kernel, named gradients included."""
 

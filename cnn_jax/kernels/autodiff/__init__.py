@@ -18,6 +18,9 @@ from cnn_jax.kernels.autodiff.activation import (
     sigmoid,
     silu,
 )
+from cnn_jax.kernels.autodiff.adaptive_pool import (
+    adaptive_avg_pool,
+)
 from cnn_jax.kernels.autodiff.conv import (
     conv,
     conv_bias_grad,
@@ -41,6 +44,9 @@ from cnn_jax.kernels.autodiff.group_norm import (
     group_norm,
     layer_norm,
 )
+from cnn_jax.kernels.autodiff.local_response_norm import (
+    local_response_norm,
+)
 from cnn_jax.kernels.autodiff.loss import (
     softmax_cross_entropy,
 )
@@ -60,6 +66,7 @@ from cnn_jax.kernels.autodiff.squeeze_excite import (
 )
 
 __all__ = [
+    "adaptive_avg_pool",
     "avg_pool",
     "avg_pool_grad",
     "batch_norm",
@@ -78,6 +85,7 @@ __all__ = [
     "hard_sigmoid",
     "hard_swish",
     "layer_norm",
+    "local_response_norm",
     "max_pool",
     "max_pool_grad",
     "relu",

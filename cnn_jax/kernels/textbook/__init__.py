@@ -30,6 +30,10 @@ from cnn_jax.kernels.textbook.activation import (
     silu,
     silu_grad,
 )
+from cnn_jax.kernels.textbook.adaptive_pool import (
+    adaptive_avg_pool,
+    adaptive_avg_pool_grad,
+)
 from cnn_jax.kernels.textbook.conv import (
     conv,
     conv_bias_grad,
@@ -60,6 +64,10 @@ from cnn_jax.kernels.textbook.group_norm import (
     layer_norm,
     layer_norm_grad,
 )
+from cnn_jax.kernels.textbook.local_response_norm import (
+    local_response_norm,
+    local_response_norm_grad,
+)
 from cnn_jax.kernels.textbook.loops import (
     channel_runs,
     placements,
@@ -89,6 +97,8 @@ from cnn_jax.kernels.textbook.squeeze_excite import (
 )
 
 __all__ = [
+    "adaptive_avg_pool",
+    "adaptive_avg_pool_grad",
     "avg_pool",
     "avg_pool_grad",
     "batch_norm",
@@ -120,6 +130,8 @@ __all__ = [
     "hard_swish_grad",
     "layer_norm",
     "layer_norm_grad",
+    "local_response_norm",
+    "local_response_norm_grad",
     "max_pool",
     "max_pool_grad",
     "placements",

@@ -1,0 +1,100 @@
+r"""Average pooling to a given size, and its gradient derived by hand.
+
+Along one dimension of n inputs and m outputs, output i averages the inputs
+
+    floor(i n / m), ..., ceil((i + 1) n / m) - 1,
+
+which overlap unless m divides n, and repeat where m exceeds n. That is a fixed matrix
+A (m, n) whose rows sum to one; the mean over a box is the mean over its sides, one
+after the other, so with two dimensions and the matrices A and B
+
+    y_pq = sum over i, j of A_pi B_qj x_ij,
+
+linear in x. Its gradient is the transpose: dx_ij = sum over p, q of A_pi B_qj dy_pq.
+Nothing is saved but shapes.
+
+Source: the geometry of PyTorch's `AdaptiveAvgPool`, which networks from AlexNet to VGG
+put before their fully connected layers.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnn_jax.geometry import per_dimension
+from cnn_jax.kernels.operands import require_floating, widen
+
+
+def adaptive_avg_pool(x: jax.Array, output_size: int | Sequence[int]) -> jax.Array:
+    """Averages boxes that divide the input as evenly as they can.
+
+    dx = A^T dy B for y = A x B^T, where row i of A averages the positions from
+    floor(i n / m) to ceil((i + 1) n / m) - 1.
+
+    Args:
+      x: Input `(n, *spatial, c)`, one to three spatial dimensions, none empty.
+      output_size: The output's spatial size: an integer, or one for each dimension.
+
+    Returns:
+      `(n, *output_size, c)` in x's dtype, summed in float32 or wider.
+
+    Raises:
+      ValueError: If x has no spatial position or is not floating-point, or the output
+        size is not positive or of another rank.
+    """
+    x = jnp.asarray(x)
+    if not 3 <= x.ndim <= 5 or 0 in x.shape[1:-1]:
+        raise ValueError(
+            f"adaptive_avg_pool: got x {x.shape}, expected (n, *spatial, c) with one "
+            "to three spatial dimensions, none empty."
+        )
+    require_floating("adaptive_avg_pool", x=x)
+    output_sizes = per_dimension(output_size, x.ndim - 2, "output_size")
+    return _adaptive_avg_pool(x, x.shape[1:-1], output_sizes)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _adaptive_avg_pool(x, input_sizes, output_sizes):
+    return _adaptive_avg_pool_fwd(x, input_sizes, output_sizes)[0]
+
+
+def _adaptive_avg_pool_fwd(x, input_sizes, output_sizes):
+    sizes = zip(input_sizes, output_sizes, strict=True)
+    return _along_each_dimension([_averages(n, m) for n, m in sizes], x), None
+
+
+def _adaptive_avg_pool_bwd(input_sizes, output_sizes, _, dy):
+    sizes = zip(input_sizes, output_sizes, strict=True)
+    return (_along_each_dimension([_averages(n, m).T for n, m in sizes], dy),)
+
+
+_adaptive_avg_pool.defvjp(_adaptive_avg_pool_fwd, _adaptive_avg_pool_bwd)
+
+
+def _averages(n: int, m: int) -> np.ndarray:
+    """Returns the matrix `(m, n)` of one dimension."""
+    rows, columns = np.arange(m)[:, None], np.arange(n)[None, :]
+    first, end = rows * n // m, -(-(rows + 1) * n // m)
+    inside = (first <= columns) & (columns < end)
+    return inside / inside.sum(axis=1, keepdims=True)
+
+
+def _along_each_dimension(matrices: Sequence[np.ndarray], x: jax.Array) -> jax.Array:
+    y = widen(x)
+    for axis, matrix in enumerate(matrices, start=1):
+        if matrix.shape[0] == matrix.shape[1]:
+            continue  # every position is its own mean
+        # A matrix unit's default precision would round the shares.
+        y = jnp.tensordot(
+            jnp.asarray(matrix, y.dtype),
+            y,
+            axes=(1, axis),
+            precision=jax.lax.Precision.HIGHEST,
+        )
+        y = jnp.moveaxis(y, 0, axis)
+    return y.astype(x.dtype)

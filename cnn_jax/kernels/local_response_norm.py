@@ -1,0 +1,106 @@
+r"""Local response normalisation, and its gradient derived by hand.
+
+Each channel is divided by a power of the energy of its neighbours: with N(i) the
+channels from i - size // 2 to i + (size - 1) // 2 that exist,
+
+    s_i = k + alpha sum_{j in N(i)} x_j^2,        y_i = x_i s_i^-beta.
+
+x_i is in its own bracket and in those of its neighbours, so
+
+    dx_i = dy_i s_i^-beta - 2 alpha beta x_i sum_{j : i in N(j)} dy_j x_j s_j^(-beta-1).
+
+The last sum runs over the same window turned around. Only x is saved: the brackets are
+a few multiplications away from it.
+
+Source: Krizhevsky, Sutskever and Hinton, "ImageNet Classification with Deep
+Convolutional Neural Networks", 2012, section 3.3.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from cnn_jax.kernels.operands import require_floating, widen
+
+
+def local_response_norm(
+    x: jax.Array,
+    *,
+    size: int = 5,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    k: float = 2.0,
+) -> jax.Array:
+    """Divides each channel by the energy of its neighbours.
+
+    y = x s^-beta with s = k + alpha * (sum of x^2 over `size` channels);
+    dx = dy s^-beta - 2 alpha beta x W^T(dy x s^(-beta-1)), W the sum over the window.
+
+    Args:
+      x: Input `(..., c)`.
+      size: The number of neighbouring channels, the channel itself included.
+      alpha: The weight of their energy. (PyTorch's is `size` times ours, which is the
+        paper's.)
+      beta: The exponent.
+      k: The bracket of a channel without energy.
+
+    Returns:
+      The shape and dtype of x, computed in float32 or wider.
+
+    Raises:
+      ValueError: If x has no channels or is not floating-point, `size` is not a
+        positive integer, or `k` or `alpha` lets the bracket vanish.
+    """
+    x = jnp.asarray(x)
+    if x.ndim < 1:
+        raise ValueError("local_response_norm: got a scalar x, expected (..., c).")
+    require_floating("local_response_norm", x=x)
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(
+            f"local_response_norm: got size {size!r}, expected a positive integer."
+        )
+    if not (k > 0 and alpha >= 0):
+        raise ValueError(
+            f"local_response_norm: got k {k} and alpha {alpha}, expected k > 0 and "
+            "alpha >= 0."
+        )
+    return _local_response_norm(x, size, float(alpha), float(beta), float(k))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _local_response_norm(x, size, alpha, beta, k):
+    return _local_response_norm_fwd(x, size, alpha, beta, k)[0]
+
+
+def _local_response_norm_fwd(x, size, alpha, beta, k):
+    wide = widen(x)
+    y = wide * _bracket(wide, size, alpha, k) ** -beta
+    return y.astype(x.dtype), x
+
+
+def _local_response_norm_bwd(size, alpha, beta, k, x, dy):
+    wide, wide_dy = widen(x), widen(dy)
+    s = _bracket(wide, size, alpha, k)
+    power = s**-beta
+    shared = _window_sum(wide_dy * wide * power / s, (size - 1) // 2, size // 2)
+    dx = wide_dy * power - 2.0 * alpha * beta * wide * shared
+    return (dx.astype(x.dtype),)
+
+
+_local_response_norm.defvjp(_local_response_norm_fwd, _local_response_norm_bwd)
+
+
+def _bracket(x, size, alpha, k):
+    return k + alpha * _window_sum(x * x, size // 2, (size - 1) // 2)
+
+
+def _window_sum(x, before, after):
+    """Sums each channel with those `before` and `after` it."""
+    channels = x.shape[-1]
+    padded = jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((before, after),))
+    return sum(
+        padded[..., first : first + channels] for first in range(before + after + 1)
+    )
