@@ -6,6 +6,8 @@ between a layer here and its namesake there. What has no parameters and no state
 function in `cnn_jax.kernels`, not a layer.
 """
 
+from cnn_jax.layers.branches import BranchConv as BranchConv
+from cnn_jax.layers.branches import Branches as Branches
 from cnn_jax.layers.classifier import hidden_features as hidden_features
 from cnn_jax.layers.conv_norm import ConvNormActivation as ConvNormActivation
 from cnn_jax.layers.conv_norm import NormActivationConv as NormActivationConv

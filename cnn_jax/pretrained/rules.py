@@ -104,17 +104,28 @@ TORCH_NORM = {
 }
 """`torch.nn.BatchNorm2d`; without statistics also `LayerNorm`."""
 
+IGNORED = {name: Leaf(None) for name in TORCH_NORM}
+"""What a file has and the model has not, by PyTorch's names."""
+
 KERAS_CONV = {"kernel": Leaf("params", "kernel"), "bias": Leaf("params", "bias")}
 """`keras.layers.Conv2D`."""
 
 KERAS_DENSE = KERAS_CONV
 """`keras.layers.Dense`."""
 
-KERAS_DEPTHWISE = {
-    "kernel": Leaf("params", "kernel", lambda array: array.transpose(0, 1, 3, 2)),
+_KERAS_DEPTHWISE = Leaf("params", "kernel", lambda array: array.transpose(0, 1, 3, 2))
+
+KERAS_DEPTHWISE = {"kernel": _KERAS_DEPTHWISE, "bias": Leaf("params", "bias")}
+"""`keras.layers.DepthwiseConv2D` of multiplier 1."""
+
+KERAS_SEPARABLE_DEPTHWISE = {"depthwise_kernel": _KERAS_DEPTHWISE}
+"""The first half of `keras.layers.SeparableConv2D` of multiplier 1."""
+
+KERAS_SEPARABLE_POINTWISE = {
+    "pointwise_kernel": Leaf("params", "kernel"),
     "bias": Leaf("params", "bias"),
 }
-"""`keras.layers.DepthwiseConv2D` of multiplier 1."""
+"""Its second half."""
 
 KERAS_NORM = {
     "gamma": Leaf("params", "scale"),

@@ -84,5 +84,5 @@ def step_fn(model, *, train=False):
 def without_dropping(name):
     """Returns the fields that switch off what a model drops at random."""
     fields = type(cnn_jax.create_model(name)).__dataclass_fields__
-    rates = ("dropout_rate", "stochastic_depth_rate")
+    rates = ("dropout_rate", "aux_dropout_rate", "stochastic_depth_rate")
     return {rate: 0.0 for rate in rates if rate in fields}

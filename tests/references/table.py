@@ -61,6 +61,9 @@ REFERENCES = {
     "vgg19_bn": _torchvision("vgg19_bn", 19.632, gain=1.0),
     "vgg8_cifar": Reference("written", "vgg8_cifar", size=20),
     # GoogLeNet and Inception
+    "googlenet": _torchvision("googlenet", 1.498, size=96),
+    # The auxiliary head of the reference runs on no smaller images.
+    "inception_v3": _torchvision("inception_v3", 5.713, size=299),
     # ResNet
     "resnet18": _torchvision("resnet18", 1.814, gain=0.7),
     "resnet34": _torchvision("resnet34", 3.664, gain=0.5),
@@ -76,6 +79,13 @@ REFERENCES = {
     # ResNeXt
     # DenseNet
     # Xception
+    "xception": Reference(
+        "keras",
+        "Xception",
+        size=83,
+        published_macs=8357.4,
+        macs_source="timm's legacy_xception, counted by PyTorch",
+    ),
     # MobileNet v1
     # SE-ResNet
     # ShuffleNet v2

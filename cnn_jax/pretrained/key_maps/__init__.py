@@ -3,12 +3,15 @@
 from cnn_jax.pretrained.key_maps import (
     alexnet,
     efficientnet,
+    googlenet,
+    inception,
     lenet,
     mobilenet_v3,
     nin,
     resnet,
     squeezenet,
     vgg,
+    xception,
 )
 from cnn_jax.pretrained.rules import KeyMap
 
@@ -17,8 +20,11 @@ _FILES = (
     alexnet,
     nin,
     vgg,
+    googlenet,
+    inception,
     resnet,
     squeezenet,
+    xception,
     mobilenet_v3,
     efficientnet,
 )
