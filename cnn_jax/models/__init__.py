@@ -1,6 +1,15 @@
 """The networks, by family, and the registry that makes them by name."""
 
-from cnn_jax.models import efficientnet, lenet, resnet, vgg
+from cnn_jax.models import (
+    efficientnet,
+    lenet,
+    mnasnet,
+    mobilenet_v1,
+    mobilenet_v2,
+    resnet,
+    shufflenet_v2,
+    vgg,
+)
 from cnn_jax.models.registry import Family as Family
 from cnn_jax.models.registry import ModelInfo as ModelInfo
 from cnn_jax.models.registry import Variant as Variant
@@ -9,6 +18,15 @@ from cnn_jax.models.registry import list_models as list_models
 from cnn_jax.models.registry import model_info as model_info
 from cnn_jax.models.registry import register as register
 
-for _file in (lenet, vgg, resnet, efficientnet):
+for _file in (
+    lenet,
+    vgg,
+    resnet,
+    mobilenet_v1,
+    shufflenet_v2,
+    mobilenet_v2,
+    mnasnet,
+    efficientnet,
+):
     for _family in _file.FAMILIES:
         register(_family)

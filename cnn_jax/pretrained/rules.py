@@ -110,6 +110,12 @@ KERAS_CONV = {"kernel": Leaf("params", "kernel"), "bias": Leaf("params", "bias")
 KERAS_DENSE = KERAS_CONV
 """`keras.layers.Dense`."""
 
+KERAS_CONV_AS_DENSE = {
+    "kernel": Leaf("params", "kernel", lambda array: array.reshape(array.shape[-2:])),
+    "bias": Leaf("params", "bias"),
+}
+"""`keras.layers.Conv2D` of size 1 on pooled features."""
+
 KERAS_DEPTHWISE = {
     "kernel": Leaf("params", "kernel", lambda array: array.transpose(0, 1, 3, 2)),
     "bias": Leaf("params", "bias"),
