@@ -14,6 +14,7 @@ from cnn_jax.layers.conv_norm import NormActivationConv as NormActivationConv
 from cnn_jax.layers.conv_norm import normalize_and_activate as normalize_and_activate
 from cnn_jax.layers.convolution import Conv as Conv
 from cnn_jax.layers.convolution import ConvTranspose as ConvTranspose
+from cnn_jax.layers.depthwise_separable import DepthwiseSeparable as DepthwiseSeparable
 from cnn_jax.layers.inverted_bottleneck import (
     FusedInvertedBottleneck as FusedInvertedBottleneck,
 )

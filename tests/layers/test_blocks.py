@@ -14,6 +14,7 @@ from cnn_jax.layers import (
     Conv,
     ConvNormActivation,
     Dense,
+    DepthwiseSeparable,
     InvertedBottleneck,
     SqueezeExcite,
     StochasticDepth,
@@ -57,6 +58,30 @@ class FlaxConvNormActivation(nn.Module):
                 **FLOAT64,
             )(x)
         return self.activation(x)
+
+
+class FlaxDepthwiseSeparable(nn.Module):
+    features: int
+    size: int = 3
+    strides: int = 1
+    padding: object = 1
+    between: object = nn.relu
+    last: object = nn.relu
+
+    @nn.compact
+    def __call__(self, x):
+        x = FlaxConvNormActivation(
+            x.shape[-1],
+            self.size,
+            strides=self.strides,
+            padding=self.padding,
+            groups=x.shape[-1],
+            activation=self.between,
+            name="depthwise",
+        )(x)
+        return FlaxConvNormActivation(
+            self.features, size=1, padding=0, activation=self.last, name="pointwise"
+        )(x)
 
 
 class FlaxSqueezeExcite(nn.Module):
@@ -137,6 +162,27 @@ PAIRS = {
     "activation_that_no_kernel_ends_in": (
         ConvNormActivation(6, activation=jnp.tanh, **PARTS),
         FlaxConvNormActivation(6, activation=jnp.tanh),
+    ),
+    "depthwise_separable": (
+        DepthwiseSeparable(6, 5, **PARTS),
+        FlaxDepthwiseSeparable(6, size=5, padding=2),
+    ),
+    "depthwise_separable_padded_by_the_caller_and_linear_inside": (
+        DepthwiseSeparable(
+            6,
+            strides=2,
+            padding=((0, 1), (0, 1)),
+            depthwise_activation=None,
+            pointwise_activation=K.relu6,
+            **PARTS,
+        ),
+        FlaxDepthwiseSeparable(
+            6,
+            strides=2,
+            padding=((0, 1), (0, 1)),
+            between=lambda y: y,
+            last=nn.relu6,
+        ),
     ),
     "squeeze_excite": (SqueezeExcite(2, dense=DENSE), FlaxSqueezeExcite(2)),
     "squeeze_excite_with_an_activation_that_no_kernel_takes": (

@@ -112,14 +112,15 @@ def _run_torch(reference, module, x, targets, train):
         for rate in ("p", "drop_prob"):
             if isinstance(getattr(part, rate, None), float):
                 setattr(part, rate, 0.0)
+    # With the versions of its parts, for which some of them ask.
+    state = module.state_dict()
     arrays = {
         name: weight(name, tuple(tensor.shape), gain=reference.gain)
-        for name, tensor in module.state_dict().items()
+        for name, tensor in state.items()
         if tensor.dtype.is_floating_point
     }
-    module.load_state_dict(
-        {name: torch.from_numpy(array) for name, array in arrays.items()}, strict=False
-    )
+    state.update({name: torch.from_numpy(array) for name, array in arrays.items()})
+    module.load_state_dict(state)
     outputs = module(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     outputs = [output for output in outputs if output is not None]
@@ -166,7 +167,11 @@ def _run_keras(reference, module, x, targets, train):
     }
 
     def values(variables):
-        return [jnp.asarray(arrays[variable.path]) for variable in variables]
+        # A dropout layer has the state of its generator, which is no weight.
+        return [
+            jnp.asarray(arrays.get(variable.path, variable.value))
+            for variable in variables
+        ]
 
     def loss_fn(trained):
         logits, updated = module.stateless_call(
@@ -179,10 +184,11 @@ def _run_keras(reference, module, x, targets, train):
         values(module.trainable_variables)
     )
 
-    def named(variables, arrays):
+    def named(variables, new):
         return {
             variable.path: np.asarray(array)
-            for variable, array in zip(variables, arrays, strict=True)
+            for variable, array in zip(variables, new, strict=True)
+            if variable.path in arrays
         }
 
     return Computed(

@@ -87,10 +87,36 @@ REFERENCES = {
         macs_source="timm's legacy_xception, counted by PyTorch",
     ),
     # MobileNet v1
+    **{
+        name: Reference(
+            "keras",
+            "MobileNet",
+            {"alpha": alpha},
+            gain=2.5,
+            published_macs=macs,
+            macs_source="the paper's table 6",
+        )
+        for name, alpha, macs in (
+            ("mobilenet_v1", 1.0, 569),
+            ("mobilenet_v1_0_75", 0.75, 325),
+            ("mobilenet_v1_0_5", 0.5, 149),
+            ("mobilenet_v1_0_25", 0.25, 41),
+        )
+    },
     # SE-ResNet
     # ShuffleNet v2
+    # 40.5 million, published as 0.04e9 (torchvision) and 41 million (the paper).
+    "shufflenet_v2_x0_5": Reference("torchvision", "shufflenet_v2_x0_5", gain=1.4),
+    "shufflenet_v2_x1_0": _torchvision("shufflenet_v2_x1_0", 0.145, gain=1.4),
+    "shufflenet_v2_x1_5": _torchvision("shufflenet_v2_x1_5", 0.296, gain=1.4),
+    "shufflenet_v2_x2_0": _torchvision("shufflenet_v2_x2_0", 0.583, gain=1.4),
     # MobileNet v2
+    "mobilenet_v2": _torchvision("mobilenet_v2", 0.301, gain=1.5),
     # MnasNet
+    "mnasnet0_5": _torchvision("mnasnet0_5", 0.104, gain=1.4),
+    "mnasnet0_75": _torchvision("mnasnet0_75", 0.215, gain=1.4),
+    "mnasnet1_0": _torchvision("mnasnet1_0", 0.314, gain=1.4),
+    "mnasnet1_3": _torchvision("mnasnet1_3", 0.526, gain=1.4),
     # MobileNet v3
     "mobilenet_v3_large": _torchvision("mobilenet_v3_large", 0.217),
     "mobilenet_v3_small": _torchvision("mobilenet_v3_small", 0.057),

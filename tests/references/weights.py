@@ -35,7 +35,7 @@ def weight(name, shape, *, gain=1.0, layout="torch"):
         fan_in = np.prod(shape[1:])
     else:
         # A depthwise filter (h, w, c, 1) sums over its window alone.
-        fan_in = np.prod(shape[:2]) if "depthwise" in leaf else np.prod(shape[:-1])
+        fan_in = np.prod(shape[:2] if shape[-1] == 1 else shape[:-1])
     values = generator.standard_normal(shape, np.float32)
     return values.astype(np.float64) * np.sqrt(gain / fan_in)
 
