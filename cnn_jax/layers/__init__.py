@@ -25,6 +25,12 @@ from cnn_jax.layers.normalization import BatchNorm as BatchNorm
 from cnn_jax.layers.normalization import GroupNorm as GroupNorm
 from cnn_jax.layers.normalization import LayerNorm as LayerNorm
 from cnn_jax.layers.pooling import ceil_pool as ceil_pool
+from cnn_jax.layers.preactivation import (
+    PreactivationBasicBlock as PreactivationBasicBlock,
+)
+from cnn_jax.layers.preactivation import (
+    PreactivationBottleneck as PreactivationBottleneck,
+)
 from cnn_jax.layers.regularization import Dropout as Dropout
 from cnn_jax.layers.regularization import StochasticDepth as StochasticDepth
 from cnn_jax.layers.remat import apply_stage as apply_stage

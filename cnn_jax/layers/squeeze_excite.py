@@ -23,14 +23,17 @@ class SqueezeExcite(nn.Module):
     convolutions: the same numbers with two more dimensions of size 1.)
 
     Attributes:
-      squeezed_features: The number of features between the two layers.
+      squeezed_features: The number of features between the two layers; None takes
+        `squeeze_ratio` of the channels, rounded down, but at least one.
+      squeeze_ratio: Those features as a fraction of the channels.
       dense: Makes the two layers. Where it makes our `Dense`, and activation and gate
         are known to `kernels.squeeze_excite`, that computes the whole.
       activation: Applied to the squeezed features.
       gate: Maps the expanded features to the factors.
     """
 
-    squeezed_features: int
+    squeezed_features: int | None = None
+    squeeze_ratio: float = 1 / 16
     dense: ModuleFactory = Dense
     activation: Activation = K.relu
     gate: Activation = K.sigmoid
@@ -39,16 +42,19 @@ class SqueezeExcite(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `x` `(n, *spatial, c)` with its channels scaled."""
         channels = x.shape[-1]
+        squeezed_features = self.squeezed_features
+        if squeezed_features is None:
+            squeezed_features = max(1, int(channels * self.squeeze_ratio))
         parameters = _parameters_factory(self.dense)
         if parameters and is_fused(self.activation) and is_fused(self.gate):
-            squeeze = parameters(self.squeezed_features, name="squeeze")(channels)
-            expand = parameters(channels, name="expand")(self.squeezed_features)
+            squeeze = parameters(squeezed_features, name="squeeze")(channels)
+            expand = parameters(channels, name="expand")(squeezed_features)
             operands = dtypes.promote_dtype(x, *_biased(*squeeze), *_biased(*expand))
             return K.squeeze_excite(
                 *operands, activation=self.activation, gate=self.gate
             )
         means = K.global_avg_pool(x)
-        squeezed = self.dense(self.squeezed_features, name="squeeze")(means)
+        squeezed = self.dense(squeezed_features, name="squeeze")(means)
         expanded = self.dense(channels, name="expand")(self.activation(squeezed))
         factors = self.gate(expanded)
         return x * factors.reshape(x.shape[0], *(1,) * (x.ndim - 2), channels)

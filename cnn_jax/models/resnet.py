@@ -77,6 +77,8 @@ class ResNet(nn.Module):
       stage_sizes: The number of blocks in each stage.
       stage_features: The number of output channels, stage by stage.
       block: Makes the blocks.
+      squeeze_excite: Makes the channel gates at the ends of the blocks' branches, or
+        None; it gets `dense`.
       stem_features: The number of channels after the first convolution.
       small_images: Whether the stem is a 3x3 convolution that keeps the resolution,
         instead of a 7x7 one and a max-pool that quarter it.
@@ -93,6 +95,7 @@ class ResNet(nn.Module):
     stage_sizes: tuple[int, ...]
     stage_features: tuple[int, ...]
     block: ModuleFactory = BasicBlock
+    squeeze_excite: ModuleFactory | None = None
     stem_features: int = 64
     small_images: bool = False
     num_classes: int = 1000
@@ -121,6 +124,10 @@ class ResNet(nn.Module):
         norm = functools.partial(self.norm, use_running_average=not train, **dtypes)
         parts = {"norm": norm, "activation": self.activation}
         block = rematerialized(self.block) if self.remat else self.block
+        dense = functools.partial(Dense, kernel_init=he_normal, **dtypes)
+        squeeze_excite = None
+        if self.squeeze_excite is not None:
+            squeeze_excite = functools.partial(self.squeeze_excite, dense=dense)
         named = {}
 
         if self.small_images:
@@ -146,13 +153,14 @@ class ResNet(nn.Module):
                     features,
                     strides=2 if stage > 1 and index == 1 else 1,
                     conv=conv,
+                    squeeze_excite=squeeze_excite,
                     **parts,
                     name=f"stage{stage}_block{index}",
                 )(x)
             named[f"stage{stage}"] = x
         x = named["features"] = K.global_avg_pool(x)
         if self.num_classes:
-            x = Dense(self.num_classes, kernel_init=he_normal, **dtypes, name="head")(x)
+            x = dense(self.num_classes, name="head")(x)
         return finish(x, named, endpoints)
 
 

@@ -42,6 +42,10 @@ def _torchvision(name, gigamacs, **fields):
     )
 
 
+def _timm(name, **fields):
+    return Reference("timm", name, **fields)
+
+
 REFERENCES = {
     # LeNet
     "lenet5": Reference("written", "lenet5", size=40),
@@ -71,12 +75,34 @@ REFERENCES = {
     "resnet101": _torchvision("resnet101", 7.801, gain=0.5),
     "resnet152": _torchvision("resnet152", 11.514, gain=0.5),
     # ResNet for CIFAR
+    **{
+        f"{kind}{depth}": Reference(
+            "written",
+            "CifarResNet",
+            {"depth": depth, "residual": kind == "resnet"},
+            size=32,
+            gain=gain if kind == "resnet" else 1.4,
+        )
+        for kind in ("resnet", "plain")
+        for depth, gain in ((20, 0.7), (32, 0.7), (44, 0.5), (56, 0.5), (110, 0.3))
+    },
     # Pre-activation ResNet
+    "resnetv2_18": _timm("resnetv2_18"),
+    "resnetv2_34": _timm("resnetv2_34", gain=0.7),
+    "resnetv2_50": _timm("resnetv2_50", gain=0.7),
+    "resnetv2_101": _timm("resnetv2_101", gain=0.5),
+    "resnetv2_152": _timm("resnetv2_152", gain=0.4),
     # SqueezeNet
     "squeezenet1_0": _torchvision("squeezenet1_0", 0.819, size=70, gain=2.0),
     "squeezenet1_1": _torchvision("squeezenet1_1", 0.349, size=70, gain=2.0),
     # Wide ResNet
+    "wide_resnet50_2": _torchvision("wide_resnet50_2", 11.398, gain=0.7),
+    "wide_resnet101_2": _torchvision("wide_resnet101_2", 22.753, gain=0.5),
+    "wide_resnet28_10": Reference("written", "WideResNet", size=32),
     # ResNeXt
+    "resnext50_32x4d": _torchvision("resnext50_32x4d", 4.23, gain=0.7),
+    "resnext101_32x8d": _torchvision("resnext101_32x8d", 16.414, gain=0.5),
+    "resnext101_64x4d": _torchvision("resnext101_64x4d", 15.46, gain=0.5),
     # DenseNet
     # Xception
     "xception": Reference(
@@ -104,6 +130,9 @@ REFERENCES = {
         )
     },
     # SE-ResNet
+    "seresnet50": _timm("seresnet50", published_macs=4130, macs_source="mmpretrain"),
+    "seresnet101": _timm("seresnet101", published_macs=7860, macs_source="mmpretrain"),
+    "seresnet152": _timm("seresnet152", gain=0.8),
     # ShuffleNet v2
     # 40.5 million, published as 0.04e9 (torchvision) and 41 million (the paper).
     "shufflenet_v2_x0_5": Reference("torchvision", "shufflenet_v2_x0_5", gain=1.4),

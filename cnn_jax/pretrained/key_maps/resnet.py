@@ -37,6 +37,10 @@ IMAGENET = (
         lambda s, b: f"{_block(s, b)}/shortcut/norm",
         TORCH_NORM,
     ),
+    Rule("fc", "head", TORCH_DENSE),
+)
+
+SQUEEZE_EXCITE = (
     Rule(
         r"layer(\d)\.(\d+)\.se\.fc1",
         lambda s, b: f"{_block(s, b)}/squeeze_excite/squeeze",
@@ -47,12 +51,15 @@ IMAGENET = (
         lambda s, b: f"{_block(s, b)}/squeeze_excite/expand",
         TORCH_CONV_AS_DENSE,
     ),
-    Rule("fc", "head", TORCH_DENSE),
 )
 
 # The public PyTorch weights of the CIFAR networks differ in the last layer's name.
 CIFAR = (*IMAGENET, Rule("linear", "head", TORCH_DENSE))
 
 KEY_MAPS = {
-    ResNet: {"torchvision": lambda model: CIFAR if model.small_images else IMAGENET}
+    ResNet: {
+        "torchvision": lambda model: CIFAR if model.small_images else IMAGENET,
+        # The same names, and those of the gates.
+        "timm": lambda model: (*IMAGENET, *SQUEEZE_EXCITE),
+    }
 }
