@@ -123,17 +123,15 @@ KERAS_SEPARABLE_DEPTHWISE = {"depthwise_kernel": _KERAS_DEPTHWISE}
 
 KERAS_SEPARABLE_POINTWISE = {
     "pointwise_kernel": Leaf("params", "kernel"),
+    "bias": Leaf("params", "bias"),
+}
+"""Its second half."""
+
 KERAS_CONV_AS_DENSE = {
     "kernel": Leaf("params", "kernel", lambda array: array.reshape(array.shape[-2:])),
     "bias": Leaf("params", "bias"),
 }
 """`keras.layers.Conv2D` of size 1 on pooled features."""
-
-KERAS_DEPTHWISE = {
-    "kernel": Leaf("params", "kernel", lambda array: array.transpose(0, 1, 3, 2)),
-    "bias": Leaf("params", "bias"),
-}
-"""Its second half."""
 
 KERAS_NORM = {
     "gamma": Leaf("params", "scale"),
