@@ -87,9 +87,14 @@ def test_one_training_step_is_the_same(name, x64):
     assert np.abs(logits - computed.logits).max() < 1e-6 * np.abs(computed.logits).max()
     assert float(loss) == pytest.approx(computed.loss, rel=1e-6)
     assert relative_distance(gradients, expected["params"]) < 1e-3
+    total = np.linalg.norm(
+        [np.linalg.norm(leaf) for leaf in jax.tree.leaves(gradients)]
+    )
     for path, gradient in named_leaves(gradients).items():
         theirs = named_leaves(expected["params"])[path]
-        assert relative_distance(gradient, theirs) < 1e-3, path
+        # A shift right before a normalisation has no gradient but roundings.
+        if max(np.linalg.norm(gradient), np.linalg.norm(theirs)) > 1e-10 * total:
+            assert relative_distance(gradient, theirs) < 1e-3, path
     if updates:
         moved, old = expected["batch_stats"], variables["batch_stats"]
         assert relative_distance(updates["batch_stats"], moved) < 1e-3

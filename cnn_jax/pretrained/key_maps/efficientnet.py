@@ -14,6 +14,8 @@ from cnn_jax.pretrained.rules import (
 
 def _parts(model: EfficientNet, stage: int) -> Sequence[str]:
     """Returns the parts of a block, in torchvision's order."""
+    if stage > len(model.stages):
+        return ()  # of another model, where the loader will name it
     stage = model.stages[stage - 1]
     if stage.fused:
         return ("fused", "project")
