@@ -2,6 +2,8 @@
 
 from cnn_jax.models import (
     alexnet,
+    convnext,
+    densenet,
     efficientnet,
     efficientnet_v2,
     googlenet,
@@ -45,6 +47,7 @@ for _file in (
     squeezenet,
     wide_resnet,
     resnext,
+    densenet,
     xception,
     mobilenet_v1,
     se_resnet,
@@ -54,6 +57,7 @@ for _file in (
     mobilenet_v3,
     efficientnet,
     efficientnet_v2,
+    convnext,
 ):
     for _family in _file.FAMILIES:
         register(_family)

@@ -104,6 +104,10 @@ REFERENCES = {
     "resnext101_32x8d": _torchvision("resnext101_32x8d", 16.414, gain=0.5),
     "resnext101_64x4d": _torchvision("resnext101_64x4d", 15.46, gain=0.5),
     # DenseNet
+    "densenet121": _torchvision("densenet121", 2.834),
+    "densenet161": _torchvision("densenet161", 7.728),
+    "densenet169": _torchvision("densenet169", 3.36),
+    "densenet201": _torchvision("densenet201", 4.291),
     # Xception
     "xception": Reference(
         "keras",
@@ -164,4 +168,8 @@ REFERENCES = {
     "efficientnet_v2_m": _torchvision("efficientnet_v2_m", 24.582),
     "efficientnet_v2_l": _torchvision("efficientnet_v2_l", 56.08),
     # ConvNeXt
+    "convnext_tiny": _torchvision("convnext_tiny", 4.456),
+    "convnext_small": _torchvision("convnext_small", 8.684),
+    "convnext_base": _torchvision("convnext_base", 15.355),
+    "convnext_large": _torchvision("convnext_large", 34.361),
 }

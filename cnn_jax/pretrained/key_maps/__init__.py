@@ -2,6 +2,8 @@
 
 from cnn_jax.pretrained.key_maps import (
     alexnet,
+    convnext,
+    densenet,
     efficientnet,
     googlenet,
     inception,
@@ -29,12 +31,14 @@ _FILES = (
     resnet,
     resnet_v2,
     squeezenet,
+    densenet,
     xception,
     mobilenet_v1,
     shufflenet_v2,
     mobilenet_v2,
     mobilenet_v3,
     efficientnet,
+    convnext,
 )
 
 KEY_MAPS: dict[type, dict[str, KeyMap]] = {

@@ -1,0 +1,54 @@
+"""ConvNeXt, as torchvision names it."""
+
+from cnn_jax.models.convnext import ConvNeXt
+from cnn_jax.pretrained.rules import (
+    TORCH_CONV,
+    TORCH_DENSE,
+    TORCH_NORM,
+    Leaf,
+    Rule,
+)
+
+_LAYER_SCALE = {
+    "layer_scale": Leaf("params", "layer_scale", lambda array: array.ravel())
+}
+
+
+def _block(number: int, block: int) -> str:
+    # Stages have odd numbers; even ones are what stands between them.
+    return f"stage{(number + 1) // 2}_block{block + 1}"
+
+
+TORCHVISION = (
+    Rule(r"features\.0\.0", "stem_conv", TORCH_CONV),
+    Rule(r"features\.0\.1", "stem_norm", TORCH_NORM),
+    Rule(r"features\.([246])\.0", lambda n: f"stage{n // 2 + 1}_norm", TORCH_NORM),
+    Rule(
+        r"features\.([246])\.1", lambda n: f"stage{n // 2 + 1}_downsample", TORCH_CONV
+    ),
+    Rule(r"features\.([1357])\.(\d+)", _block, _LAYER_SCALE),
+    Rule(
+        r"features\.([1357])\.(\d+)\.block\.0",
+        lambda n, b: f"{_block(n, b)}/depthwise",
+        TORCH_CONV,
+    ),
+    Rule(
+        r"features\.([1357])\.(\d+)\.block\.2",
+        lambda n, b: f"{_block(n, b)}/norm",
+        TORCH_NORM,
+    ),
+    Rule(
+        r"features\.([1357])\.(\d+)\.block\.3",
+        lambda n, b: f"{_block(n, b)}/expand",
+        TORCH_DENSE,
+    ),
+    Rule(
+        r"features\.([1357])\.(\d+)\.block\.5",
+        lambda n, b: f"{_block(n, b)}/project",
+        TORCH_DENSE,
+    ),
+    Rule(r"classifier\.0", "head_norm", TORCH_NORM),
+    Rule(r"classifier\.2", "head", TORCH_DENSE),
+)
+
+KEY_MAPS = {ConvNeXt: {"torchvision": lambda model: TORCHVISION}}
