@@ -10,6 +10,7 @@ from jax import lax
 
 from cnn_jax.geometry import (
     Window,
+    ceil_padding,
     dilated_size,
     explicit_padding,
     explicit_transposed_padding,
@@ -78,6 +79,42 @@ def test_gradient_paddings_give_back_the_sizes(drawn):
     assert output_size(spread, window, 1, pair, dilation) == size
     (pair,) = resolved.filter_grad_padding
     assert output_size(size, out, dilation, pair, stride) == window
+
+
+def count_rounded_up(size, window, stride, padding):
+    """Counts as PyTorch's `ceil_mode` does: windows that begin in input or padding."""
+    count = 1
+    for start in range(stride - padding, size, stride):
+        # Nothing is left over where the one before already reached the end.
+        count += start - stride + window < size + padding
+    return count
+
+
+@settings(derandomize=True, deadline=None, database=None, max_examples=300)
+@given(DIMENSION, st.integers(0, 2))
+def test_ceil_padding_leaves_nothing_over(drawn, padding):
+    size, window, stride, _, _ = drawn
+    padding = min(padding, window // 2)  # PyTorch takes no more
+    if size + 2 * padding + stride - 1 < window:
+        return  # Not even a window that begins at the padding's edge.
+    low, high = ceil_padding(size, window, stride, padding)
+    out = output_size(size, window, stride, (low, high))
+    assert low == padding <= high
+    assert out == count_rounded_up(size, window, stride, padding)
+    # The last window begins inside, so it never sees padding alone, and what was
+    # added is at most what it needs.
+    assert (out - 1) * stride - low < size
+    if high > padding:
+        assert (out - 1) * stride + window == low + size + high
+
+
+def test_ceil_padding():
+    assert ceil_padding(112, 3, 2) == (0, 1)
+    assert ceil_padding(7, 3, 2) == (0, 0)
+    assert ceil_padding(7, 2, 2) == (0, 1)
+    # The third window would begin in the padding behind.
+    assert ceil_padding(3, 2, 2, padding=1) == (1, 1)
+    assert ceil_padding(2, 3, 2) == (0, 1)
 
 
 def test_an_odd_total_puts_the_extra_element_behind():

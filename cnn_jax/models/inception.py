@@ -110,7 +110,7 @@ class InceptionV3(nn.Module):
 
     Attributes:
       stages: The branches of each block of each stage.
-      aux_head: Whether there is an auxiliary classifier, behind the second stage.
+      aux_heads: Whether there is an auxiliary classifier, behind the second stage.
       dropout_rate: The probability of dropping one of the pooled features in training.
       num_classes: The number of logits, or 0 for the pooled features (the auxiliary
         head ends in features too, then).
@@ -124,7 +124,7 @@ class InceptionV3(nn.Module):
     """
 
     stages: tuple = _STAGES
-    aux_head: bool = True
+    aux_heads: bool = True
     dropout_rate: float = 0.5
     num_classes: int = 1000
     norm: ModuleFactory = functools.partial(
@@ -174,7 +174,7 @@ class InceptionV3(nn.Module):
                 name = f"stage{stage}_block{index}"
                 x = block(branches, **parts, name=name)(x)
             named[f"stage{stage}"] = x
-            if stage == 2 and self.aux_head and (train or self.is_initializing()):
+            if stage == 2 and self.aux_heads and (train or self.is_initializing()):
                 named["aux1"] = AuxiliaryHead(
                     self.num_classes, dense=dense, **parts, name="aux1"
                 )(x)

@@ -44,7 +44,7 @@ WITHOUT_AUXILIARY = (Rule(r"AuxLogits\..*", "", IGNORED),)
 KEY_MAPS = {
     InceptionV3: {
         "torchvision": lambda model: (
-            TRUNK + (AUXILIARY if model.aux_head else WITHOUT_AUXILIARY)
+            TRUNK + (AUXILIARY if model.aux_heads else WITHOUT_AUXILIARY)
         )
     }
 }

@@ -1,0 +1,66 @@
+"""Auxiliary classifiers: in training only, at every size, and to be left out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from references import ours
+
+import cnn_jax
+
+HEADS = {"googlenet": ["aux1", "aux2"], "inception_v3": ["aux1"]}
+
+
+def endpoint_shapes(name, size, train, **fields):
+    model = cnn_jax.create_model(name, num_classes=7, **fields)
+    keys = jax.eval_shape(jax.random.key, 0)
+    x = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+
+    def run(key, x):
+        variables = model.init(key, x, train=False)
+        (_, endpoints), _ = model.apply(
+            variables,
+            x,
+            train=train,
+            endpoints=True,
+            rngs={"dropout": key},
+            mutable=["batch_stats"],
+        )
+        return {path: leaf for path, leaf in endpoints.items() if "aux" in path}
+
+    return {path: leaf.shape for path, leaf in jax.eval_shape(run, keys, x).items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("googlenet", (15, 15)),  # the smallest, where the heads see one pixel
+        ("googlenet", (100, 230)),
+        ("inception_v3", (75, 76)),
+        ("inception_v3", (298, 330)),  # too small for torchvision's in one dimension
+        ("inception_v3", (360, 299)),
+    ],
+)
+def test_classify_in_training_at_every_size(name, size):
+    heads = endpoint_shapes(name, size, train=True)
+    assert heads == dict.fromkeys(HEADS[name], (2, 7))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_do_not_run_in_inference_nor_where_left_out(name):
+    assert endpoint_shapes(name, (80, 80), train=False) == {}
+    assert endpoint_shapes(name, (80, 80), train=True, aux_heads=False) == {}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_left_out_their_weights_are_ignored(name):
+    shapes = ours.read_golden(name)["arrays"]
+    arrays = {path: np.zeros(shape, np.float32) for path, shape in shapes.items()}
+    whole, _ = cnn_jax.load_pretrained(name, arrays)
+    model = cnn_jax.create_model(name, aux_heads=False)
+    variables, report = cnn_jax.load_pretrained(model, arrays)
+    for collection, tree in whole.items():
+        kept = {key for key in tree if not key.startswith("aux")}
+        assert set(variables[collection]) == kept < set(tree)
+    assert all(path.lower().startswith("aux") for path in report.ignored)
+    assert len(report.ignored) + len(report.loaded) == len(arrays)
