@@ -18,12 +18,25 @@ from cnn_jax.trees import named_leaves
 NAMES = cnn_jax.list_models()
 
 
+def smallest_of_each_family():
+    """The rest is the same code with other numbers, and takes minutes more."""
+    infos = sorted(map(cnn_jax.model_info, NAMES), key=lambda info: -info.parameters)
+    return set({info.family: info.name for info in infos}.values())
+
+
+QUICK = smallest_of_each_family()
+MARKED = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+    for name in NAMES
+]
+
+
 def test_every_model_has_a_reference():
     assert sorted(REFERENCES) == NAMES
     assert sorted(path.stem for path in ours.GOLDEN.glob("*.json")) == NAMES
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MARKED)
 def test_equals_its_reference(name):
     golden, info = ours.read_golden(name), cnn_jax.model_info(name)
     assert golden["parameters"] == info.parameters
