@@ -10,25 +10,11 @@ import numpy as np
 import pytest
 from references import ours
 from references.make_golden import shown_logits
+from references.quick import MARKED, NAMES
 from references.table import REFERENCES
 
 import cnn_jax
 from cnn_jax.trees import named_leaves
-
-NAMES = cnn_jax.list_models()
-
-
-def smallest_of_each_family():
-    """The rest is the same code with other numbers, and takes minutes more."""
-    infos = sorted(map(cnn_jax.model_info, NAMES), key=lambda info: -info.parameters)
-    return set({info.family: info.name for info in infos}.values())
-
-
-QUICK = smallest_of_each_family()
-MARKED = [
-    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
-    for name in NAMES
-]
 
 
 def test_every_model_has_a_reference():

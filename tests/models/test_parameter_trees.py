@@ -11,6 +11,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import pytest
+from references.quick import QUICK
 
 import cnn_jax
 
@@ -50,7 +51,7 @@ def test_equals_golden_tree(name):
     assert variable_tree(name) == golden
 
 
-@pytest.mark.parametrize("name", cnn_jax.list_models())
+@pytest.mark.parametrize("name", QUICK)
 def test_is_the_same_in_training(name):
     assert variable_tree(name, train=True) == variable_tree(name)
 
