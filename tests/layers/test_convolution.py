@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from cnn_jax.analysis.gradcheck import FAST_COMPILATION
 from cnn_jax.layers import Conv, ConvTranspose
 
 CASES = {
@@ -80,7 +81,7 @@ def test_equals_flax(shape, fields, ours, theirs, x64, generator):
     )
     dy = jnp.asarray(generator.normal(size=output.shape))
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jax.jit, static_argnums=0, compiler_options=FAST_COMPILATION)
     def output_and_gradients(module, variables, x):
         y, pullback = jax.vjp(module.apply, variables, x)
         return y, pullback(dy)

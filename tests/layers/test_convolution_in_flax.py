@@ -12,7 +12,7 @@ import pytest
 from jax import lax
 
 from cnn_jax import kernels
-from cnn_jax.analysis.gradcheck import draw_like
+from cnn_jax.analysis.gradcheck import FAST_COMPILATION, draw_like
 
 OURS = kernels.conv_general_dilated
 
@@ -64,7 +64,7 @@ def test_flax_conv_keeps_its_values_and_gradients(case, x64):
     variables = draw_like(jax.eval_shape(stock.init, jax.random.key(0), x), 1)
     dy = draw_like(jax.eval_shape(stock.apply, variables, x), 2)
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jax.jit, static_argnums=0, compiler_options=FAST_COMPILATION)
     def value_and_gradients(apply_fn, variables, x):
         y, pullback = jax.vjp(apply_fn, variables, x)
         return y, pullback(dy)
@@ -106,7 +106,8 @@ def test_training_takes_the_same_course(x64):
     scale = labels.astype(jnp.float64)[:, None, None, None]
     x = draw_like(jnp.ones((8, 11, 12, 3)), 0) * scale
     optimizer = optax.sgd(0.05, momentum=0.9)
-    variables = jax.jit(Net().init)(jax.random.key(0), x)
+    init = jax.jit(Net().init, compiler_options=FAST_COMPILATION)
+    variables = init(jax.random.key(0), x)
 
     def losses(model):
         def loss_fn(variables):
@@ -114,7 +115,10 @@ def test_training_takes_the_same_course(x64):
             log_probabilities = jax.nn.log_softmax(logits)
             return -jnp.mean(log_probabilities[jnp.arange(8), labels])
 
-        @jax.jit
+        # It runs 20 times: without any optimisation that would take longest.
+        @functools.partial(
+            jax.jit, compiler_options={"xla_backend_optimization_level": 1}
+        )
         def step(variables, state):
             loss, gradients = jax.value_and_grad(loss_fn)(variables)
             updates, state = optimizer.update(gradients, state)
@@ -192,7 +196,7 @@ def test_direct_calls_of_other_libraries(call, x64):
     lhs_shape, rhs_shape, options = CALLS[call]
     lhs, rhs = draw_like([jnp.ones(lhs_shape), jnp.ones(rhs_shape)], 0)
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jax.jit, static_argnums=0, compiler_options=FAST_COMPILATION)
     def value_and_gradients(fn, lhs, rhs):
         y, pullback = jax.vjp(
             lambda lhs, rhs: fn(lhs=lhs, rhs=rhs, **options), lhs, rhs

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cnn_jax import kernels as K
+from cnn_jax.analysis.gradcheck import FAST_COMPILATION
 from cnn_jax.layers import BatchNorm, GroupNorm, LayerNorm
 
 
@@ -39,7 +40,7 @@ def test_equals_flax(shape, use_running_average, x64, generator):
     variables = filled(variables, generator)
     dy = jnp.asarray(generator.normal(size=shape))
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jax.jit, static_argnums=0, compiler_options=FAST_COMPILATION)
     def everything(module, params, x):
         def apply(params, x):
             return module.apply(
@@ -265,7 +266,7 @@ def test_own_statistics_equal_flax(layer, fields, shape, x64, generator):
     chex.assert_trees_all_equal(variables, theirs.init(jax.random.key(0), x))
     variables = filled(variables, generator)
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jax.jit, static_argnums=0, compiler_options=FAST_COMPILATION)
     def everything(module, variables, x):
         y, pullback = jax.vjp(module.apply, variables, x)
         return y, pullback(dy)
