@@ -11,11 +11,13 @@ from cnn_jax.layers import Dense
 
 
 def test_lists_by_pattern():
-    assert models.list_models("resnet*") == [
-        "resnet110",
+    assert models.list_models("resnet??") == [
+        "resnet18",
         "resnet20",
         "resnet32",
+        "resnet34",
         "resnet44",
+        "resnet50",
         "resnet56",
     ]
     assert {"lenet5", "vgg8_cifar", "efficientnet_cifar", "plain20"} <= set(
@@ -65,18 +67,18 @@ def test_fields_reach_the_model():
         num_classes=7,
         dtype="bfloat16",
         param_dtype=jnp.float64,
-        num_blocks=4,
+        stage_sizes=(4, 4),
         stage_features=(8, 8),
     )
-    assert model.num_blocks == 4
-    assert model.residual is True
+    assert model.stage_sizes == (4, 4)
+    assert model.small_images is True
     assert model.num_classes == 7
     assert model.dtype == jnp.bfloat16
     assert model.param_dtype == jnp.float64
     assert model.stage_features == (8, 8)
     assert models.create_model("resnet32").num_classes == 10
-    assert models.create_model("resnet32").num_blocks == 5
-    assert models.create_model("plain32").residual is False
+    assert models.create_model("resnet32").stage_sizes == (5, 5, 5)
+    assert models.create_model("resnet50").num_classes == 1000
     # Equal models share what jit has compiled for them.
     assert models.create_model("vgg8_cifar") == models.create_model("vgg8_cifar")
     assert hash(models.create_model("efficientnet_cifar"))
@@ -86,14 +88,14 @@ def test_fields_reach_the_model():
 def test_unknown_name_gets_the_nearest(function):
     with pytest.raises(ValueError, match=r"'resnt20'; did you mean 'resnet20'"):
         function("resnt20")
-    with pytest.raises(ValueError, match=r"expected one of \['efficientnet_cifar'"):
+    with pytest.raises(ValueError, match=r"expected one of \['alexnet', "):
         function("???")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"depth": 3}, r"unknown fields \['depth'\].*num_blocks.*residual"),
+        ({"depth": 3}, r"unknown fields \['depth'\].*block.*stage_sizes"),
         ({"parent": None}, "unknown fields"),
         ({"num_classes": -1}, "num_classes"),
         ({"dtype": "int32"}, "dtype: got int32"),
