@@ -52,7 +52,8 @@ class ConvNormActivation(nn.Module):
         PyTorch's habit and differs from `"SAME"` for even inputs at stride 2.
       dilation: The step between two filter elements.
       groups: How many blocks the channels are split into.
-      conv: Makes the convolution; without a norm it has a bias, with one it has none.
+      use_bias: Whether the convolution has a bias; None where no norm follows.
+      conv: Makes the convolution.
       norm: Makes the normalisation, or None.
       activation: Applied last, or None; by the norm's own kernel where both allow.
     """
@@ -63,6 +64,7 @@ class ConvNormActivation(nn.Module):
     padding: geometry.Padding | None = None
     dilation: int | Sequence[int] = 1
     groups: int = 1
+    use_bias: bool | None = None
     conv: ModuleFactory = Conv
     norm: ModuleFactory | None = BatchNorm
     activation: Activation | None = K.relu
@@ -80,7 +82,7 @@ class ConvNormActivation(nn.Module):
             padding=padding,
             dilation=self.dilation,
             groups=self.groups,
-            use_bias=self.norm is None,
+            use_bias=self.norm is None if self.use_bias is None else self.use_bias,
             name="conv",
         )(x)
         norm = None if self.norm is None else self.norm(name="norm")
@@ -98,7 +100,8 @@ class NormActivationConv(nn.Module):
       strides: The step between two placements.
       padding: As in `ConvNormActivation`.
       groups: How many blocks the channels are split into.
-      conv: Makes the convolution, which has no bias.
+      use_bias: Whether the convolution has a bias.
+      conv: Makes the convolution.
       norm: Makes the normalisation.
       activation: Applied between them, or None.
     """
@@ -108,6 +111,7 @@ class NormActivationConv(nn.Module):
     strides: int | Sequence[int] = 1
     padding: geometry.Padding | None = None
     groups: int = 1
+    use_bias: bool = False
     conv: ModuleFactory = Conv
     norm: ModuleFactory = BatchNorm
     activation: Activation | None = K.relu
@@ -125,7 +129,7 @@ class NormActivationConv(nn.Module):
             strides=self.strides,
             padding=padding,
             groups=self.groups,
-            use_bias=False,
+            use_bias=self.use_bias,
             name="conv",
         )(x)
 

@@ -59,6 +59,10 @@ REFERENCES = {
     # Wide ResNet
     # ResNeXt
     # DenseNet
+    "densenet121": _torchvision("densenet121", 2.834),
+    "densenet161": _torchvision("densenet161", 7.728),
+    "densenet169": _torchvision("densenet169", 3.36),
+    "densenet201": _torchvision("densenet201", 4.291),
     # Xception
     # MobileNet v1
     # SE-ResNet
@@ -69,4 +73,8 @@ REFERENCES = {
     # EfficientNet
     # EfficientNet v2
     # ConvNeXt
+    "convnext_tiny": _torchvision("convnext_tiny", 4.456),
+    "convnext_small": _torchvision("convnext_small", 8.684),
+    "convnext_base": _torchvision("convnext_base", 15.355),
+    "convnext_large": _torchvision("convnext_large", 34.361),
 }
