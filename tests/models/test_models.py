@@ -15,6 +15,10 @@ from references.quick import QUICK as NAMES
 import cnn_jax
 from cnn_jax import kernels as K
 
+# The programs run once, on small arrays: optimising them would take longest.
+# (Level 0 would be quicker still, but XLA's gradient of a maximum is NaN there.)
+QUICK_COMPILATION = {"xla_backend_optimization_level": 1}
+
 
 def switches(name):
     """Returns what changes a model's computation but not its results, switched on."""
@@ -151,39 +155,39 @@ def test_refuses_input(name, shape, dtype, message):
         initial_shapes(name, shape=shape, dtype=dtype)
 
 
-@pytest.mark.parametrize(
-    ("name", "fields"),
-    [
-        ("resnet20", {"stage_sizes": (2, 1), "stage_features": (16, 18)}),
-        (
-            "vgg8_cifar",
-            {"stages": ((4, 6), (8,)), "pooled_size": 3, "hidden_features": (10,)},
-        ),
-    ],
-)
-def test_recomputes_the_same_gradient(name, fields, generator):
-    x = jnp.asarray(generator.normal(size=(4, 12, 12, 3)), jnp.float32)
+def test_recomputes_the_same_gradient(generator):
+    fields = {"stage_sizes": (2, 1), "stage_features": (4, 6), "stem_features": 4}
+    x = jnp.asarray(generator.normal(size=(4, 6, 6, 3)), jnp.float32)
     labels = jnp.arange(4)
-    key = jax.random.key(1)
-    results, primitives = [], []
-    for remat in (False, True):
-        model = cnn_jax.create_model(name, remat=remat, **fields)
-        variables = model.init(jax.random.key(0), x)
+    models = [
+        cnn_jax.create_model("resnet20", remat=remat, **fields)
+        for remat in (False, True)
+    ]
+    key = jax.eval_shape(jax.random.key, 0)
+    shapes, again = (jax.eval_shape(model.init, key, x) for model in models)
+    assert shapes == again
+    variables = jax.tree.map(
+        lambda leaf: jnp.asarray(generator.uniform(-1.0, 1.0, leaf.shape), leaf.dtype),
+        shapes,
+    )
 
-        def loss_fn(params, model=model, variables=variables):
+    def step_fn(model):
+        def loss_fn(params):
             logits, updates = model.apply(
-                {**variables, "params": params},
-                x,
-                train=True,
-                rngs={"dropout": key},
-                mutable=["batch_stats"],
+                {**variables, "params": params}, x, train=True, mutable=["batch_stats"]
             )
             return K.softmax_cross_entropy(logits, labels).mean(), updates
 
-        step = jax.value_and_grad(loss_fn, has_aux=True)
-        program = jax.make_jaxpr(step)(variables["params"])
-        primitives.append({equation.primitive.name for equation in program.eqns})
-        results.append((variables, jax.jit(step)(variables["params"])))
+        return jax.value_and_grad(loss_fn, has_aux=True)
+
+    results = [
+        jax.jit(step_fn(model), compiler_options=QUICK_COMPILATION)(variables["params"])
+        for model in models
+    ]
     chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-5)
-    names = {"checkpoint", "remat", "remat2"}
-    assert [bool(names & found) for found in primitives] == [False, True]
+    programs = [jax.make_jaxpr(step_fn(model))(variables["params"]) for model in models]
+    recomputations = {"checkpoint", "remat", "remat2"}
+    assert [
+        any(equation.primitive.name in recomputations for equation in program.eqns)
+        for program in programs
+    ] == [False, True]
