@@ -13,6 +13,11 @@ after the other, so with two dimensions and the matrices A and B
 linear in x. Its gradient is the transpose: dx_ij = sum over p, q of A_pi B_qj dy_pq.
 Nothing is saved but shapes.
 
+The nonzero entries of a row of A lie together, and so do those of a column: a cell is a
+run of positions, and a position lies in a run of cells. To read x a few times, as often
+as the widest cell has positions, takes a CPU a tenth of the time that a product with A
+takes. On a TPU the product is the faster where it makes fewer numbers of more.
+
 Source: the geometry of PyTorch's `AdaptiveAvgPool`, which networks from AlexNet to VGG
 put before their fully connected layers.
 """
@@ -25,9 +30,15 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from cnn_jax.geometry import per_dimension
 from cnn_jax.kernels.operands import require_floating, widen
+from cnn_jax.kernels.pool import global_avg_pool
+
+# Wider runs are summed one by one: of two dimensions' reads, nested in one loop, a
+# compiler would make their product.
+_WIDE = 8
 
 
 def adaptive_avg_pool(x: jax.Array, output_size: int | Sequence[int]) -> jax.Array:
@@ -46,6 +57,9 @@ def adaptive_avg_pool(x: jax.Array, output_size: int | Sequence[int]) -> jax.Arr
     Raises:
       ValueError: If x has no spatial position or is not floating-point, or the output
         size is not positive or of another rank.
+
+    Where x is not finite, the cells that hold it are not. (On a TPU, which multiplies
+    the other positions by zeros, nor are the cells beside them.)
     """
     x = jnp.asarray(x)
     if not 3 <= x.ndim <= 5 or 0 in x.shape[1:-1]:
@@ -55,6 +69,8 @@ def adaptive_avg_pool(x: jax.Array, output_size: int | Sequence[int]) -> jax.Arr
         )
     require_floating("adaptive_avg_pool", x=x)
     output_sizes = per_dimension(output_size, x.ndim - 2, "output_size")
+    if set(output_sizes) == {1}:
+        return jnp.expand_dims(global_avg_pool(x), tuple(range(1, x.ndim - 1)))
     return _adaptive_avg_pool(x, x.shape[1:-1], output_sizes)
 
 
@@ -89,12 +105,55 @@ def _along_each_dimension(matrices: Sequence[np.ndarray], x: jax.Array) -> jax.A
     for axis, matrix in enumerate(matrices, start=1):
         if matrix.shape[0] == matrix.shape[1]:
             continue  # every position is its own mean
-        # A matrix unit's default precision would round the shares.
-        y = jnp.tensordot(
-            jnp.asarray(matrix, y.dtype),
-            y,
-            axes=(1, axis),
-            precision=jax.lax.Precision.HIGHEST,
-        )
-        y = jnp.moveaxis(y, 0, axis)
+        sums = functools.partial(_sums_of_runs, matrix, axis)
+        if matrix.shape[0] > matrix.shape[1]:
+            y = sums(y)
+        else:
+            product = functools.partial(_product, matrix, axis)
+            y = lax.platform_dependent(y, tpu=product, default=sums)
     return y.astype(x.dtype)
+
+
+def _product(matrix: np.ndarray, axis: int, x: jax.Array) -> jax.Array:
+    """Multiplies `x` along `axis` by the matrix."""
+    product = jnp.tensordot(
+        jnp.asarray(matrix, x.dtype),
+        x,
+        axes=(1, axis),
+        # A matrix unit's default precision would round the shares.
+        precision=lax.Precision.HIGHEST,
+    )
+    return jnp.moveaxis(product, 0, axis)
+
+
+def _sums_of_runs(matrix: np.ndarray, axis: int, x: jax.Array) -> jax.Array:
+    """Does the same where the nonzero entries of each row are a run."""
+    inside = matrix > 0
+    first, widths = inside.argmax(axis=1), inside.sum(axis=1)
+    if widths.max() > _WIDE:
+        sums = [
+            jnp.sum(
+                lax.slice_in_dim(x, start, start + width, axis=axis)
+                * _along(row[start : start + width], axis, x),
+                axis,
+                keepdims=True,
+            )
+            for row, start, width in zip(matrix, first, widths, strict=True)
+        ]
+        return jnp.concatenate(sums, axis)
+    total = 0.0
+    for step in range(widths.max()):
+        position = first + np.minimum(step, widths - 1)
+        read = jnp.take(x, position, axis, mode="clip", indices_are_sorted=True)
+        term = read * _along(matrix[np.arange(len(matrix)), position], axis, x)
+        if step >= widths.min():
+            # Not by a share of 0, which would make NaN of an infinity.
+            term = jnp.where(_along(step < widths, axis, term, bool), term, 0)
+        total += term
+    return total
+
+
+def _along(vector: np.ndarray, axis: int, like: jax.Array, dtype=None) -> jax.Array:
+    shape = [1] * like.ndim
+    shape[axis] = -1
+    return jnp.asarray(vector.reshape(shape), dtype or like.dtype)

@@ -179,6 +179,37 @@ def test_an_average_is_not_finite_where_its_window_is_not(bad):
     np.testing.assert_array_equal(kernels.global_avg_pool(x).ravel(), [bad])
 
 
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+def test_an_adapted_average_is_not_finite_where_its_cell_is_not(bad):
+    # The cells: 1 and 2; 2, bad and 4; 4 and 5.
+    x = row(1, 2, bad, 4, 5)
+    y, vjp_fn = jax.vjp(lambda x: kernels.adaptive_avg_pool(x, 3), x)
+    np.testing.assert_array_equal(y.ravel(), [1.5, bad, 4.5])
+    dx = vjp_fn(row(1, bad, 1))[0].ravel()
+    np.testing.assert_array_equal(dx, [0.5, bad, bad, bad, 0.5])
+    same = kernels.adaptive_avg_pool(x, 5)
+    np.testing.assert_array_equal(same, x)
+
+
+@pytest.mark.parametrize(
+    ("bad", "beside", "reach"), [(NAN, NAN, 2), (INF, 0, 1), (-INF, 0, 1)]
+)
+def test_a_response_is_not_finite_where_its_window_is_not(bad, beside, reach):
+    x = jnp.asarray([1.0, 1.0, 1.0, bad, 1.0, 1.0, 1.0])
+    fn = functools.partial(kernels.local_response_norm, size=3, alpha=1.0, k=1.0)
+    y, vjp_fn = jax.vjp(fn, x)
+    far = 3.0**-0.75
+    np.testing.assert_allclose(
+        y, [far, 4**-0.75, beside, NAN, beside, 4**-0.75, far], rtol=1e-6
+    )
+    dx = vjp_fn(jnp.ones_like(x))[0]
+    np.testing.assert_array_equal(np.isnan(dx), abs(np.arange(7) - 3) <= reach)
+    reference = jax.vjp(
+        functools.partial(autodiff.local_response_norm, size=3, alpha=1.0, k=1.0), x
+    )[1](jnp.ones_like(x))[0]
+    np.testing.assert_array_equal(np.isnan(dx), np.isnan(reference))
+
+
 class TestActivations:
     def test_relu_at_zero_and_nan(self):
         x = jnp.asarray([-1.0, -0.0, 0.0, NAN, 2.0, INF])

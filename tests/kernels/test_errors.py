@@ -499,8 +499,15 @@ REJECTED = {
         K.local_response_norm,
         (ones(2, 3),),
         {"k": 0.0},
-        "got k 0.0 and alpha 0.0001, expected k > 0",
+        "got k 0.0, alpha 0.0001 and beta 0.75, expected finite .* k > 0",
     ),
+    "power that is NaN": (
+        K.local_response_norm,
+        (ones(2, 3),),
+        {"beta": float("nan")},
+        "beta nan, expected finite",
+    ),
+    "normalising a number": (K.local_response_norm, (ones(),), {}, "got a scalar x"),
     "activation of a gate": (
         K.squeeze_excite,
         (IMAGE, *GATE),
@@ -593,6 +600,11 @@ def test_rejects(name):
 def test_a_traced_rate_is_rejected():
     with pytest.raises(ValueError, match="rate"):
         jax.jit(lambda rate: K.dropout(jnp.ones(3), jax.random.key(0), rate))(0.5)
+
+
+def test_a_traced_constant_of_the_response_norm_is_rejected():
+    with pytest.raises(ValueError, match="expected finite numbers"):
+        jax.jit(lambda k: K.local_response_norm(jnp.ones(3), k=k))(2.0)
 
 
 def test_an_unknown_platform_is_rejected():

@@ -17,6 +17,7 @@ CASES = (
         {"output_size": (5, 3)},
     ),
     Case("adaptive_avg_pool", "1-d", {"x": normal(2, 5, 3)}, {"output_size": 2}),
+    Case("adaptive_avg_pool", "wide", {"x": normal(1, 20, 2)}, {"output_size": 3}),
     Case(
         "adaptive_avg_pool",
         "3-d",

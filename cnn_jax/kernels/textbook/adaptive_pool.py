@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from cnn_jax.geometry import per_dimension
-from cnn_jax.kernels.textbook.loops import positions
+from cnn_jax.kernels.textbook.loops import float64, positions
 
 
 def adaptive_avg_pool(x: np.ndarray, output_size: int | Sequence[int]) -> np.ndarray:
     """y[n, o, c] = mean of x[n, p, c] over the positions p of box o."""
+    x = float64(x)
     outputs = per_dimension(output_size, x.ndim - 2, "output_size")
     y = np.zeros((x.shape[0], *outputs, x.shape[-1]))
     for o in positions(outputs):
@@ -24,6 +25,7 @@ def adaptive_avg_pool(x: np.ndarray, output_size: int | Sequence[int]) -> np.nda
 
 def adaptive_avg_pool_grad(dy: np.ndarray, *, input_shape: Sequence[int]) -> np.ndarray:
     """dx[n, p, c] = sum of dy[n, o, c] / size of box o, over boxes with p inside."""
+    dy = float64(dy)
     dx = np.zeros(input_shape)
     for o in positions(dy.shape[1:-1]):
         box = list(_box(o, input_shape[1:-1], dy.shape[1:-1]))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from cnn_jax.kernels.textbook.loops import float64
+
 
 def local_response_norm(
     x: np.ndarray,
@@ -14,6 +16,7 @@ def local_response_norm(
     k: float = 2.0,
 ) -> np.ndarray:
     """y_i = x_i s_i^-beta, s_i = k + alpha * (sum of x_j^2 over the window of i)."""
+    x = float64(x)
     return x * _bracket(x, size, alpha, k) ** -beta
 
 
@@ -31,6 +34,7 @@ def local_response_norm_grad(
     Under the sum stands dy_j x_j s_j^(-beta - 1): the derivative of y_j by s_j, but for
     the factor -beta, and s_j depends on x_i by 2 alpha x_i.
     """
+    x, dy = float64(x, dy)
     s = _bracket(x, size, alpha, k)
     dx = dy * s**-beta
     for j in range(x.shape[-1]):
@@ -41,7 +45,7 @@ def local_response_norm_grad(
 
 
 def _bracket(x: np.ndarray, size: int, alpha: float, k: float) -> np.ndarray:
-    s = np.full(x.shape, k)
+    s = np.full(x.shape, float(k))
     for i in range(x.shape[-1]):
         for j in _window(i, size, x.shape[-1]):
             s[..., i] += alpha * x[..., j] ** 2

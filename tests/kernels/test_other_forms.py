@@ -1,0 +1,42 @@
+"""The TPU's forms of kernels that choose by platform in their own file."""
+
+import importlib
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnn_jax.analysis.gradcheck import draw_like
+from cnn_jax.kernels import textbook
+
+# The package's attributes of these names are the kernels.
+adaptive_pool = importlib.import_module("cnn_jax.kernels.adaptive_pool")
+response_norm = importlib.import_module("cnn_jax.kernels.local_response_norm")
+
+
+@pytest.mark.parametrize(("size", "cells"), [(7, 3), (6, 2), (2, 5), (20, 3)])
+def test_the_product_averages_and_its_transpose_returns(size, cells, x64):
+    x, dy = draw_like([jnp.ones((2, size, 3)), jnp.ones((2, cells, 3))], 0)
+    matrix = adaptive_pool._averages(size, cells)
+    np.testing.assert_allclose(
+        adaptive_pool._product(matrix, 1, x),
+        textbook.adaptive_avg_pool(x, cells),
+        atol=1e-14,
+    )
+    np.testing.assert_allclose(
+        adaptive_pool._product(matrix.T, 1, dy),
+        textbook.adaptive_avg_pool_grad(dy, input_shape=x.shape),
+        atol=1e-14,
+    )
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (0, 3), (9, 9)])
+def test_the_banded_product_sums_windows(before, after, x64):
+    x = draw_like(jnp.ones((2, 3, 7)), 0)
+    expected = [
+        x[..., max(i - before, 0) : i + after + 1].sum(-1) for i in range(x.shape[-1])
+    ]
+    for form in (response_norm._banded_product, response_norm._sum_of_shifts):
+        np.testing.assert_allclose(
+            form(x, before=before, after=after), np.stack(expected, -1), atol=1e-14
+        )
