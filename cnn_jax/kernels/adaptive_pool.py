@@ -15,8 +15,8 @@ Nothing is saved but shapes.
 
 The nonzero entries of a row of A lie together, and so do those of a column: a cell is a
 run of positions, and a position lies in a run of cells. To read x a few times, as often
-as the widest cell has positions, takes a CPU a tenth of the time that a product with A
-takes. On a TPU the product is the faster where it makes fewer numbers of more.
+as the widest cell has positions, is quicker on a CPU than a product with A. On a TPU
+the product is the faster where it makes fewer numbers of more.
 
 Source: the geometry of PyTorch's `AdaptiveAvgPool`, which networks from AlexNet to VGG
 put before their fully connected layers.

@@ -13,7 +13,7 @@ The last sum runs over the same window turned around. Only x is saved: the brack
 a few multiplications away from it.
 
 Powers are the cost of this on a CPU. The paper's s^-3/4 is r sqrt(r) with r = s^-1/2,
-ten times faster than a power, and any other is an exponential of the logarithm. On a
+cheaper than a power, and any other is an exponential of the logarithm. On a
 TPU it is the window: channels are a register's lanes, and to multiply by a matrix of
 zeros and ones takes less than to shift them.
 

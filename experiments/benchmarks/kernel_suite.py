@@ -233,6 +233,14 @@ LAYERS = (
         "64x7x7x2048",
         {"x": normal(64, 7, 7, 2048)},
     ),
+    _layer(
+        "AlexNet",
+        AVG_POOL,
+        "adaptive_avg_pool",
+        "6x6 of 128x9x9x256",
+        {"x": normal(128, 9, 9, 256)},
+        output_size=6,
+    ),
     # Normalisation.
     _norm("ResNet-20", "batch_norm", (128, 32, 32, 16), epsilon=1e-5),
     _norm("ResNet-50", "batch_norm", (32, 56, 56, 64), epsilon=1e-5),
@@ -255,6 +263,13 @@ LAYERS = (
     _norm("ResNet-50", "batch_norm_inference", (32, 56, 56, 64), epsilon=1e-5),
     _norm("ConvNeXt-T", "layer_norm", (16, 56, 56, 96), epsilon=1e-6),
     _norm("ResNet-50 GN", "group_norm", (8, 56, 56, 256), num_groups=32, epsilon=1e-5),
+    _layer(
+        "ZFNet",
+        NORM,
+        "local_response_norm",
+        "16x55x55x96",
+        {"x": normal(16, 55, 55, 96)},
+    ),
     # Activations.
     _activation("ResNet-50", "relu", (32, 56, 56, 64)),
     _activation("MobileNetV2", "relu6", (16, 56, 56, 144)),

@@ -218,6 +218,14 @@ def _squeeze_excite(options, a):
     return a["x"] * gate[:, :, None, None]
 
 
+def _local_response_norm(options, a):
+    size = options.get("size", 5)
+    # PyTorch takes the mean of the squares, the paper and we their sum.
+    alpha = size * options.get("alpha", 1e-4)
+    beta, k = options.get("beta", 0.75), options.get("k", 2.0)
+    return F.local_response_norm(a["x"], size, alpha, beta, k)
+
+
 def _cross_entropy(options, a):
     return F.cross_entropy(
         a["logits"],
@@ -233,6 +241,10 @@ _FORWARD: dict[str, Callable] = {
     "max_pool": _max_pool,
     "avg_pool": _avg_pool,
     "global_avg_pool": lambda options, a: a["x"].mean(dim=(2, 3)),
+    "adaptive_avg_pool": lambda options, a: F.adaptive_avg_pool2d(
+        a["x"], options["output_size"]
+    ),
+    "local_response_norm": _local_response_norm,
     "batch_norm": _batch_norm,
     "batch_norm_inference": _batch_norm_inference,
     "layer_norm": _layer_norm,

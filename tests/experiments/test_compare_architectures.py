@@ -46,6 +46,7 @@ FAMILY = Family(
     paper="Cox, The Regression Analysis of Binary Sequences",
     year=1958,
     url="https://example.org",
+    num_classes=10,
     input_shape=(32, 32, 1),
     mean=(0.0,),
     std=(1.0,),
