@@ -16,7 +16,7 @@ class Reference:
       arguments: What it is made with beside the number of classes.
       size: Height and width of the images that it is compared on: small, for speed.
       gain: The filters' gain (see `references.weights`), chosen so that activations
-        neither vanish nor explode on their way through the network.
+        neither vanish, and the image with them, nor explode on their way.
       published_macs: The multiply-adds that the paper or the library states, in
         millions, or None.
       macs_source: Where it does.
@@ -56,18 +56,18 @@ REFERENCES = {
     "nin_cifar": Reference("written", "nin_cifar", size=32, gain=2.0),
     # VGG
     "vgg11": _torchvision("vgg11", 7.609, gain=2.0),
-    "vgg11_bn": _torchvision("vgg11_bn", 7.609, gain=1.0),
+    "vgg11_bn": _torchvision("vgg11_bn", 7.609, gain=1.4),
     "vgg13": _torchvision("vgg13", 11.308, gain=2.0),
-    "vgg13_bn": _torchvision("vgg13_bn", 11.308, gain=1.0),
+    "vgg13_bn": _torchvision("vgg13_bn", 11.308, gain=1.4),
     "vgg16": _torchvision("vgg16", 15.47, gain=2.0),
-    "vgg16_bn": _torchvision("vgg16_bn", 15.47, gain=1.0),
+    "vgg16_bn": _torchvision("vgg16_bn", 15.47, gain=1.4),
     "vgg19": _torchvision("vgg19", 19.632, gain=2.0),
-    "vgg19_bn": _torchvision("vgg19_bn", 19.632, gain=1.0),
+    "vgg19_bn": _torchvision("vgg19_bn", 19.632, gain=1.4),
     "vgg8_cifar": Reference("written", "vgg8_cifar", size=20),
     # GoogLeNet and Inception
-    "googlenet": _torchvision("googlenet", 1.498, size=96),
+    "googlenet": _torchvision("googlenet", 1.498, size=96, gain=1.3),
     # The auxiliary head of the reference runs on no smaller images.
-    "inception_v3": _torchvision("inception_v3", 5.713, size=299),
+    "inception_v3": _torchvision("inception_v3", 5.713, size=299, gain=1.6),
     # ResNet
     "resnet18": _torchvision("resnet18", 1.814, gain=0.7),
     "resnet34": _torchvision("resnet34", 3.664, gain=0.5),
@@ -81,7 +81,7 @@ REFERENCES = {
             "CifarResNet",
             {"depth": depth, "residual": kind == "resnet"},
             size=32,
-            gain=gain if kind == "resnet" else 1.4,
+            gain=gain if kind == "resnet" else 1.95,
         )
         for kind in ("resnet", "plain")
         for depth, gain in ((20, 0.7), (32, 0.7), (44, 0.5), (56, 0.5), (110, 0.3))
@@ -151,21 +151,21 @@ REFERENCES = {
     "mnasnet1_0": _torchvision("mnasnet1_0", 0.314, gain=1.4),
     "mnasnet1_3": _torchvision("mnasnet1_3", 0.526, gain=1.4),
     # MobileNet v3
-    "mobilenet_v3_large": _torchvision("mobilenet_v3_large", 0.217),
-    "mobilenet_v3_small": _torchvision("mobilenet_v3_small", 0.057),
+    "mobilenet_v3_large": _torchvision("mobilenet_v3_large", 0.217, gain=1.4),
+    "mobilenet_v3_small": _torchvision("mobilenet_v3_small", 0.057, gain=1.8),
     # EfficientNet
-    "efficientnet_b0": _torchvision("efficientnet_b0", 0.386),
-    "efficientnet_b1": _torchvision("efficientnet_b1", 0.687),
-    "efficientnet_b2": _torchvision("efficientnet_b2", 1.088),
-    "efficientnet_b3": _torchvision("efficientnet_b3", 1.827),
-    "efficientnet_b4": _torchvision("efficientnet_b4", 4.394),
-    "efficientnet_b5": _torchvision("efficientnet_b5", 10.266),
-    "efficientnet_b6": _torchvision("efficientnet_b6", 19.068),
-    "efficientnet_b7": _torchvision("efficientnet_b7", 37.746),
-    "efficientnet_cifar": Reference("written", "efficientnet_cifar", size=32),
+    "efficientnet_b0": _torchvision("efficientnet_b0", 0.386, gain=2.05),
+    "efficientnet_b1": _torchvision("efficientnet_b1", 0.687, gain=1.85),
+    "efficientnet_b2": _torchvision("efficientnet_b2", 1.088, gain=1.8),
+    "efficientnet_b3": _torchvision("efficientnet_b3", 1.827, gain=1.75),
+    "efficientnet_b4": _torchvision("efficientnet_b4", 4.394, gain=1.7),
+    "efficientnet_b5": _torchvision("efficientnet_b5", 10.266, gain=1.6),
+    "efficientnet_b6": _torchvision("efficientnet_b6", 19.068, gain=1.55),
+    "efficientnet_b7": _torchvision("efficientnet_b7", 37.746, gain=1.5),
+    "efficientnet_cifar": Reference("written", "efficientnet_cifar", size=32, gain=1.8),
     # EfficientNet v2
-    "efficientnet_v2_s": _torchvision("efficientnet_v2_s", 8.366),
-    "efficientnet_v2_m": _torchvision("efficientnet_v2_m", 24.582),
+    "efficientnet_v2_s": _torchvision("efficientnet_v2_s", 8.366, gain=1.1),
+    "efficientnet_v2_m": _torchvision("efficientnet_v2_m", 24.582, gain=1.1),
     "efficientnet_v2_l": _torchvision("efficientnet_v2_l", 56.08),
     # ConvNeXt
     "convnext_tiny": _torchvision("convnext_tiny", 4.456),
