@@ -29,7 +29,6 @@ from output import print_tables, table_of, write_report
 import cnn_jax
 from cnn_jax import kernels as K
 from cnn_jax.analysis.timing import time_interleaved
-from cnn_jax.models.efficientnet import EfficientNet, Stage
 from cnn_jax.report.table import Column, Table
 
 
@@ -53,22 +52,7 @@ def _resnet20(kernels) -> nn.Module:
 
 
 def _efficientnet_b0(kernels) -> nn.Module:
-    return EfficientNet(
-        stages=(
-            Stage(16, 1, expansion=1, kernel_size=3, strides=1),
-            Stage(24, 2, expansion=6, kernel_size=3, strides=2),
-            Stage(40, 2, expansion=6, kernel_size=5, strides=2),
-            Stage(80, 3, expansion=6, kernel_size=3, strides=2),
-            Stage(112, 3, expansion=6, kernel_size=5, strides=1),
-            Stage(192, 4, expansion=6, kernel_size=5, strides=2),
-            Stage(320, 1, expansion=6, kernel_size=3, strides=1),
-        ),
-        stem_features=32,
-        stem_strides=2,
-        head_features=1280,
-        num_classes=1000,
-        activation=kernels.silu,
-    )
+    return cnn_jax.create_model("efficientnet_b0", activation=kernels.silu)
 
 
 NETWORKS = {
