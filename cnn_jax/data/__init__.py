@@ -1,6 +1,15 @@
-"""Datasets in memory, their batches on the device, and what is done to them there."""
+"""Labelled images: where they come from, how they become batches, how they are changed.
 
-from cnn_jax.data.batches import (
+source.py    the protocol: examples by number; `dataset.py` holds one in memory
+sources/     digits, TFDS sets, folders, made-up images
+resident.py  small sets: on the device as bytes, batches cut inside jit
+host/        transforms of single images with Pillow and NumPy
+device/      transforms of batches, inside jit
+"""
+
+from cnn_jax.data.dataset import Dataset
+from cnn_jax.data.device import normalize, random_crop, random_flip
+from cnn_jax.data.resident import (
     epoch_order,
     evaluation_batch,
     locate,
@@ -8,12 +17,14 @@ from cnn_jax.data.batches import (
     pad_to_batches,
     training_batch,
 )
-from cnn_jax.data.dataset import Dataset
+from cnn_jax.data.source import Example, Features, Source
 from cnn_jax.data.sources import load_dataset
-from cnn_jax.data.transforms import normalize, random_crop, random_flip
 
 __all__ = [
     "Dataset",
+    "Example",
+    "Features",
+    "Source",
     "epoch_order",
     "evaluation_batch",
     "load_dataset",

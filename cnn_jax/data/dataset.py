@@ -1,4 +1,4 @@
-"""A labelled set of images held in memory."""
+"""A labelled set of images held in memory: the source that small sets become."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+
+from cnn_jax.data.source import Example, Features
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,10 +66,19 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __getitem__(self, index: int) -> Example:
+        origin = f"{self.name} {self.split}[{index}]"
+        return Example(self.images[index], int(self.labels[index]), origin)
+
     @property
     def num_classes(self) -> int:
         """How many classes there are, seen in this split or not."""
         return len(self.class_names)
+
+    @property
+    def features(self) -> Features:
+        """Pixels of one size."""
+        return Features(self.image_shape, encoded=False)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

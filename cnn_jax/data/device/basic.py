@@ -1,8 +1,4 @@
-"""Image transforms on the device: pure functions of a key and a batch, made for jit.
-
-The random ones work on any dtype, so they run on the uint8 pixels, before
-`normalize` makes them four times as large.
-"""
+"""Crops, flips and normalisation."""
 
 from __future__ import annotations
 

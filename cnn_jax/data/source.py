@@ -1,0 +1,72 @@
+"""What a source of labelled images is: the one protocol every dataset is read through.
+
+A source is random access over examples that need not fit in memory; `Dataset` is the
+one that does. Whatever iterates (a loader, a stream over processes) asks for examples
+by number, so that a position in the data is an integer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+
+class Example(NamedTuple):
+    """One labelled image as a source holds it.
+
+    Attributes:
+      image: Either an encoded file (JPEG or PNG bytes), or pixels: uint8 of shape
+        `(height, width, channels)`.
+      label: Below the number of classes.
+      origin: What an error message calls it: the file's path, or `"mnist train[17]"`.
+    """
+
+    image: bytes | np.ndarray
+    label: int
+    origin: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """What the examples of a source look like.
+
+    Attributes:
+      image_shape: `(height, width, channels)`; None for a side that varies.
+      encoded: Whether images come as encoded files rather than as pixels.
+    """
+
+    image_shape: tuple[int | None, int | None, int]
+    encoded: bool
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Labelled images by number, to be read from several threads and processes.
+
+    A source can be pickled, and opens what it reads from (files, array_record shards)
+    anew in each process, when first asked for an example.
+
+    Attributes:
+      name: Which dataset this is.
+      split: Which part of it.
+      class_names: One name per class.
+      features: What the examples look like.
+      fingerprint: A sha256 that changes when the content does: names, sizes, labels and
+        bytes where they are at hand, else what stands for them (a set's own checksums).
+    """
+
+    name: str
+    split: str
+    class_names: tuple[str, ...]
+
+    @property
+    def features(self) -> Features: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...

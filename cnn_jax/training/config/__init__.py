@@ -1,0 +1,63 @@
+"""What a training run is made of, in one frozen dataclass.
+
+`TrainConfig` is flat, so that every field is an option of one word; its parts are
+files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+from cnn_jax.training.config.data import DataConfig
+from cnn_jax.training.config.optimizer import OptimizerConfig
+from cnn_jax.training.config.regularization import RegularizationConfig
+from cnn_jax.training.config.requirements import Requirement
+from cnn_jax.training.config.run import RunConfig
+
+__all__ = ["RESUME_MAY_CHANGE", "TrainConfig"]
+
+RESUME_MAY_CHANGE = (
+    "data_dir",
+    "run_dir",
+    "resume",
+    "checkpoint_every_steps",
+    "keep_checkpoints",
+)
+"""Fields that may differ when a run is resumed: they do not touch its numbers."""
+
+
+# Python collects the fields of bases from the last to the first.
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(RunConfig, RegularizationConfig, OptimizerConfig, DataConfig):
+    """Everything that decides a run's numbers, and where its files go."""
+
+    def validate(self) -> None:
+        """Checks every field.
+
+        Raises:
+          ValueError: Listing all fields with a value that cannot be meant.
+        """
+        problems = [
+            f"  {field}: got {getattr(self, field)!r}, expected {expected}"
+            for field, holds, expected in self._requirements()
+            if not holds
+        ]
+        if problems:
+            raise ValueError("The configuration has mistakes:\n" + "\n".join(problems))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as a mapping that JSON can hold."""
+        return dataclasses.asdict(self)
+
+    def _requirements(self) -> Iterable[Requirement]:
+        for field, annotation in typing.get_type_hints(type(self)).items():
+            if typing.get_origin(annotation) is typing.Literal:
+                values = typing.get_args(annotation)
+                yield field, getattr(self, field) in values, f"one of {values}"
+        yield from self._data_requirements()
+        yield from self._optimizer_requirements()
+        yield from self._regularization_requirements()
+        yield from self._run_requirements()

@@ -1,0 +1,49 @@
+"""What a field's value must be, as data that `TrainConfig.validate` collects.
+
+A part of the configuration lists its requirements as `(field, holds, expected)`; those
+that do not hold become one message. Fields annotated with `Literal` need no
+requirement: their values are checked against the annotation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+Requirement = tuple[str, bool, str]
+"""The field's name, whether its value can be meant, and what was expected."""
+
+
+def at_least_one(config: Any, *fields: str) -> Iterable[Requirement]:
+    """Requires counts: 1 or more."""
+    for field in fields:
+        yield field, getattr(config, field) >= 1, "at least 1"
+
+
+def at_least_one_if_given(config: Any, *fields: str) -> Iterable[Requirement]:
+    """Requires counts, or None."""
+    for field in fields:
+        value = getattr(config, field)
+        yield field, value is None or value >= 1, "at least 1, or None"
+
+
+def not_negative(config: Any, *fields: str) -> Iterable[Requirement]:
+    """Requires finite numbers, 0 or more."""
+    for field in fields:
+        value = getattr(config, field)
+        holds = math.isfinite(value) and value >= 0
+        yield field, holds, "a finite number, 0 or more"
+
+
+def positive(config: Any, *fields: str) -> Iterable[Requirement]:
+    """Requires finite numbers above 0."""
+    for field in fields:
+        value = getattr(config, field)
+        yield field, math.isfinite(value) and value > 0, "a finite number above 0"
+
+
+def below_one(config: Any, *fields: str) -> Iterable[Requirement]:
+    """Requires shares and decays: 0 or more and below 1."""
+    for field in fields:
+        yield field, 0 <= getattr(config, field) < 1, "in [0, 1)"

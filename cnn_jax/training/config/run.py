@@ -1,0 +1,44 @@
+"""Where a run's files go, and how often something is written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Literal
+
+from cnn_jax.training.config.requirements import (
+    Requirement,
+    at_least_one,
+    not_negative,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """The part of `TrainConfig` about the run itself."""
+
+    model: str = "lenet5"
+    """Name of the model, one of `cnn-jax models`."""
+    seed: int = 0
+    """Seed of everything random: parameters, order, augmentation, dropout."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of activations; parameters, statistics and loss stay float32."""
+    run_dir: str | None = None
+    """Directory for config, metrics, events and checkpoints. Default: keep none."""
+    resume: bool = False
+    """Continue the run in `run_dir` from its newest checkpoint."""
+    checkpoint_every_steps: int = 0
+    """Steps between checkpoints. Default 0: one after every epoch."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints are kept, beside the best one."""
+    log_every_steps: int = 20
+    """Steps between log lines, each of which waits for the device once."""
+
+    def _run_requirements(self) -> Iterable[Requirement]:
+        yield from at_least_one(self, "keep_checkpoints", "log_every_steps")
+        yield from not_negative(self, "checkpoint_every_steps")
+        yield (
+            "resume",
+            not self.resume or self.run_dir is not None,
+            "run_dir to be given, which says what to resume",
+        )
