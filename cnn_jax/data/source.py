@@ -52,9 +52,6 @@ class Source(Protocol):
       name: Which dataset this is.
       split: Which part of it.
       class_names: One name per class.
-      features: What the examples look like.
-      fingerprint: A sha256 that changes when the content does: names, sizes, labels and
-        bytes where they are at hand, else what stands for them (a set's own checksums).
     """
 
     name: str
@@ -62,10 +59,16 @@ class Source(Protocol):
     class_names: tuple[str, ...]
 
     @property
-    def features(self) -> Features: ...
+    def features(self) -> Features:
+        """What the examples look like."""
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """A sha256 that changes when the content does.
+
+        Over names, labels and bytes where they are at hand, else over what stands for
+        them: a set's own checksums, the files' paths and sizes.
+        """
 
     def __len__(self) -> int: ...
 
