@@ -327,19 +327,22 @@ class _Run:
         return "validation" in self.evaluated
 
     def _train_epoch(self, epoch: int) -> None:
-        order = self.programs.order(epoch)
         last = (epoch + 1) * self.programs.steps_per_epoch
         every = self.config.checkpoint_every_steps
-        jax.block_until_ready((order, self.carry))
+        # The epoch's order, or a stream's first batches, is not a step's time.
+        inputs = self.programs.feed.inputs(self.step)
+        jax.block_until_ready((inputs, self.carry))
         self._restart_clock()
         while self.step < last:
-            self.carry = self.programs.step(self.carry, order)
+            self.carry = self.programs.step(self.carry, inputs)
             self.step += 1
             if self.step % self.config.log_every_steps == 0 or self.step == last:
                 self._log(epoch)
             if every and self.step % every == 0 and self.step < last:
                 self._fetch()
                 self._save()
+            if self.step < last:
+                inputs = self.programs.feed.inputs(self.step)
 
     def _log(self, epoch: int) -> None:
         interval, learning_rate = self._fetch("interval", "learning_rate")

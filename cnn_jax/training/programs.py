@@ -1,8 +1,8 @@
-"""What runs on the devices: the data that lives there and the compiled programs.
+"""What runs on the devices: the compiled programs of a run.
 
-One program takes a batch out of the resident uint8 images, crops, flips, normalises and
-trains on it; the host only calls it, and passes nothing in but arrays that are on the
-devices already. Everything is compiled ahead of time, so that compilation is timed
+One program takes a batch from its feed's inputs, crops, flips, normalises and trains on
+it; the host only calls it, and passes nothing in but arrays that are on the devices
+already. Everything is compiled ahead of time, so that compilation is timed
 apart and a second compilation is an error rather than a pause.
 
 The *carry* is all that changes from step to step, one tree, donated to each step:
@@ -24,12 +24,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 
 from cnn_jax import data, sharding
 from cnn_jax.training.config import RESUME_MAY_CHANGE, TrainConfig
+from cnn_jax.training.feeds import (
+    EvaluationFeed,
+    Feed,
+    ResidentEvaluation,
+    ResidentFeed,
+)
+from cnn_jax.training.keys import make_keys
 from cnn_jax.training.optim import make_optimizer, make_schedule
 from cnn_jax.training.state import TrainState
 from cnn_jax.training.steps import Metrics, eval_step, train_step
@@ -47,6 +53,7 @@ class Programs:
       mesh: The devices.
 
     Attributes:
+      feed: Where the training batches come from.
       steps_per_epoch: How many batches an epoch has.
       compile_seconds: What tracing and compiling took.
       peak_memory_bytes: What the training step needs on one device: arguments, results
@@ -63,23 +70,16 @@ class Programs:
         train = splits["train"]
         self._model, self._config, self._splits = model, config, dict(splits)
         self._everywhere = sharding.replicated(mesh)
-        self.steps_per_epoch = data.num_batches(len(train), config.batch_size)
-        schedule = make_schedule(config, self.steps_per_epoch)
-        optimizer = make_optimizer(config, schedule)
-        self._seed(config.seed)
-        self._train_data = jax.device_put(
-            {"image": train.images, "label": train.labels}, self._everywhere
-        )
-        padded = {
-            name: data.pad_to_batches(split, config.batch_size)
+        self.feed: Feed = ResidentFeed(train, config.batch_size, config.seed, mesh)
+        self.steps_per_epoch = self.feed.steps_per_epoch
+        self._evaluation: dict[str, EvaluationFeed] = {
+            name: ResidentEvaluation(split, config.batch_size, mesh)
             for name, split in splits.items()
             if name != "train"
         }
-        self._num_eval_batches = {
-            name: len(arrays["label"]) // config.batch_size
-            for name, arrays in padded.items()
-        }
-        self._eval_data = jax.device_put(padded, self._everywhere)
+        schedule = make_schedule(config, self.steps_per_epoch)
+        optimizer = make_optimizer(config, schedule)
+        self._seed(config.seed)
 
         started = time.perf_counter()
         image = jax.ShapeDtypeStruct((1, *train.image_shape), jnp.dtype(config.dtype))
@@ -89,53 +89,37 @@ class Programs:
         in_a_hurry = {"xla_backend_optimization_level": 0}
         self._start = self._compile(
             start,
-            self._init_key,
+            self._keys.parameters,
             options=in_a_hurry if mesh.devices.flat[0].platform == "cpu" else None,
         )
         self._zero_tally = self._compile(_zero_tally)
         self._zero_sums = self._compile(_zero_sums)
-        self._order = self._compile(
-            functools.partial(data.epoch_order, num_examples=len(train)),
-            self._order_key,
-            self._integer(0),
-        )
         prepare = _preparation(config, train)
         split_batch = functools.partial(
             jax.lax.with_sharding_constraint, shardings=sharding.batch_sharded(mesh)
         )
         # Compiling the step needs the carry's shapes, not its values.
-        carry = self._abstract(start, self._init_key)
-        order = self._abstract(lambda: jnp.zeros(len(train), jnp.int32))
+        carry = self._abstract(start, self._keys.parameters)
         self._step = self._compile(
             functools.partial(
                 _advance,
                 config=config,
                 schedule=schedule,
-                steps_per_epoch=self.steps_per_epoch,
-                prepare=prepare,
+                cut_batch=self.feed.batch,
                 split_batch=split_batch,
+                prepare=prepare,
             ),
             carry,
-            self._train_data,
-            order,
-            self._step_key,
+            self.feed.specification,
+            self._keys.steps,
             donate=0,
         )
-        self._cut = {
-            name: self._compile(
-                functools.partial(data.evaluation_batch, batch_size=config.batch_size),
-                arrays,
-                self._integer(0),
-                out=sharding.batch_sharded(mesh),
-            )
-            for name, arrays in self._eval_data.items()
-        }
         # Batches of every split look alike, so one program evaluates them all.
-        some = next(iter(self._eval_data))
+        some = next(iter(self._evaluation.values()))
         self._evaluate = self._compile(
             functools.partial(_evaluate, prepare=prepare),
             carry["state"],
-            self._cut[some](self._eval_data[some], self._integer(0)),
+            some.specification,
             self._zero_sums(),
             donate=2,
         )
@@ -168,19 +152,16 @@ class Programs:
             )
         programs = copy.copy(self)
         programs._seed(config.seed)
+        programs.feed = self.feed.reseeded(config.seed)
         return programs
 
     def start(self) -> Carry:
         """Returns the carry before the first step."""
-        return self._start(self._init_key)
+        return self._start(self._keys.parameters)
 
-    def order(self, epoch: int) -> jax.Array:
-        """Returns the order in which an epoch (from 0) visits the training examples."""
-        return self._order(self._order_key, self._integer(epoch))
-
-    def step(self, carry: Carry, order: jax.Array) -> Carry:
-        """Trains on the next batch; the carry given is consumed."""
-        return self._step(carry, self._train_data, order, self._step_key)
+    def step(self, carry: Carry, inputs: Any) -> Carry:
+        """Trains on what the feed gave for the step; the carry given is consumed."""
+        return self._step(carry, inputs, self._keys.steps)
 
     def reset(self, carry: Carry, tally: str) -> Carry:
         """Returns the carry with one of its sums, "epoch" or "interval", at zero."""
@@ -189,8 +170,7 @@ class Programs:
     def evaluate(self, state: TrainState, name: str) -> dict[str, float]:
         """Returns the mean loss and accuracy over a whole split, and its size."""
         sums = self._zero_sums()
-        for _ in range(self._num_eval_batches[name]):
-            batch = self._cut[name](self._eval_data[name], sums["batches"])
+        for batch in self._evaluation[name].batches():
             sums = self._evaluate(state, batch, sums)
         sums = {key: float(value) for key, value in jax.device_get(sums).items()}
         return {
@@ -204,11 +184,7 @@ class Programs:
         return jax.device_put(tree, self._everywhere)
 
     def _seed(self, seed: int) -> None:
-        keys = jax.random.split(jax.random.key(seed), 3)
-        self._init_key, self._order_key, self._step_key = map(self.put, keys)
-
-    def _integer(self, value: int) -> jax.Array:
-        return self.put(np.int32(value))
+        self._keys = self.put(make_keys(seed))
 
     def _abstract(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return jax.tree.map(
@@ -248,23 +224,21 @@ def _start(key, *, model, optimizer, image) -> Carry:
 
 def _advance(
     carry: Carry,
-    arrays: data.Arrays,
-    order: jax.Array,
+    inputs: Any,
     root_key: jax.Array,
     *,
     config: TrainConfig,
     schedule: optax.Schedule,
-    steps_per_epoch: int,
-    prepare: Callable[[jax.Array], jax.Array],
+    cut_batch: Callable[[Any, jax.Array], data.Arrays],
     split_batch: Callable[[data.Arrays], data.Arrays],
+    prepare: Callable[[jax.Array], jax.Array],
 ) -> Carry:
     state = carry["state"]
     # All that is random in a step follows from the root key and the step's number.
     crop_key, flip_key, model_key = jax.random.split(
         jax.random.fold_in(root_key, state.step), 3
     )
-    index = state.step % steps_per_epoch
-    batch = split_batch(data.training_batch(arrays, order, index, config.batch_size))
+    batch = split_batch(cut_batch(inputs, state.step))
     images = data.random_crop(crop_key, batch["image"], config.crop_padding)
     if config.flip:
         images = data.random_flip(flip_key, images)
@@ -293,10 +267,7 @@ def _evaluate(
     prepare: Callable[[jax.Array], jax.Array],
 ) -> Metrics:
     found = eval_step(state, {**batch, "image": prepare(batch["image"])})
-    return {
-        "batches": sums["batches"] + 1,
-        **{name: sums[name] + value for name, value in found.items()},
-    }
+    return {name: sums[name] + value for name, value in found.items()}
 
 
 def _preparation(
@@ -316,8 +287,7 @@ def _zero_tally() -> Metrics:
 
 
 def _zero_sums() -> Metrics:
-    sums = {name: jnp.zeros(()) for name in ("loss", "correct", "count")}
-    return {"batches": jnp.zeros((), jnp.int32), **sums}
+    return {name: jnp.zeros(()) for name in ("loss", "correct", "count")}
 
 
 def _add(tally: Metrics, metrics: Metrics) -> Metrics:

@@ -71,9 +71,9 @@ def test_an_epoch_trains_on_no_example_twice(witnessed):
     left_out = []
     for epoch in range(3):
         before = np.array(carry["state"].batch_stats["seen"])
-        order = programs.order(epoch)
-        for _ in range(programs.steps_per_epoch):
-            carry = programs.step(carry, order)
+        for index in range(programs.steps_per_epoch):
+            inputs = programs.feed.inputs(epoch * programs.steps_per_epoch + index)
+            carry = programs.step(carry, inputs)
         seen = np.asarray(carry["state"].batch_stats["seen"]) - before
         # Five batches of eight; the four examples left over differ between epochs.
         assert sorted(seen) == [0] * 4 + [1] * 40
@@ -86,9 +86,9 @@ def test_every_step_draws_anew_and_every_seed_otherwise(witnessed):
     other = programs.reuse(programs._model, dataclasses.replace(CONFIG, seed=1), SPLITS)
     drawn = []
     for each in (programs, other):
-        carry, order = each.start(), each.order(0)
-        for _ in range(6):
-            carry = each.step(carry, order)
+        carry = each.start()
+        for step in range(6):
+            carry = each.step(carry, each.feed.inputs(step))
             drawn.append(float(carry["state"].batch_stats["drawn"]))
     assert len(set(drawn)) == 12
 
