@@ -25,6 +25,12 @@ from cnn_jax.analysis.transformations import (
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "transformations.md"
 COMMAND = "python tests/analysis/test_transformations.py"
 CASES = first_cases()
+# The rows that are tried by default; each takes seconds, nearly all of it compiling.
+BY_DEFAULT = ("conv", "conv_filter_grad", "max_pool", "batch_norm", "relu", "dropout")
+ROWS = [
+    kernel if kernel in BY_DEFAULT else pytest.param(kernel, marks=pytest.mark.slow)
+    for kernel in CASES
+]
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +39,7 @@ def strict_promotion():
         yield
 
 
-@pytest.mark.parametrize("kernel", CASES)
+@pytest.mark.parametrize("kernel", ROWS)
 def test_the_page_says_what_the_kernel_does(kernel):
     row = try_transformations(CASES[kernel])
     unexplained = {

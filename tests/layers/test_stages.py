@@ -56,7 +56,7 @@ class Stages(nn.Module):
 
 def test_apply_stage_recomputes_the_same_with_the_same_parameters(generator):
     x = jnp.asarray(generator.normal(size=(2, 8, 8, 3)), jnp.float32)
-    variables = Stages(remat=False).init(jax.random.key(0), x)
+    variables = jax.jit(Stages(remat=False).init)(jax.random.key(0), x)
 
     def loss_fn(params, remat):
         y, updates = Stages(remat).apply(
@@ -64,10 +64,10 @@ def test_apply_stage_recomputes_the_same_with_the_same_parameters(generator):
         )
         return (y * y).sum(), updates
 
-    results = [
-        jax.value_and_grad(loss_fn, has_aux=True)(variables["params"], remat)
-        for remat in (False, True)
-    ]
+    gradients = jax.jit(
+        jax.value_and_grad(loss_fn, has_aux=True), static_argnames="remat"
+    )
+    results = [gradients(variables["params"], remat=remat) for remat in (False, True)]
     chex.assert_trees_all_close(*results, rtol=1e-5, atol=1e-6)
     for remat in (False, True):
         program = jax.make_jaxpr(jax.grad(loss_fn, has_aux=True), static_argnums=1)(

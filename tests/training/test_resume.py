@@ -13,6 +13,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 EVERY = 6  # steps between checkpoints; an epoch has 22
+EPOCHS = 8  # long enough to be caught on a busy machine
 OPTIONS = [
     *(
         "--model",
@@ -20,7 +21,7 @@ OPTIONS = [
         "--dataset",
         "digits",
         "--epochs",
-        "2",
+        str(EPOCHS),
         "--batch-size",
         "64",
     ),
@@ -95,7 +96,7 @@ def test_killed_between_checkpoints_and_resumed(tmp_path, seed):
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "the run ended before it was killed"
     # It had gone on since its newest checkpoint, and was not over.
-    assert 0 < saved_steps(broken)[-1] < logged_steps(broken)[-1] < 44
+    assert 0 < saved_steps(broken)[-1] < logged_steps(broken)[-1] < 22 * EPOCHS
 
     undisturbed = start(alone)
     resumed = start(broken, "--resume")

@@ -93,6 +93,7 @@ def test_what_needs_too_much_is_named(benchmark):
     assert excess == "conv-3x3 (VGG-16), dw: 103 cycles, autodiff 100"
 
 
+@pytest.mark.parity
 def test_torch_computes_the_same(load_benchmark):
     pytest.importorskip("torch")
     peers, suite = load_benchmark("torch_peers"), load_benchmark("kernel_suite")
