@@ -8,8 +8,19 @@ device/      transforms of batches, inside jit
 """
 
 from cnn_jax.data.dataset import Dataset
-from cnn_jax.data.device import normalize, random_crop, random_flip
+from cnn_jax.data.device import (
+    mixup_or_cutmix,
+    normalize,
+    one_hot_targets,
+    random_crop,
+    random_erasing,
+    random_flip,
+)
+from cnn_jax.data.host import ImageError, eval_transform, train_transform
+from cnn_jax.data.opening import open_split
+from cnn_jax.data.prefetch import device_prefetch
 from cnn_jax.data.resident import (
+    Arrays,
     epoch_order,
     evaluation_batch,
     locate,
@@ -18,21 +29,44 @@ from cnn_jax.data.resident import (
     training_batch,
 )
 from cnn_jax.data.source import Example, Features, Source
-from cnn_jax.data.sources import load_dataset
+from cnn_jax.data.sources import load_dataset, open_source
+from cnn_jax.data.stream import (
+    BadImage,
+    EvalStream,
+    TooManyBadImagesError,
+    TrainStream,
+)
+from cnn_jax.data.subset import Subset, hold_out
 
 __all__ = [
+    "Arrays",
+    "BadImage",
     "Dataset",
+    "EvalStream",
     "Example",
     "Features",
+    "ImageError",
     "Source",
+    "Subset",
+    "TooManyBadImagesError",
+    "TrainStream",
+    "device_prefetch",
     "epoch_order",
+    "eval_transform",
     "evaluation_batch",
+    "hold_out",
     "load_dataset",
     "locate",
+    "mixup_or_cutmix",
     "normalize",
     "num_batches",
+    "one_hot_targets",
+    "open_source",
+    "open_split",
     "pad_to_batches",
     "random_crop",
+    "random_erasing",
     "random_flip",
+    "train_transform",
     "training_batch",
 ]

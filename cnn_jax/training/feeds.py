@@ -11,8 +11,10 @@ exact example from nothing but the step that its checkpoint was saved at.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -20,6 +22,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cnn_jax import data, sharding
+from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.keys import make_keys
 
 
@@ -30,11 +33,13 @@ class Feed(Protocol):
       steps_per_epoch: How many batches an epoch has.
       specification: Shapes, dtypes and shardings of what `inputs` returns.
       waited_seconds: How long `inputs` kept its caller waiting so far.
+      bad_images: Those that were skipped so far.
     """
 
     steps_per_epoch: int
     specification: Any
     waited_seconds: float
+    bad_images: Sequence[data.BadImage]
 
     def inputs(self, step: int) -> Any:
         """Returns what the step after `step` finished ones takes, on the devices."""
@@ -54,9 +59,11 @@ class EvaluationFeed(Protocol):
 
     Attributes:
       specification: Shapes, dtypes and shardings of a batch.
+      bad_images: Those that were left out.
     """
 
     specification: Any
+    bad_images: Sequence[data.BadImage]
 
     def batches(self) -> Iterator[data.Arrays]:
         """Returns the batches of one pass, on the devices."""
@@ -68,6 +75,7 @@ class ResidentFeed:
     def __init__(self, dataset: data.Dataset, batch_size: int, seed: int, mesh: Mesh):
         self.steps_per_epoch = data.num_batches(len(dataset), batch_size)
         self.waited_seconds = 0.0
+        self.bad_images = ()
         self._batch_size = batch_size
         self._everywhere = sharding.replicated(mesh)
         self._arrays = jax.device_put(
@@ -118,6 +126,8 @@ class ResidentFeed:
 class ResidentEvaluation:
     """A whole split on every device, of which batches are cut in order."""
 
+    bad_images = ()
+
     def __init__(self, dataset: data.Dataset, batch_size: int, mesh: Mesh):
         everywhere = sharding.replicated(mesh)
         padded = data.pad_to_batches(dataset, batch_size)
@@ -141,6 +151,158 @@ class ResidentEvaluation:
     def batches(self) -> Iterator[data.Arrays]:
         """Returns the batches of one pass."""
         return (self._cut(self._arrays, index) for index in self._indices)
+
+
+class StreamFeed:
+    """Batches read, decoded and transformed on the host while the devices train.
+
+    Each process reads its own block of every batch.
+    """
+
+    def __init__(self, source: data.Source, config: TrainConfig, mesh: Mesh):
+        self._source, self._config, self._mesh = source, config, mesh
+        self._shardings = sharding.batch_sharded(mesh)
+        self._stream = data.TrainStream(
+            source,
+            batch_size=config.batch_size,
+            transform=data.train_transform(config.augmentation, config.image_size),
+            seed=config.seed,
+            num_workers=config.num_workers,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            max_bad_images=config.max_bad_images,
+        )
+        self.steps_per_epoch = self._stream.steps_per_epoch
+        self.specification = _batch_specification(source, config, mesh)
+        self.waited_seconds = 0.0
+        self._batches: Iterator[data.Arrays] | None = None
+        self._next_step = -1
+
+    @property
+    def bad_images(self) -> Sequence[data.BadImage]:
+        """Those that were skipped so far."""
+        return self._stream.bad_images
+
+    def inputs(self, step: int) -> Any:
+        """Returns the batch itself, which was read ahead if steps follow each other."""
+        if step != self._next_step:
+            self.close()
+            self._batches = data.device_prefetch(
+                _without_index(self._stream.batches(step)), self._shardings
+            )
+        started = time.perf_counter()
+        batch = next(self._batches)
+        self.waited_seconds += time.perf_counter() - started
+        self._next_step = step + 1
+        return batch
+
+    def batch(self, inputs: Any, step: jax.Array) -> data.Arrays:
+        """Returns the inputs, which are the batch."""
+        return inputs
+
+    def reseeded(self, seed: int) -> StreamFeed:
+        """Returns a feed over the same source in another order."""
+        config = dataclasses.replace(self._config, seed=seed)
+        return StreamFeed(self._source, config, self._mesh)
+
+    def close(self) -> None:
+        """Ends the threads and processes that read ahead."""
+        if self._batches is not None:
+            self._batches.close()
+        self._batches, self._next_step = None, -1
+
+
+class StreamEvaluation:
+    """A source's examples in order, the last batch padded and masked."""
+
+    def __init__(self, source: data.Source, config: TrainConfig, mesh: Mesh):
+        self._sharding = sharding.batch_sharded(mesh)
+        self._stream = data.EvalStream(
+            source,
+            batch_size=config.batch_size,
+            transform=data.eval_transform(config.image_size),
+            num_workers=config.num_workers,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            max_bad_images=config.max_bad_images,
+        )
+        self.specification = _batch_specification(source, config, mesh, mask=True)
+
+    @property
+    def bad_images(self) -> Sequence[data.BadImage]:
+        """Those that were left out."""
+        return self._stream.bad_images
+
+    def batches(self) -> Iterator[data.Arrays]:
+        """Returns the batches of one pass."""
+        batches = _without_index(self._stream.batches())
+        return data.device_prefetch(batches, self._sharding)
+
+
+def make_feed(source: data.Source, config: TrainConfig, mesh: Mesh) -> Feed:
+    """Returns the feed that fits a training split.
+
+    Raises:
+      ValueError: If the configuration asks for what the feed cannot do.
+    """
+    if isinstance(source, data.Dataset):
+        if config.augmentation != "none":
+            raise ValueError(
+                f"augmentation: got {config.augmentation!r} for {source.name!r}, which "
+                "lives on the devices; expected 'none' with crop_padding, flip and "
+                "erasing_probability, or data_path 'stream'."
+            )
+        return ResidentFeed(source, config.batch_size, config.seed, mesh)
+    return StreamFeed(source, config, mesh)
+
+
+def make_evaluation(
+    source: data.Source, config: TrainConfig, mesh: Mesh
+) -> EvaluationFeed:
+    """Returns the feed that fits a split to evaluate on."""
+    if isinstance(source, data.Dataset):
+        return ResidentEvaluation(source, config.batch_size, mesh)
+    return StreamEvaluation(source, config, mesh)
+
+
+def image_shape(config: TrainConfig, source: data.Source) -> tuple[int, int, int]:
+    """Returns `(height, width, channels)` of the images that the model gets.
+
+    Raises:
+      ValueError: If the images of a stream differ in size and the configuration does
+        not say what to bring them to.
+    """
+    shape = source.features.image_shape
+    if isinstance(source, data.Dataset):
+        return shape
+    if config.image_size is not None:
+        return (config.image_size, config.image_size, shape[2])
+    raise ValueError(
+        f"image_size: got None for {source.name!r}, which is streamed; expected the "
+        "height and width to cut its images to."
+    )
+
+
+def _batch_specification(
+    source: data.Source, config: TrainConfig, mesh: Mesh, *, mask: bool = False
+) -> dict[str, jax.ShapeDtypeStruct]:
+    rows = {
+        "image": (image_shape(config, source), np.uint8),
+        "label": ((), np.int32),
+        **({"mask": ((), np.float32)} if mask else {}),
+    }
+    return {
+        name: jax.ShapeDtypeStruct(
+            (config.batch_size, *shape), dtype, sharding=sharding.batch_sharded(mesh)
+        )
+        for name, (shape, dtype) in rows.items()
+    }
+
+
+def _without_index(batches: Iterator[data.Arrays]) -> Iterator[data.Arrays]:
+    """Drops the examples' numbers, which are for the host alone."""
+    for batch in batches:
+        yield {name: array for name, array in batch.items() if name != "index"}
 
 
 def _specification(array: jax.Array) -> jax.ShapeDtypeStruct:

@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,9 +22,11 @@ import rich.progress
 from jax.sharding import Mesh
 
 from cnn_jax import checkpoint, data, sharding, trees
+from cnn_jax.training import feeds
 from cnn_jax.training.config import RESUME_MAY_CHANGE, TrainConfig
 from cnn_jax.training.programs import Carry, Programs
 from cnn_jax.training.records import RunFiles
+from cnn_jax.training.speed import StepTrace, Stopwatch, model_flops_utilization
 from cnn_jax.training.state import TrainState
 
 Hook = Callable[[dict[str, Any], TrainState], None]
@@ -72,7 +71,14 @@ class FitResult:
         that led to the result.
       step_seconds_median: Median over logging intervals of the mean time of a step; NaN
         if this process trained no step.
+      step_seconds_p90: The 90th percentile of the same.
+      step_seconds_p99: The 99th percentile.
+      waiting_share: The part of this process's training time that was spent waiting
+        for data.
       images_per_second: Training images over `train_seconds`.
+      flops_utilization: The share of the devices' peak that the model's own arithmetic
+        takes, or None; see `speed.model_flops_utilization`.
+      bad_images: `{"origin", "reason"}` of every image of a stream that was skipped.
       peak_memory_bytes: What the compiled training step needs on one device (arguments,
         the dataset among them, results and temporaries), as planned by the compiler; 0
         where it does not tell.
@@ -89,7 +95,12 @@ class FitResult:
     compile_seconds: float
     train_seconds: float
     step_seconds_median: float
+    step_seconds_p90: float
+    step_seconds_p99: float
+    waiting_share: float
     images_per_second: float
+    flops_utilization: float | None
+    bad_images: list[dict[str, str]]
     peak_memory_bytes: int
     state_digest: str
     run_dir: str | None
@@ -107,14 +118,15 @@ class FitResult:
 def fit(
     model: Any,
     config: TrainConfig,
-    train: data.Dataset,
-    test: data.Dataset,
+    train: data.Source,
+    test: data.Source,
     *,
-    validation: data.Dataset | None = None,
+    validation: data.Source | None = None,
     progress: bool = True,
     hooks: Sequence[Hook] = (),
     mesh: Mesh | None = None,
     programs: Programs | None = None,
+    macs_per_example: int | None = None,
 ) -> FitResult:
     """Trains a model.
 
@@ -123,7 +135,8 @@ def fit(
         train=...)` returns logits.
       config: The run's configuration. `model`, `dataset`, `data_dir` and `image_size`
         only describe what the other arguments already are.
-      train: The training split.
+      train: The training split: a `Dataset` lives on the devices, any other source is
+        streamed from.
       test: The test split: evaluated and reported, never used for a decision.
       validation: What early stopping goes by; when None, the part of `train` that
         `config.validation_fraction` says is held out.
@@ -132,6 +145,7 @@ def fit(
       mesh: The devices to train on, all when None.
       programs: Programs compiled for a run that differs in the seed alone, with the
         same split objects and on this mesh; when None, they are compiled here.
+      macs_per_example: Multiply-adds of a forward pass, for `flops_utilization`.
 
     Returns:
       The result. With `config.run_dir`, everything but arrays is also in `result.json`.
@@ -147,7 +161,10 @@ def fit(
     if config.validation_fraction and validation is not None:
         raise ValueError("validation: given, while validation_fraction is not 0.")
     if config.validation_fraction:
-        train, validation = train.split_off(config.validation_fraction, config.seed)
+        hold_out = (
+            data.Dataset.split_off if isinstance(train, data.Dataset) else data.hold_out
+        )
+        train, validation = hold_out(train, config.validation_fraction, config.seed)
     splits = {"train": train, "validation": validation, "test": test}
     splits = {name: split for name, split in splits.items() if split is not None}
     _check_splits(config, splits)
@@ -163,7 +180,9 @@ def fit(
             programs = Programs(model, config, splits, mesh)
         else:
             programs = programs.reuse(model, config, splits)
-        run = _Run(programs, config, splits, store, hooks)
+        stack.callback(programs.feed.close)
+        run = _Run(programs, config, splits, store, hooks, macs_per_example)
+        stack.callback(run.trace.close)
         run.begin()
         with _progress_bar(run.num_steps, shown=progress) as run.show:
             run.train()
@@ -197,7 +216,7 @@ class _Store:
         files: RunFiles,
         stack: contextlib.ExitStack,
         config: TrainConfig,
-        splits: Mapping[str, data.Dataset],
+        splits: Mapping[str, data.Source],
     ):
         self.files = files
         self.checkpoints = stack.enter_context(
@@ -254,9 +273,10 @@ class _Run:
         self,
         programs: Programs,
         config: TrainConfig,
-        splits: Mapping[str, data.Dataset],
+        splits: Mapping[str, data.Source],
         store: _Store | None,
         hooks: Sequence[Hook],
+        macs_per_example: int | None,
     ):
         self.programs = programs
         self.config = config
@@ -267,8 +287,9 @@ class _Run:
         self.step = 0
         self.record = _Record()
         self.best_variables: dict[str, Any] | None = None
-        self.interval_seconds: list[float] = []
-        self._restart_clock()
+        self.macs_per_example = macs_per_example
+        self.watch = Stopwatch(lambda: programs.feed.waited_seconds)
+        self.trace = StepTrace(config.profile_steps, config.run_dir)
         self.show: Callable[[int, str], None]
 
     def begin(self) -> None:
@@ -301,7 +322,8 @@ class _Run:
             self.best_variables = jax.device_get(state.variables)
         best_state = state.replace(**self.programs.put(self.best_variables))
         record = self.record
-        num_images = self.step * self.config.batch_size
+        images_per_second = self.step * self.config.batch_size / record.train_seconds
+        step_seconds = self.watch.step_seconds()
         result = FitResult(
             state=state,
             best_variables=self.best_variables,
@@ -311,8 +333,15 @@ class _Run:
             stopped_early=record.stopped_early,
             compile_seconds=self.programs.compile_seconds,
             train_seconds=record.train_seconds,
-            step_seconds_median=statistics.median(self.interval_seconds or [math.nan]),
-            images_per_second=num_images / record.train_seconds,
+            step_seconds_median=step_seconds["median"],
+            step_seconds_p90=step_seconds["p90"],
+            step_seconds_p99=step_seconds["p99"],
+            waiting_share=self.watch.waited_seconds / max(self.watch.seconds, 1e-9),
+            images_per_second=images_per_second,
+            flops_utilization=model_flops_utilization(
+                self.macs_per_example, images_per_second, self.programs.devices
+            ),
+            bad_images=self.programs.bad_images,
             peak_memory_bytes=self.programs.peak_memory_bytes,
             state_digest=digest,
             run_dir=self.config.run_dir,
@@ -332,8 +361,9 @@ class _Run:
         # The epoch's order, or a stream's first batches, is not a step's time.
         inputs = self.programs.feed.inputs(self.step)
         jax.block_until_ready((inputs, self.carry))
-        self._restart_clock()
+        self.watch.start(self.step)
         while self.step < last:
+            self.trace.at(self.step, self.carry)
             self.carry = self.programs.step(self.carry, inputs)
             self.step += 1
             if self.step % self.config.log_every_steps == 0 or self.step == last:
@@ -406,7 +436,9 @@ class _Run:
         first_bad_step, *values = jax.device_get(
             [self.carry[name] for name in ("first_bad_step", *names)]
         )
-        self._read_clock()
+        seconds = self.watch.stop(self.step)
+        self.record.train_seconds += seconds
+        self.record.epoch_seconds += seconds
         if first_bad_step >= 0:
             raise NonFiniteLossError(
                 int(first_bad_step),
@@ -420,18 +452,6 @@ class _Run:
         if latest is None:
             return "There is no checkpoint from before."
         return f"The last checkpoint, of step {latest}, is from before."
-
-    def _restart_clock(self) -> None:
-        self._clock = (time.perf_counter(), self.step)
-
-    def _read_clock(self) -> None:
-        started, first = self._clock
-        seconds, num_steps = time.perf_counter() - started, self.step - first
-        if num_steps:
-            self.interval_seconds.append(seconds / num_steps)
-            self.record.train_seconds += seconds
-            self.record.epoch_seconds += seconds
-            self._restart_clock()
 
     def _report(self, event: str, values: dict[str, float]) -> None:
         if self.store is not None:
@@ -471,17 +491,15 @@ def _progress_bar(
         yield lambda step, text: bar.update(task, completed=step, description=text)
 
 
-def _check_splits(config: TrainConfig, splits: Mapping[str, data.Dataset]) -> None:
+def _check_splits(config: TrainConfig, splits: Mapping[str, data.Source]) -> None:
+    shapes = {name: feeds.image_shape(config, split) for name, split in splits.items()}
     train = splits["train"]
     for name, split in splits.items():
-        if (split.image_shape, split.class_names) != (
-            train.image_shape,
-            train.class_names,
-        ):
+        if (shapes[name], split.class_names) != (shapes["train"], train.class_names):
             raise ValueError(
-                f"{name}: got images {split.image_shape} of {split.num_classes} "
-                f"classes, expected the training split's {train.image_shape} of "
-                f"{train.num_classes}, under the same names."
+                f"{name}: got images {shapes[name]} of {len(split.class_names)} "
+                f"classes, expected the training split's {shapes['train']} of "
+                f"{len(train.class_names)}, under the same names."
             )
     if config.patience is not None and "validation" not in splits:
         raise ValueError(

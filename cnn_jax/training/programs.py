@@ -32,8 +32,9 @@ from cnn_jax.training.config import RESUME_MAY_CHANGE, TrainConfig
 from cnn_jax.training.feeds import (
     EvaluationFeed,
     Feed,
-    ResidentEvaluation,
-    ResidentFeed,
+    image_shape,
+    make_evaluation,
+    make_feed,
 )
 from cnn_jax.training.keys import make_keys
 from cnn_jax.training.optim import make_optimizer, make_schedule
@@ -41,6 +42,11 @@ from cnn_jax.training.state import TrainState
 from cnn_jax.training.steps import Metrics, eval_step, train_step
 
 Carry = dict[str, Any]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of ImageNet's training split, as torchvision has them: what a stream is normalised
+with unless the configuration says otherwise, since its own would take a pass."""
 
 
 class Programs:
@@ -53,6 +59,7 @@ class Programs:
       mesh: The devices.
 
     Attributes:
+      devices: Where they run.
       feed: Where the training batches come from.
       steps_per_epoch: How many batches an epoch has.
       compile_seconds: What tracing and compiling took.
@@ -64,16 +71,17 @@ class Programs:
         self,
         model: Any,
         config: TrainConfig,
-        splits: Mapping[str, data.Dataset],
+        splits: Mapping[str, data.Source],
         mesh: Mesh,
     ):
         train = splits["train"]
         self._model, self._config, self._splits = model, config, dict(splits)
         self._everywhere = sharding.replicated(mesh)
-        self.feed: Feed = ResidentFeed(train, config.batch_size, config.seed, mesh)
+        self.devices = tuple(mesh.devices.flat)
+        self.feed: Feed = make_feed(train, config, mesh)
         self.steps_per_epoch = self.feed.steps_per_epoch
         self._evaluation: dict[str, EvaluationFeed] = {
-            name: ResidentEvaluation(split, config.batch_size, mesh)
+            name: make_evaluation(split, config, mesh)
             for name, split in splits.items()
             if name != "train"
         }
@@ -82,7 +90,8 @@ class Programs:
         self._seed(config.seed)
 
         started = time.perf_counter()
-        image = jax.ShapeDtypeStruct((1, *train.image_shape), jnp.dtype(config.dtype))
+        shape = (1, *image_shape(config, train))
+        image = jax.ShapeDtypeStruct(shape, jnp.dtype(config.dtype))
         start = functools.partial(_start, model=model, optimizer=optimizer, image=image)
         # Run once, so compiled in a hurry: with every optimisation, XLA's CPU compiler
         # takes half a minute over the random numbers of a deep network.
@@ -107,6 +116,7 @@ class Programs:
                 schedule=schedule,
                 cut_batch=self.feed.batch,
                 split_batch=split_batch,
+                num_classes=len(train.class_names),
                 prepare=prepare,
             ),
             carry,
@@ -127,7 +137,7 @@ class Programs:
         self.peak_memory_bytes = _memory_bytes(self._step)
 
     def reuse(
-        self, model: Any, config: TrainConfig, splits: Mapping[str, data.Dataset]
+        self, model: Any, config: TrainConfig, splits: Mapping[str, data.Source]
     ) -> Programs:
         """Returns these programs, compiled once, for a run with another seed.
 
@@ -178,6 +188,12 @@ class Programs:
             "accuracy": sums["correct"] / sums["count"],
             "num_examples": int(sums["count"]),
         }
+
+    @property
+    def bad_images(self) -> list[dict[str, str]]:
+        """What was skipped so far, of every split, for the result."""
+        feeds = (self.feed, *self._evaluation.values())
+        return [image._asdict() for feed in feeds for image in feed.bad_images]
 
     def put(self, tree: Any) -> Any:
         """Puts a tree of host arrays on every device."""
@@ -231,22 +247,16 @@ def _advance(
     schedule: optax.Schedule,
     cut_batch: Callable[[Any, jax.Array], data.Arrays],
     split_batch: Callable[[data.Arrays], data.Arrays],
+    num_classes: int,
     prepare: Callable[[jax.Array], jax.Array],
 ) -> Carry:
     state = carry["state"]
     # All that is random in a step follows from the root key and the step's number.
-    crop_key, flip_key, model_key = jax.random.split(
-        jax.random.fold_in(root_key, state.step), 3
-    )
+    step_key = jax.random.fold_in(root_key, state.step)
     batch = split_batch(cut_batch(inputs, state.step))
-    images = data.random_crop(crop_key, batch["image"], config.crop_padding)
-    if config.flip:
-        images = data.random_flip(flip_key, images)
+    batch, model_key = _augment(step_key, batch, config, num_classes, prepare)
     new_state, metrics = train_step(
-        state,
-        {**batch, "image": prepare(images)},
-        model_key,
-        label_smoothing=config.label_smoothing,
+        state, batch, model_key, label_smoothing=config.label_smoothing
     )
     first_bad_step = carry["first_bad_step"]
     is_first_bad = (first_bad_step < 0) & ~jnp.isfinite(metrics["loss"])
@@ -257,6 +267,32 @@ def _advance(
         "first_bad_step": jnp.where(is_first_bad, new_state.step, first_bad_step),
         "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
     }
+
+
+def _augment(
+    key: jax.Array,
+    batch: data.Arrays,
+    config: TrainConfig,
+    num_classes: int,
+    prepare: Callable[[jax.Array], jax.Array],
+) -> tuple[data.Arrays, jax.Array]:
+    """Returns the batch that the model gets, and the key for what the model draws."""
+    crop_key, flip_key, model_key = jax.random.split(key, 3)
+    erase_key, mix_key = (jax.random.fold_in(key, number) for number in (3, 4))
+    images, labels = batch["image"], batch["label"]
+    images = data.random_crop(crop_key, images, config.crop_padding)
+    if config.flip:
+        images = data.random_flip(flip_key, images)
+    images = data.random_erasing(erase_key, prepare(images), config.erasing_probability)
+    if config.mixup_alpha or config.cutmix_alpha:
+        images, labels = data.mixup_or_cutmix(
+            mix_key,
+            images,
+            data.one_hot_targets(labels, num_classes),
+            mixup_alpha=config.mixup_alpha,
+            cutmix_alpha=config.cutmix_alpha,
+        )
+    return {**batch, "image": images, "label": labels}, model_key
 
 
 def _evaluate(
@@ -271,13 +307,16 @@ def _evaluate(
 
 
 def _preparation(
-    config: TrainConfig, train: data.Dataset
+    config: TrainConfig, train: data.Source
 ) -> Callable[[jax.Array], jax.Array]:
     mean, std = config.mean, config.std
-    if mean is None:
+    if mean is None and isinstance(train, data.Dataset):
         mean, std = train.channel_statistics
         # A constant channel has no deviation to divide by; it becomes zero.
         std = tuple(deviation or 1.0 for deviation in std)
+    elif mean is None:
+        channels = train.features.image_shape[2]
+        mean, std = IMAGENET_MEAN[:channels], IMAGENET_STD[:channels]
     dtype = jnp.dtype(config.dtype)
     return functools.partial(data.normalize, mean=mean, std=std, dtype=dtype)
 

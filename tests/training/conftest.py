@@ -14,6 +14,7 @@ class TinyNet(nn.Module):
     """One convolution, one norm, dropout and a head: all that a state can hold."""
 
     dropout_rate: float = 0.2
+    num_classes: int = 10
 
     @nn.compact
     def __call__(self, x, *, train=False):
@@ -22,7 +23,7 @@ class TinyNet(nn.Module):
         x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x)
         x = nn.relu(x).reshape(x.shape[0], -1)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        return nn.Dense(10, name="head")(x)
+        return nn.Dense(self.num_classes, name="head")(x)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,7 +44,7 @@ def compilation_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_net():
-    """The class of a network for 8x8 images of ten classes."""
+    """The class of a network for 8x8 images, by default of ten classes."""
     return TinyNet
 
 

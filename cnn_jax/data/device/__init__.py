@@ -5,5 +5,16 @@ The random ones that only move pixels work on any dtype, so they run on uint8, b
 """
 
 from cnn_jax.data.device.basic import normalize, random_crop, random_flip
+from cnn_jax.data.device.erase import random_erasing
+from cnn_jax.data.device.mix import cutmix, mixup, mixup_or_cutmix, one_hot_targets
 
-__all__ = ["normalize", "random_crop", "random_flip"]
+__all__ = [
+    "cutmix",
+    "mixup",
+    "mixup_or_cutmix",
+    "normalize",
+    "one_hot_targets",
+    "random_crop",
+    "random_erasing",
+    "random_flip",
+]

@@ -21,10 +21,12 @@ __all__ = ["RESUME_MAY_CHANGE", "TrainConfig"]
 
 RESUME_MAY_CHANGE = (
     "data_dir",
+    "num_workers",
     "run_dir",
     "resume",
     "checkpoint_every_steps",
     "keep_checkpoints",
+    "profile_steps",
 )
 """Fields that may differ when a run is resumed: they do not touch its numbers."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Literal
 
 from cnn_jax.training.config.requirements import (
     Requirement,
@@ -19,13 +20,29 @@ class DataConfig:
     """The part of `TrainConfig` that decides what the batches hold."""
 
     dataset: str = "digits"
-    """`digits`, or the name of a prepared TFDS set."""
+    """`digits`, `folder:PATH` (a directory per class), `synthetic:HxWxC`, or the name
+    of a prepared TFDS set."""
+    train_split: str = "train"
+    """What to train on; for TFDS sets also a part, such as `train[:10%]`."""
+    test_split: str = "test"
+    """What to report the score of."""
     data_dir: str | None = None
     """Where TFDS sets lie. Default: `$CNN_JAX_DATA/tfds`, else TFDS's own."""
+    data_path: Literal["auto", "resident", "stream"] = "auto"
+    """`resident`: on every device, as bytes; `stream`: decoded while training. Default:
+    resident for images of one size of up to 1 GiB."""
+    num_workers: int = 0
+    """Processes that decode and transform a stream. Default: threads of this one."""
+    max_bad_images: int = 0
+    """How many images of a stream may be unreadable; they are skipped and reported."""
     image_size: int | None = None
     """Height and width to bring images to. Default: the dataset's own."""
+    augmentation: str = "none"
+    """What is done to a stream's images on the host; see
+    `cnn_jax.data.host.POLICIES`."""
     mean: tuple[float, ...] | None = None
-    """Per channel, subtracted from pixels in [0, 1]. Default: the training split's."""
+    """Per channel, subtracted from pixels in [0, 1]. Default: the training split's, or
+    ImageNet's for a stream."""
     std: tuple[float, ...] | None = None
     """Per channel, what is then divided by. Default: the training split's."""
     validation_fraction: float = 0.0
@@ -36,11 +53,18 @@ class DataConfig:
     """Zeros around an image before a random crop back to its size."""
     flip: bool = False
     """Whether images are mirrored at random. Not for digits."""
+    erasing_probability: float = 0.0
+    """Share of images of which a random rectangle is erased."""
 
     def _data_requirements(self) -> Iterable[Requirement]:
         yield from at_least_one(self, "batch_size")
         yield from at_least_one_if_given(self, "image_size")
-        yield from not_negative(self, "crop_padding")
+        yield from not_negative(self, "crop_padding", "num_workers", "max_bad_images")
+        yield (
+            "erasing_probability",
+            0 <= self.erasing_probability <= 1,
+            "in [0, 1]",
+        )
         yield from below_one(self, "validation_fraction")
         yield (
             "mean",

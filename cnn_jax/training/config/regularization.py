@@ -19,6 +19,10 @@ class RegularizationConfig:
 
     label_smoothing: float = 0.0
     """Weight of the uniform distribution in the targets."""
+    mixup_alpha: float = 0.0
+    """Of the Beta distribution of mixup's shares. Default 0: no mixup."""
+    cutmix_alpha: float = 0.0
+    """The same for CutMix; with both, each batch gets one of them."""
     patience: int | None = None
     """Epochs without gain in validation accuracy before stopping. Default: never."""
     minimum_gain: float = 0.0
@@ -27,4 +31,4 @@ class RegularizationConfig:
     def _regularization_requirements(self) -> Iterable[Requirement]:
         yield from below_one(self, "label_smoothing")
         yield from at_least_one_if_given(self, "patience")
-        yield from not_negative(self, "minimum_gain")
+        yield from not_negative(self, "minimum_gain", "mixup_alpha", "cutmix_alpha")

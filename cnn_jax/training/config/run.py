@@ -33,10 +33,19 @@ class RunConfig:
     """How many of the newest checkpoints are kept, beside the best one."""
     log_every_steps: int = 20
     """Steps between log lines, each of which waits for the device once."""
+    profile_steps: tuple[int, int] | None = None
+    """The first step to trace, and the first not to, into `RUN_DIR/profile`. Default:
+    none."""
 
     def _run_requirements(self) -> Iterable[Requirement]:
         yield from at_least_one(self, "keep_checkpoints", "log_every_steps")
         yield from not_negative(self, "checkpoint_every_steps")
+        steps = self.profile_steps
+        yield (
+            "profile_steps",
+            steps is None or (self.run_dir is not None and 0 <= steps[0] < steps[1]),
+            "two rising numbers, and a run_dir to write to",
+        )
         yield (
             "resume",
             not self.resume or self.run_dir is not None,

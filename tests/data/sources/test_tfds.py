@@ -12,7 +12,7 @@ import pytest
 
 from cnn_jax.data import load_dataset
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 REAL = pathlib.Path(os.environ.get("CNN_JAX_DATA") or ROOT / ".." / "shared") / "tfds"
 
 # A prepared set with an image size per example, read back by name alone.

@@ -1,0 +1,133 @@
+"""Image files to pixels, with Pillow: upright, 8 bits, one or three channels.
+
+Whatever a folder of photographs holds comes out alike: CMYK, palettes, transparency and
+16 bits are converted, a rotation noted in EXIF is carried out, of an animation the
+first frame is taken. What cannot be decoded is an `ImageError` that names the file, and
+a file whose header promises more pixels than allowed is refused before any are made.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+from PIL import Image, ImageOps
+
+MAX_PIXELS = 89_478_485
+"""What is refused beyond: Pillow's own limit, a quarter of a gigabyte as RGB."""
+
+
+class ImageError(ValueError):
+    """An image that cannot be decoded.
+
+    Attributes:
+      origin: Which image: a path, or a dataset with the example's number.
+      reason: What is wrong with it.
+    """
+
+    def __init__(self, origin: str, reason: str):
+        super().__init__(f"{origin}: {reason}.")
+        self.origin, self.reason = origin, reason
+
+    def __reduce__(self):
+        # An exception is otherwise rebuilt from its one message, in another process.
+        return type(self), (self.origin, self.reason)
+
+
+def open_image(
+    encoded: bytes,
+    *,
+    origin: str,
+    channels: int = 3,
+    smallest_side: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Image.Image:
+    """Decodes an image file.
+
+    Args:
+      encoded: The file's bytes, in any format that Pillow reads; its name does not
+        matter.
+      origin: What an error calls it.
+      channels: 3 for RGB, 1 for grayscale. Transparency is dropped, as torchvision's
+        and most loaders do; what lies under a transparent pixel shows.
+      smallest_side: If given, a JPEG may be decoded at half, a quarter or an eighth of
+        its size, as long as both sides stay at least this long: several times faster.
+      max_pixels: The most pixels the file may have.
+
+    Returns:
+      A Pillow image of mode `"RGB"` or `"L"`.
+
+    Raises:
+      ImageError: If the file is empty, truncated, damaged, in no known format, or too
+        large.
+    """
+    if not encoded:
+        raise ImageError(origin, "the file is empty")
+    try:
+        image = Image.open(io.BytesIO(encoded))
+        if math.prod(image.size) > max_pixels:
+            raise _too_large(origin, image.size, max_pixels)
+        if smallest_side is not None:
+            _draft(image, smallest_side)
+        image.load()
+        return _to_mode(_upright(image), {1: "L", 3: "RGB"}[channels])
+    except ImageError:
+        raise
+    except Image.UnidentifiedImageError:
+        start = bytes(encoded[:8])
+        reason = f"no image format that Pillow knows begins with {start!r}"
+        raise ImageError(origin, reason) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(origin, f"too many pixels: {error}") from None
+    # A damaged file makes decoders raise whatever they run into.
+    except (OSError, ValueError, SyntaxError, LookupError, MemoryError) as error:
+        raise ImageError(origin, f"cannot be decoded: {error}") from error
+
+
+def decode_image(
+    encoded: bytes, *, origin: str, channels: int = 3, **options: int | None
+) -> np.ndarray:
+    """Decodes an image file to uint8 of shape `(height, width, channels)`.
+
+    Takes the arguments of `open_image` and raises what it raises.
+    """
+    return to_array(open_image(encoded, origin=origin, channels=channels, **options))
+
+
+def to_array(image: Image.Image) -> np.ndarray:
+    """Returns an image of mode `"RGB"` or `"L"` as `(height, width, channels)`."""
+    pixels = np.asarray(image)
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _too_large(origin: str, size: tuple[int, int], most: int) -> ImageError:
+    return ImageError(
+        origin, f"got {size[0]} x {size[1]} pixels, expected no more than {most:,}"
+    )
+
+
+def _draft(image: Image.Image, smallest_side: int) -> None:
+    share = smallest_side / min(image.size)
+    if share < 1:
+        # Of formats other than JPEG it is ignored.
+        image.draft(None, tuple(math.ceil(side * share) for side in image.size))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF says nothing; the pixels are sound
+        return image
+
+
+def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode == mode:
+        return image
+    if image.mode.startswith("I"):  # 16 bits, of which Pillow would clip all above 255
+        pixels = np.asarray(image).astype(np.float64)
+        image = Image.fromarray(np.round(pixels / 257).clip(0, 255).astype(np.uint8))
+    elif image.mode in ("P", "LA", "PA", "La"):
+        # By way of RGBA, which knows transparent entries of a palette.
+        image = image.convert("RGBA")
+    return image.convert(mode)

@@ -1,0 +1,58 @@
+"""Batches of the host put on the devices before they are asked for."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+from jax.sharding import Sharding
+
+
+def device_prefetch(
+    batches: Iterator[Mapping[str, np.ndarray]],
+    sharding: Sharding | Mapping[str, Sharding],
+    *,
+    size: int = 2,
+) -> Iterator[dict[str, jax.Array]]:
+    """Puts this process's blocks together with the others' into arrays on the devices.
+
+    Transfers are asynchronous, so with a `size` of 2 the next batch is on its way while
+    a step uses this one.
+
+    Args:
+      batches: This process's blocks; closed when the result is.
+      sharding: Where the arrays lie: their first dimension over the processes, as the
+        blocks are. One for all, or one for each name.
+      size: How many batches are on the devices or on their way at a time.
+
+    Returns:
+      The global arrays, in the batches' order.
+
+    Raises:
+      ValueError: If `size` is not positive.
+    """
+    if size < 1:
+        raise ValueError(f"size: got {size}, expected at least 1.")
+
+    def put(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        return {
+            name: jax.make_array_from_process_local_data(
+                sharding[name] if isinstance(sharding, Mapping) else sharding, array
+            )
+            for name, array in batch.items()
+        }
+
+    def prefetch() -> Iterator[dict[str, jax.Array]]:
+        ahead = collections.deque()
+        try:
+            for batch in batches:
+                ahead.append(put(batch))
+                if len(ahead) == size:
+                    yield ahead.popleft()
+            yield from ahead
+        finally:
+            batches.close()
+
+    return prefetch()

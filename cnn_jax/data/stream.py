@@ -1,0 +1,391 @@
+"""Batches streamed from a source, by Grain: read, decoded and transformed on the host.
+
+What a batch holds follows from the seed and the batch's number alone. Grain's
+`MapDataset` makes that literal: the shuffled, repeated, transformed and batched
+examples form a sequence with random access, its random numbers included, of which
+threads and worker processes compute the next entries ahead of time, and each process of
+a run every k-th block. So a position in the data is one integer, the number of finished
+steps; continuing there gives the same examples in the same order with other numbers of
+threads, workers and processes.
+
+An unreadable image does not move any other: in training, the next readable example of
+the source takes its place; in evaluation, it is masked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from cnn_jax.data.host.decode import ImageError, open_image, to_array
+from cnn_jax.data.source import Example, Source
+
+Transform = Callable[[Image.Image, np.random.Generator], Image.Image]
+"""Changes one image, of mode `"RGB"` or `"L"`; all results have one size."""
+
+NUM_THREADS = 2
+"""Threads that decode, in each process: Pillow lets others run while it decodes."""
+
+
+class BadImage(NamedTuple):
+    """An image that could not be read.
+
+    Attributes:
+      origin: Which one.
+      reason: What is wrong with it.
+    """
+
+    origin: str
+    reason: str
+
+
+class TooManyBadImagesError(ImageError):
+    """More images were unreadable than allowed; the message names each."""
+
+    def __init__(self, bad_images: Sequence[BadImage], allowed: int):
+        found = "\n".join(f"  {bad.origin}: {bad.reason}" for bad in bad_images)
+        message = (
+            f"got {len(bad_images)} unreadable image(s), expected no more than "
+            f"{allowed} (max_bad_images):\n{found}"
+        )
+        ValueError.__init__(self, message)
+        self.origin, self.reason = bad_images[-1]
+
+
+class TrainStream:
+    """Shuffled batches of a training split, epoch after epoch, from any step on.
+
+    Args:
+      source: The examples.
+      batch_size: Examples of a step, over all processes. An epoch's incomplete batch is
+        left out; which examples that are differs from epoch to epoch.
+      transform: What is done to each image; gets a generator of the example's own.
+      seed: Decides the order and the generators.
+      num_workers: Processes that do the work; 0 leaves it to threads of this one.
+      process_index: Which block of each batch is this process's.
+      process_count: In how many blocks each batch is read.
+      max_bad_images: How many different images may be unreadable.
+
+    Attributes:
+      steps_per_epoch: How many batches an epoch has.
+      bad_images: Those met so far, in the order in which they were met.
+
+    Raises:
+      ValueError: If the split is empty or smaller than a batch, or the processes do not
+        divide the batch.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        batch_size: int,
+        transform: Transform,
+        seed: int = 0,
+        num_workers: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+        max_bad_images: int = 0,
+    ):
+        _check(source, batch_size, process_index, process_count)
+        if batch_size > len(source):
+            raise ValueError(
+                f"batch_size: got {batch_size}, expected 1 to {len(source)}, the "
+                f"number of examples of {source.name!r}, split {source.split!r}."
+            )
+        self.steps_per_epoch = len(source) // batch_size
+        self._source, self._batch_size = source, batch_size
+        self._read = _Read(source, transform, max_bad_images)
+        # Consecutive integers are not far enough apart: Grain shuffles epoch e by the
+        # seed plus e, so that epoch 1 of one seed would be epoch 0 of the next.
+        self._seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        self._num_workers = num_workers
+        self._block = slice(process_index, None, process_count)
+        self._local_size = batch_size // process_count
+        self._budget = _Budget(max_bad_images)
+
+    @property
+    def bad_images(self) -> tuple[BadImage, ...]:
+        """Those met so far."""
+        return self._budget.found
+
+    def batches(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
+        """Returns this process's blocks of the batches from a step on, without end.
+
+        Close the iterator to end its threads and processes.
+
+        Args:
+          start_step: How many steps are finished.
+
+        Returns:
+          Mappings of `image`, uint8 of shape `(n, height, width, channels)`; `label`,
+          int32 `(n,)`; and `index`, int64 `(n,)`: the examples' numbers in the source.
+
+        Raises:
+          TooManyBadImagesError: Before the batch that holds one too many.
+          ValueError: If a label is out of range.
+        """
+        import grain
+
+        numbers = grain.MapDataset.range(len(self._source)).shuffle(seed=self._seed)
+        epoch = numbers[: self.steps_per_epoch * self._batch_size]
+        examples = epoch.repeat(None).random_map(self._read, seed=self._seed)
+        blocks = examples.batch(self._local_size, batch_fn=_collate)[self._block]
+        batches = _iterate(blocks[start_step:], self._num_workers)
+        return self._budget.checked(batches, ("image", "label", "index"))
+
+
+class EvalStream:
+    """A split's examples once, in the source's order, in batches of one size.
+
+    The last batches are padded with black images that a mask marks, so that every
+    process gets equally many batches and the masks add up to the split's size.
+
+    Args:
+      source: The examples.
+      batch_size: Examples of a batch, over all processes.
+      transform: As in `TrainStream`.
+      num_workers: As in `TrainStream`.
+      process_index: As in `TrainStream`.
+      process_count: As in `TrainStream`.
+      max_bad_images: How many images may be unreadable; they are masked.
+
+    Attributes:
+      num_batches: How many there are.
+      bad_images: Those met so far.
+
+    Raises:
+      ValueError: If the split is empty, or the processes do not divide the batch.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        batch_size: int,
+        transform: Transform,
+        num_workers: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+        max_bad_images: int = 0,
+    ):
+        _check(source, batch_size, process_index, process_count)
+        self.num_batches = -(-len(source) // batch_size)
+        self._batch_size = batch_size
+        self._read = _ReadOrMask(source, transform)
+        self._num_workers = num_workers
+        self._block = slice(process_index, None, process_count)
+        self._local_size = batch_size // process_count
+        self._budget = _Budget(max_bad_images)
+
+    @property
+    def bad_images(self) -> tuple[BadImage, ...]:
+        """Those met so far."""
+        return self._budget.found
+
+    def batches(self) -> Iterator[dict[str, np.ndarray]]:
+        """Returns this process's blocks of one pass.
+
+        Returns:
+          Mappings as from `TrainStream.batches`, and `mask`: float32 of shape `(n,)`,
+          1.0 for an example that counts.
+
+        Raises:
+          TooManyBadImagesError: Before the batch that holds one too many.
+          ValueError: If a label is out of range.
+        """
+        import grain
+
+        numbers = grain.MapDataset.range(self.num_batches * self._batch_size)
+        # Evaluation draws nothing, but transforms take a generator.
+        examples = numbers.random_map(self._read, seed=0)
+        blocks = examples.batch(self._local_size, batch_fn=_collate)[self._block]
+        batches = _iterate(blocks, self._num_workers)
+        return self._budget.checked(batches, ("image", "label", "index", "mask"))
+
+
+def _check(
+    source: Source, batch_size: int, process_index: int, process_count: int
+) -> None:
+    if len(source) == 0:
+        raise ValueError(
+            f"dataset {source.name!r}, split {source.split!r}: got no examples, "
+            "expected at least one."
+        )
+    if batch_size < 1 or batch_size % process_count:
+        raise ValueError(
+            f"batch_size: got {batch_size}, expected a positive multiple of the "
+            f"{process_count} processes."
+        )
+    if not 0 <= process_index < process_count:
+        raise ValueError(
+            f"process_index: got {process_index}, expected 0 to {process_count - 1}."
+        )
+
+
+class _Element(NamedTuple):
+    """What a worker makes of one example; errors travel as data.
+
+    An exception would lose its type on the way out of a worker process, and would tell
+    the count of bad images nothing.
+    """
+
+    image: np.ndarray | None
+    label: int
+    index: int
+    mask: float
+    bad: tuple[tuple[int, BadImage], ...] = ()
+    error: ValueError | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """Reads, decodes and transforms an example, or the next readable one."""
+
+    source: Source
+    transform: Transform
+    max_bad_images: int
+
+    def __call__(self, number: int, generator: np.random.Generator) -> _Element:
+        bad = []
+        # One more than allowed ends the run, so there is no need to look further.
+        for offset in range(min(len(self.source), self.max_bad_images + 1)):
+            index = (number + offset) % len(self.source)
+            try:
+                image, label = _read_example(
+                    self.source, index, self.transform, generator
+                )
+            except (ImageError, OSError) as error:
+                bad.append((index, _bad_image(self.source, index, error)))
+            except ValueError as error:
+                return _Element(None, 0, index, 0.0, tuple(bad), error)
+            else:
+                return _Element(image, label, index, 1.0, tuple(bad))
+        return _Element(None, 0, number, 0.0, tuple(bad))
+
+
+@dataclasses.dataclass(frozen=True)
+class _ReadOrMask:
+    """Reads an example, or leaves a gap that is masked."""
+
+    source: Source
+    transform: Transform
+
+    def __call__(self, index: int, generator: np.random.Generator) -> _Element:
+        if index >= len(self.source):
+            return _Element(self._black(generator), 0, -1, 0.0)
+        try:
+            image, label = _read_example(self.source, index, self.transform, generator)
+        except (ImageError, OSError) as error:
+            bad = ((index, _bad_image(self.source, index, error)),)
+            return _Element(self._black(generator), 0, index, 0.0, bad)
+        except ValueError as error:
+            return _Element(None, 0, index, 0.0, (), error)
+        return _Element(image, label, index, 1.0)
+
+    def _black(self, generator: np.random.Generator) -> np.ndarray:
+        """A black image as large as the transform makes them."""
+        mode = "L" if self.source.features.image_shape[2] == 1 else "RGB"
+        height, width = (side or 64 for side in self.source.features.image_shape[:2])
+        black = Image.new(mode, (width, height))
+        return np.zeros_like(to_array(self.transform(black, generator)))
+
+
+def _read_example(
+    source: Source, index: int, transform: Transform, generator: np.random.Generator
+) -> tuple[np.ndarray, int]:
+    example = source[index]
+    if not 0 <= example.label < len(source.class_names):
+        raise ValueError(
+            f"{example.origin}: got the label {example.label}, expected 0 to "
+            f"{len(source.class_names) - 1}."
+        )
+    image = _image_of(example, source.features.image_shape[2])
+    return to_array(transform(image, generator)), example.label
+
+
+def _image_of(example: Example, channels: int) -> Image.Image:
+    if isinstance(example.image, bytes):
+        return open_image(example.image, origin=example.origin, channels=channels)
+    pixels = example.image
+    return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+
+
+def _bad_image(source: Source, index: int, error: Exception) -> BadImage:
+    if isinstance(error, ImageError):
+        return BadImage(error.origin, error.reason)
+    return BadImage(f"{source.name} {source.split}[{index}]", str(error))
+
+
+def _collate(elements: Sequence[_Element]) -> dict[str, Any]:
+    """Makes a batch of elements, or passes on why there is none."""
+    bad = tuple(each for element in elements for each in element.bad)
+    errors = [element.error for element in elements if element.error is not None]
+    if errors or any(element.image is None for element in elements):
+        return {"bad": bad, "error": errors[0] if errors else None}
+    return {
+        "bad": bad,
+        "image": np.stack([element.image for element in elements]),
+        "label": np.asarray([element.label for element in elements], np.int32),
+        "index": np.asarray([element.index for element in elements], np.int64),
+        "mask": np.asarray([element.mask for element in elements], np.float32),
+    }
+
+
+class _Budget:
+    """Counts the different images that were bad, wherever they were read."""
+
+    def __init__(self, allowed: int):
+        self._allowed = allowed
+        self._found: dict[int, BadImage] = {}
+
+    @property
+    def found(self) -> tuple[BadImage, ...]:
+        return tuple(self._found.values())
+
+    def checked(
+        self, batches: Iterator[Mapping[str, Any]], names: Sequence[str]
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Passes batches on, and raises what they carry instead of images."""
+        try:
+            for batch in batches:
+                self._found.update(batch["bad"])
+                if len(self._found) > self._allowed:
+                    raise TooManyBadImagesError(self.found, self._allowed)
+                if batch.get("error") is not None:
+                    raise batch["error"]
+                # Copied, since a worker's arrays lie in memory shared with it, which
+                # is freed with them.
+                yield {name: np.array(batch[name]) for name in names}
+        finally:
+            batches.close()
+
+
+def _iterate(blocks: Any, num_workers: int) -> Iterator[Any]:
+    """Computes the entries of a Grain `MapDataset` in order, ahead of time."""
+    import grain
+
+    options = grain.ReadOptions(
+        num_threads=NUM_THREADS, prefetch_buffer_size=2 * NUM_THREADS
+    )
+    dataset = blocks.to_iter_dataset(options)
+    if num_workers:
+        from absl import flags
+
+        # Grain's worker processes are handed absl's flags, which must be parsed.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        dataset = dataset.mp_prefetch(
+            grain.MultiprocessingOptions(
+                num_workers=num_workers, per_worker_buffer_size=2
+            )
+        )
+    iterator = iter(dataset)
+    try:
+        yield from iterator
+    finally:
+        iterator.close()

@@ -1,0 +1,83 @@
+"""An experiment from its configuration: the data, the model, the run, the last line.
+
+A file in `experiments/` is a docstring, a `TrainConfig` and a call of `main`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+from cnn_jax import data
+from cnn_jax.models import create_model
+from cnn_jax.training import TrainConfig
+from cnn_jax.training.loop import FitResult, fit
+
+
+def run(config: TrainConfig) -> FitResult:
+    """Opens the data, makes the model and trains it, printing a line an epoch.
+
+    Raises:
+      ValueError, FileNotFoundError, FileExistsError, ArithmeticError: As `fit`,
+        `create_model` and `data.open_split` do.
+    """
+    config.validate()
+    train, test = (
+        data.open_split(
+            config.dataset,
+            split,
+            data_dir=config.data_dir,
+            image_size=config.image_size,
+            path=config.data_path,
+        )
+        for split in (config.train_split, config.test_split)
+    )
+    model = create_model(
+        config.model, num_classes=len(train.class_names), dtype=config.dtype
+    )
+    return fit(model, config, train, test, hooks=[print_epoch])
+
+
+def print_epoch(record: dict, state: object) -> None:
+    """Prints one line for each epoch."""
+    if record["event"] == "epoch":
+        print(
+            f"epoch {record['epoch']}: train loss {record['train_loss']:.4f}, test "
+            f"accuracy {record['test_accuracy']:.2%}, {record['seconds']:.0f} s",
+            flush=True,
+        )
+
+
+def main(
+    default: TrainConfig, description: str, arguments: list[str] | None = None
+) -> None:
+    """Runs the experiment that the command line describes.
+
+    Every field of the configuration is an option. Exits with 2 for a command line that
+    cannot be meant, and with 1 and one sentence when the run cannot go on.
+
+    Args:
+      default: What the options change.
+      description: What `--help` says: the experiment's docstring.
+      arguments: The options; `sys.argv[1:]` when None.
+    """
+    import tyro
+
+    config = tyro.cli(
+        TrainConfig, args=arguments, default=default, description=description
+    )
+    for field, value in dataclasses.asdict(config).items():
+        print(f"{field} = {value!r}")
+    try:
+        result = run(config)
+    except (ValueError, OSError, ArithmeticError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    print(
+        f"test accuracy {result.test['accuracy']:.2%} on "
+        f"{result.test['num_examples']} examples (epoch {result.best_epoch}), "
+        f"{result.step_seconds_median * 1e3:.0f} ms a step, "
+        f"{result.train_seconds:.0f} s of training, "
+        f"{result.compile_seconds:.0f} s of compiling"
+    )
+    if result.run_dir is not None:
+        print(f"result in {result.run_dir}/result.json")

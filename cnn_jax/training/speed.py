@@ -1,0 +1,153 @@
+"""How fast a run goes: a stopwatch, a trace of chosen steps, and the chip's peak."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+PEAK_FLOPS = {
+    # kind of device, as jax names it: dense bfloat16 FLOP/s of one device (a chip; on
+    # v2 and v3 a device is a core). Source: the makers' data sheets.
+    "TPU v2": 22.5e12,
+    "TPU v3": 61.5e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+}
+"""What `model_flops_utilization` divides by."""
+
+FLOPS_PER_MAC = 6
+"""Of a training step: two forward, and two each for the gradients of both operands."""
+
+
+class Stopwatch:
+    """Times training by intervals between points at which the device was waited for.
+
+    Dispatch is asynchronous, so a single step's time is not known; an interval's is,
+    from one point at which the host held a result to the next.
+
+    Args:
+      waited: Returns the seconds spent waiting for data so far.
+      now: The clock, in seconds.
+
+    Attributes:
+      interval_step_seconds: Mean seconds of a step, for each interval.
+      seconds: Training seconds so far.
+      waited_seconds: Those of them that were spent waiting for data.
+    """
+
+    def __init__(
+        self,
+        waited: Callable[[], float],
+        now: Callable[[], float] = time.perf_counter,
+    ):
+        self._waited, self._now = waited, now
+        self.interval_step_seconds: list[float] = []
+        self.seconds = 0.0
+        self.waited_seconds = 0.0
+        self.start(0)
+
+    def start(self, step: int) -> None:
+        """Begins an interval behind `step`; what lies before is not counted."""
+        self._started = (self._now(), self._waited(), step)
+
+    def stop(self, step: int) -> float:
+        """Ends the interval, counts it if it has a step, and begins the next.
+
+        Returns:
+          Its seconds, 0.0 without a step.
+        """
+        started, waited, first = self._started
+        if step == first:
+            return 0.0
+        seconds = self._now() - started
+        self.interval_step_seconds.append(seconds / (step - first))
+        self.seconds += seconds
+        self.waited_seconds += self._waited() - waited
+        self.start(step)
+        return seconds
+
+    def step_seconds(self) -> dict[str, float]:
+        """Returns the median, 90th and 99th percentile of a step's seconds.
+
+        NaN if there was no interval.
+        """
+        found = self.interval_step_seconds
+        if not found:
+            return dict.fromkeys(("median", "p90", "p99"), math.nan)
+        return {
+            "median": statistics.median(found),
+            "p90": float(np.percentile(found, 90)),
+            "p99": float(np.percentile(found, 99)),
+        }
+
+
+class StepTrace:
+    """A profiler's trace of some steps, to be opened in TensorBoard or XProf.
+
+    Args:
+      steps: The first step to trace and the first not to; None traces none.
+      run_dir: Its subdirectory `profile` gets the trace.
+    """
+
+    def __init__(self, steps: tuple[int, int] | None, run_dir: str | None):
+        self._steps = steps
+        self._directory = None if run_dir is None else pathlib.Path(run_dir) / "profile"
+        self._is_tracing = False
+
+    def at(self, step: int, carry: Any) -> None:
+        """Starts or ends the trace if `step` finished steps call for it."""
+        if self._steps is None or step not in self._steps:
+            return
+        # What was dispatched before belongs to the steps before.
+        jax.block_until_ready(carry)
+        if step == self._steps[0]:
+            jax.profiler.start_trace(self._directory)
+            self._is_tracing = True
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the trace, if one is under way."""
+        if self._is_tracing:
+            self._is_tracing = False
+            jax.profiler.stop_trace()
+
+
+def model_flops_utilization(
+    macs_per_example: int | None, examples_per_second: float, devices: Any
+) -> float | None:
+    """Returns the share of the devices' peak that the model's own arithmetic takes.
+
+    Counted are 6 FLOPs for each multiply-add of a forward pass (two in it, four in the
+    backward pass), whatever a program computes beside them or again.
+
+    Args:
+      macs_per_example: Multiply-adds of a forward pass, or None.
+      examples_per_second: Over all devices.
+      devices: The devices, of one kind.
+
+    Returns:
+      The share, or None where the count or the peak is not known.
+    """
+    devices = list(devices)
+    peak = PEAK_FLOPS.get(devices[0].device_kind)
+    if macs_per_example is None or peak is None:
+        return None
+    needed = FLOPS_PER_MAC * macs_per_example * examples_per_second
+    return needed / (peak * len(devices))

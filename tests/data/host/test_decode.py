@@ -1,0 +1,249 @@
+"""Every kind of file that a folder of photographs may hold, decoded or refused."""
+
+import contextlib
+import io
+import pickle
+import struct
+import threading
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from cnn_jax.data import ImageError
+from cnn_jax.data.host import decode_image, open_image
+
+
+def encode(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def photograph(height=20, width=30):
+    rows, columns = np.mgrid[:height, :width]
+    pixels = np.stack([rows * 7, columns * 5, rows + columns], -1).astype(np.uint8)
+    return Image.fromarray(pixels)
+
+
+def decode(encoded, **options):
+    return decode_image(encoded, origin="here.jpg", **options)
+
+
+def assert_refused(encoded, reason, **options):
+    with pytest.raises(ImageError, match=reason) as error:
+        decode(encoded, **options)
+    assert str(error.value).startswith("here.jpg: ")
+
+
+def test_pixels_come_out_as_they_went_in():
+    image = photograph()
+    pixels = decode(encode(image))
+    assert pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels, np.asarray(image))
+
+
+def test_the_content_decides_not_the_name():
+    # `origin` ends in .jpg and the bytes are a PNG's.
+    assert decode(encode(photograph())).shape == (20, 30, 3)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
+def test_truncated(kind, share):
+    encoded = encode(photograph(64, 64), kind)
+    assert_refused(
+        encoded[: int(len(encoded) * share)], "cannot be decoded|begins with"
+    )
+
+
+def test_zero_bytes():
+    assert_refused(b"", "the file is empty")
+
+
+@pytest.mark.parametrize("content", [b"<html>not found</html>", b"\x00" * 500])
+def test_no_image(content):
+    assert_refused(content, "no image format")
+
+
+def test_flipped_bits_never_escape_as_another_error(generator):
+    encoded = np.frombuffer(encode(photograph(64, 64), "PNG"), np.uint8)
+    for position in generator.integers(0, len(encoded), 60):
+        damaged = encoded.copy()
+        damaged[position] ^= 1 << generator.integers(8)
+        with contextlib.suppress(ImageError):
+            assert decode(damaged.tobytes()).shape[2] == 3
+
+
+def test_cmyk_shows_the_colours():
+    red = Image.new("RGB", (16, 16), (255, 0, 0)).convert("CMYK")
+    pixels = decode(encode(red, "JPEG", quality=95))
+    assert np.abs(pixels.astype(int) - (255, 0, 0)).max() < 12
+
+
+def test_inverted_cmyk_as_adobe_writes_it():
+    ink = Image.new("RGB", (16, 16), (0, 0, 255)).convert("CMYK")
+    encoded = encode(ink, "JPEG", quality=95)
+    # Pillow writes CMYK JPEGs as Adobe does: inverted, and marked so.
+    assert b"Adobe" in encoded
+    assert np.abs(decode(encoded).astype(int) - (0, 0, 255)).max() < 12
+
+
+def test_grayscale_becomes_colour_and_colour_grayscale():
+    gray = photograph().convert("L")
+    pixels = decode(encode(gray))
+    np.testing.assert_array_equal(pixels, np.repeat(np.asarray(gray)[..., None], 3, -1))
+    np.testing.assert_array_equal(decode(encode(gray), channels=1)[..., 0], gray)
+    colour = decode(encode(photograph()), channels=1)
+    np.testing.assert_array_equal(colour[..., 0], np.asarray(photograph().convert("L")))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_dropped(mode):
+    image = photograph().convert(mode)
+    image.putalpha(7)
+    expected = photograph() if mode == "RGBA" else photograph().convert("L")
+    np.testing.assert_array_equal(decode(encode(image)), expected.convert("RGB"))
+
+
+def test_a_palette_with_a_transparent_entry():
+    image = photograph().convert("P")
+    pixels = decode(encode(image, transparency=b"\x00" * 10))
+    np.testing.assert_array_equal(pixels, image.convert("RGB"))
+
+
+def test_one_bit_per_pixel():
+    image = photograph().convert("1")
+    np.testing.assert_array_equal(decode(encode(image)), image.convert("RGB"))
+
+
+def test_sixteen_bits_are_scaled_not_clipped():
+    values = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    pixels = decode(encode(Image.fromarray(values)))
+    np.testing.assert_array_equal(pixels[..., 0], np.round(values / 257))
+    assert pixels.max() == 255
+    assert len(np.unique(pixels)) == 64
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_carried_out(orientation):
+    upright = photograph()
+    # What a camera stores so that a viewer that obeys EXIF shows `upright`.
+    stored = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1),
+        6: lambda a: np.rot90(a, 1),
+        7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+        8: lambda a: np.rot90(a, -1),
+    }[orientation](np.asarray(upright))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    encoded = encode(Image.fromarray(np.ascontiguousarray(stored)), exif=exif)
+    np.testing.assert_array_equal(decode(encoded), upright)
+
+
+def test_damaged_exif_does_not_matter():
+    damaged = encode(
+        photograph(), exif=b"Exif\x00\x00MM\x00*\x00\x00\xff\xff" + b"\xff" * 9
+    )
+    np.testing.assert_array_equal(decode(damaged), photograph())
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_of_an_animation_the_first_frame(kind):
+    frames = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in (200, 100, 0)]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    encoded = encode(
+        frames[0], kind, save_all=True, append_images=frames[1:], **options
+    )
+    assert np.abs(decode(encoded).astype(int) - (200, 0, 0)).max() < 4
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4000, 1), (1, 4000)])
+@pytest.mark.parametrize("smallest_side", [None, 224])
+def test_extreme_sizes(size, smallest_side):
+    image = Image.new("RGB", size, (9, 8, 7))
+    for kind in ("PNG", "JPEG"):
+        pixels = decode(encode(image, kind), smallest_side=smallest_side)
+        assert pixels.shape == (size[1], size[0], 3)
+
+
+def png_of(width, height):
+    """A PNG whose header promises more pixels than its few bytes hold."""
+
+    def chunk(kind, content):
+        checksum = zlib.crc32(kind + content)
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", checksum)
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = zlib.compress(b"\x00" * 10_000)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        [chunk(b"IHDR", header), chunk(b"IDAT", data), chunk(b"IEND", b"")]
+    )
+
+
+# Between Pillow's limit and twice that it warns, beyond it raises.
+@pytest.mark.parametrize("side", [10_000, 30_000])
+def test_a_decompression_bomb_is_refused_before_it_takes_memory(side):
+    tracemalloc.start()
+    assert_refused(png_of(side, side), "pixels")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5_000_000
+
+
+def test_the_limit_on_pixels_can_be_lowered():
+    assert_refused(
+        encode(photograph()),
+        "got 30 x 20 pixels, expected no more than 599",
+        max_pixels=599,
+    )
+    decode(encode(photograph()), max_pixels=600)
+
+
+def test_jpegs_can_be_decoded_at_a_fraction_of_their_size():
+    encoded = encode(photograph(600, 800), "JPEG")
+    assert decode(encoded, smallest_side=140).shape == (150, 200, 3)
+    assert decode(encoded, smallest_side=160).shape == (300, 400, 3)
+    assert decode(encoded).shape == (600, 800, 3)
+
+
+def test_a_colour_profile_does_not_matter():
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    np.testing.assert_array_equal(
+        decode(encode(photograph(), icc_profile=profile)), photograph()
+    )
+
+
+def test_the_error_survives_the_way_out_of_a_process():
+    error = pickle.loads(pickle.dumps(ImageError("a/b.jpg", "torn in two")))
+    assert (error.origin, error.reason) == ("a/b.jpg", "torn in two")
+    assert str(error) == "a/b.jpg: torn in two."
+
+
+def test_threads_do_not_disturb_each_other():
+    files = [encode(Image.new("RGB", (64, 64), (k, k, k)), "PNG") for k in range(8)]
+    wrong = []
+
+    def work(shade):
+        for _ in range(50):
+            image = open_image(files[shade], origin="")
+            if image.getpixel((3, 3)) != (shade,) * 3:
+                wrong.append(shade)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

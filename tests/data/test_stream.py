@@ -1,0 +1,317 @@
+"""Streams: the same examples in the same order, whoever computes them."""
+
+import collections
+import contextlib
+import dataclasses
+import itertools
+import os
+import pathlib
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from cnn_jax import data
+from cnn_jax.data.host import Compose, RandomFlip, RandomResizedCrop
+from cnn_jax.data.source import Example, Features
+
+SIZE = 8
+TRANSFORM = Compose((RandomResizedCrop(SIZE), RandomFlip()))
+BATCH_SIZE = 6  # three batches an epoch; five of 23 examples are left out
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """Images that show gradients, so that each crop differs, and their own number."""
+
+    count: int = 23
+    wrong_label_at: int = -1
+    name: str = "numbers"
+    split: str = "train"
+    class_names: tuple[str, ...] = ("even", "odd")
+    channels: int = 3
+    fingerprint: str = "numbers"
+
+    @property
+    def features(self):
+        return Features((20, 20, self.channels), encoded=False)
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        rows, columns = np.mgrid[:20, :20].astype(np.uint8)
+        pixels = np.stack([rows * 12, columns * 12, np.full_like(rows, index)], -1)
+        label = 2 if index == self.wrong_label_at else index % 2
+        return Example(pixels[..., -self.channels :], label, f"numbers[{index}]")
+
+
+def take(stream, count, start_step=0):
+    batches = stream.batches(start_step)
+    try:
+        return list(itertools.islice(batches, count))
+    finally:
+        batches.close()
+
+
+def make(source=None, **options):
+    settings = {"batch_size": BATCH_SIZE, "transform": TRANSFORM, "seed": 5, **options}
+    return data.TrainStream(Numbers() if source is None else source, **settings)
+
+
+def assert_same(found, expected):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    """Ten batches, three epochs and one batch of the fourth, from one process."""
+    return take(make(), 10)
+
+
+def test_a_batch_holds_what_it_says(undisturbed):
+    for batch in undisturbed:
+        assert batch["image"].shape == (BATCH_SIZE, SIZE, SIZE, 3)
+        assert batch["image"].dtype == np.uint8
+        assert (batch["label"].dtype, batch["index"].dtype) == (np.int32, np.int64)
+        np.testing.assert_array_equal(batch["label"], batch["index"] % 2)
+        # The blue channel is the example's number, and survives crop and flip.
+        assert np.all(batch["image"][..., 2] == batch["index"][:, None, None])
+
+
+def test_an_epoch_shows_nothing_twice_and_each_leaves_others_out(undisturbed):
+    assert make().steps_per_epoch == 3
+    epochs = [
+        np.concatenate([batch["index"] for batch in undisturbed[start : start + 3]])
+        for start in (0, 3, 6)
+    ]
+    for epoch in epochs:
+        assert len(set(epoch)) == 18
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert len({frozenset(epoch) for epoch in epochs}) == 3
+
+
+def test_seeds_are_far_apart(undisturbed):
+    ids = np.stack([batch["index"] for batch in undisturbed])
+    for seed in range(20):
+        if seed != 5:
+            # Not even another seed's later epoch.
+            other = np.stack([batch["index"] for batch in take(make(seed=seed), 3)])
+            assert not any(np.array_equal(other, ids[at : at + 3]) for at in (0, 3, 6))
+
+
+def test_the_same_example_is_cropped_anew_in_each_epoch(undisturbed):
+    seen = {}
+    for batch in undisturbed:
+        for index, image in zip(batch["index"], batch["image"], strict=True):
+            seen.setdefault(int(index), []).append(image.tobytes())
+    again = [images for images in seen.values() if len(images) == 3]
+    assert len(again) > 5
+    assert sum(len(set(images)) == 3 for images in again) > 0.8 * len(again)
+
+
+# The first, a middle and the last step of an epoch, and the first of the next.
+@pytest.mark.parametrize("start", [0, 1, 2, 3, 7])
+def test_continuing_gives_the_rest(undisturbed, start):
+    assert_same(take(make(), 10 - start, start), undisturbed[start:])
+
+
+def join(blocks):
+    return [
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for parts in zip(*blocks, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("process_count", [2, 3])
+def test_processes_read_blocks_that_make_up_the_batch(undisturbed, process_count):
+    def blocks(count, start):
+        return [
+            take(make(process_index=index, process_count=process_count), count, start)
+            for index in range(process_count)
+        ]
+
+    # Four steps in shards, the rest in one process, and the other way round.
+    assert_same(join(blocks(4, 0)), undisturbed[:4])
+    assert_same(take(make(), 6, 4), undisturbed[4:])
+    assert_same(join(blocks(6, 4)), undisturbed[4:])
+
+
+@pytest.mark.parametrize("num_workers", [2, pytest.param(1, marks=pytest.mark.slow)])
+def test_workers_compute_the_same(undisturbed, num_workers):
+    stream = make(num_workers=num_workers)
+    assert_same(take(stream, 8, 2), undisturbed[2:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", [0, 1, 2])
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_workers_continue_wherever_it_was(undisturbed, num_workers, start):
+    stream = make(num_workers=num_workers)
+    assert_same(take(stream, 10 - start, start), undisturbed[start:])
+
+
+def worker_processes():
+    """Returns the workers that any thread of this process has started."""
+    found = set()
+    for task in pathlib.Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            for pid in (task / "children").read_text().split():
+                command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+                if b"spawn_main" in command:
+                    found.add(int(pid))
+    return found
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_iterator_and_a_killed_one_is_noticed():
+    batches = make(num_workers=2).batches()
+    next(batches)
+    assert len(worker_processes()) == 2
+    batches.close()
+    deadline = time.monotonic() + 20
+    while worker_processes() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not worker_processes()
+
+    batches = make(num_workers=1).batches()
+    next(batches)
+    for pid in worker_processes():
+        os.kill(pid, signal.SIGKILL)
+    with pytest.raises(Exception, match=r"(?i)process|worker"):
+        collections.deque(itertools.islice(batches, 1000), maxlen=0)
+    batches.close()
+
+
+@pytest.fixture
+def damaged(folder, tmp_path):
+    """The folder with two of its training images cut short."""
+    root = shutil.copytree(folder, tmp_path / "damaged")
+    for name in ("dog/0001.png", "owl/0008.png"):
+        path = root / "train" / name
+        path.write_bytes(path.read_bytes()[:30])
+    return root
+
+
+def test_a_bad_image_ends_the_run_and_is_named(damaged):
+    stream = make(data.open_source(f"folder:{damaged}", "train"))
+    with pytest.raises(
+        data.TooManyBadImagesError, match="expected no more than 0"
+    ) as error:
+        take(stream, 3)
+    assert "dog/0001.png: " in str(error.value) or "owl/0008.png: " in str(error.value)
+    assert isinstance(error.value, data.ImageError)
+
+
+def test_one_bad_image_too_many_names_both(damaged):
+    source = data.open_source(f"folder:{damaged}", "train")
+    with pytest.raises(data.TooManyBadImagesError, match="2 unreadable") as error:
+        take(make(source, max_bad_images=1), 9)
+    assert "dog/0001.png: " in str(error.value)
+    assert "owl/0008.png: " in str(error.value)
+
+
+def test_bad_images_within_the_budget_move_no_other(folder, damaged):
+    whole = take(make(data.open_source(f"folder:{folder}", "train")), 9)
+    stream = make(data.open_source(f"folder:{damaged}", "train"), max_bad_images=2)
+    found = take(stream, 9)
+    source = data.open_source(f"folder:{folder}", "train")
+    bad = {
+        index
+        for index in range(len(source))
+        if source[index].origin.endswith(("dog/0001.png", "owl/0008.png"))
+    }
+    assert len(bad) == 2
+    replaced = 0
+    for one, other in zip(found, whole, strict=True):
+        moved = one["index"] != other["index"]
+        assert set(other["index"][moved]) <= bad
+        # The next one of the source stands in for it, with its own label and pixels.
+        np.testing.assert_array_equal(
+            one["index"][moved], (other["index"][moved] + 1) % len(source)
+        )
+        np.testing.assert_array_equal(
+            one["label"], [source[int(index)].label for index in one["index"]]
+        )
+        np.testing.assert_array_equal(one["image"][~moved], other["image"][~moved])
+        replaced += moved.sum()
+    assert replaced > 2
+    assert sorted(image.origin[-12:] for image in stream.bad_images) == [
+        "dog/0001.png",
+        "owl/0008.png",
+    ]
+
+
+def test_a_file_that_went_away_is_a_bad_image(damaged):
+    source = data.open_source(f"folder:{damaged}", "train")
+    shutil.rmtree(damaged / "train" / "dog")
+    with pytest.raises(data.TooManyBadImagesError, match="No such file"):
+        take(make(source), 9)
+
+
+def test_a_label_out_of_range_ends_the_run():
+    with pytest.raises(
+        ValueError, match=r"numbers\[7\]: got the label 2, expected 0 to 1"
+    ):
+        take(make(Numbers(wrong_label_at=7)), 9)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        (Numbers(0), {}, "got no examples"),
+        (Numbers(5), {}, "batch_size: got 6, expected 1 to 5, the number of examples"),
+        (Numbers(), {"process_count": 4}, "positive multiple of the 4 processes"),
+        (Numbers(), {"process_index": 1}, "process_index: got 1, expected 0 to 0"),
+    ],
+)
+def test_what_cannot_be_streamed_is_said_at_once(source, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(source, **options)
+
+
+@pytest.mark.parametrize("process_count", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 6, 17, 23])
+def test_evaluation_shows_every_example_once(count, process_count):
+    streams = [
+        data.EvalStream(
+            Numbers(count),
+            batch_size=BATCH_SIZE,
+            transform=data.eval_transform(SIZE),
+            process_index=index,
+            process_count=process_count,
+        )
+        for index in range(process_count)
+    ]
+    blocks = [list(stream.batches()) for stream in streams]
+    assert {len(each) for each in blocks} == {streams[0].num_batches}
+    batches = join(blocks)
+    mask = np.concatenate([batch["mask"] for batch in batches])
+    assert mask.sum() == count
+    index = np.concatenate([batch["index"] for batch in batches])
+    np.testing.assert_array_equal(index[mask > 0], np.arange(count))
+    images = np.concatenate([batch["image"] for batch in batches])
+    assert images.shape == (len(mask), SIZE, SIZE, 3)
+    assert not images[mask == 0].any()
+
+
+def test_evaluation_masks_bad_images_within_the_budget(damaged):
+    source = data.open_source(f"folder:{damaged}", "train")
+    options = {"batch_size": BATCH_SIZE, "transform": data.eval_transform(SIZE)}
+    stream = data.EvalStream(source, max_bad_images=2, **options)
+    assert sum(batch["mask"].sum() for batch in stream.batches()) == 21
+    assert len(stream.bad_images) == 2
+    with pytest.raises(data.TooManyBadImagesError):
+        list(data.EvalStream(source, **options).batches())
+
+
+def test_grayscale_stays_grayscale():
+    (batch,) = take(make(Numbers(channels=1)), 1)
+    assert batch["image"].shape == (BATCH_SIZE, SIZE, SIZE, 1)
+    assert np.all(batch["image"][..., 0] == batch["index"][:, None, None])
