@@ -358,9 +358,7 @@ class _Budget:
                     raise TooManyBadImagesError(self.found, self._allowed)
                 if batch.get("error") is not None:
                     raise batch["error"]
-                # Copied, since a worker's arrays lie in memory shared with it, which
-                # is freed with them.
-                yield {name: np.array(batch[name]) for name in names}
+                yield {name: batch[name] for name in names}
         finally:
             batches.close()
 
@@ -386,6 +384,15 @@ def _iterate(blocks: Any, num_workers: int) -> Iterator[Any]:
         )
     iterator = iter(dataset)
     try:
-        yield from iterator
+        for batch in iterator:
+            # A worker's arrays lie in memory shared with it, which is freed with them.
+            yield _owned(batch) if num_workers else batch
     finally:
         iterator.close()
+
+
+def _owned(batch: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: np.array(value) if isinstance(value, np.ndarray) else value
+        for name, value in batch.items()
+    }
