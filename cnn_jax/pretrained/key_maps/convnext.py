@@ -10,7 +10,7 @@ from cnn_jax.pretrained.rules import (
 )
 
 _LAYER_SCALE = {
-    "layer_scale": Leaf("params", "layer_scale", lambda array: array.ravel())
+    "layer_scale": Leaf("params", "layer_scale", lambda array: array.reshape(-1))
 }
 
 
