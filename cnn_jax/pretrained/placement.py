@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax.pretrained.files import FLOATS, StoredArray
+from cnn_jax.pretrained.files import FLOATS, DamagedFileError, StoredArray
 from cnn_jax.pretrained.key_maps import KEY_MAPS
 from cnn_jax.pretrained.report import some
 from cnn_jax.pretrained.rules import Rule, Transform
@@ -91,6 +91,7 @@ def plan(
     """Decides what is to be read, or raises one error about all that does not fit."""
     chosen: dict[str, Place] = {}
     heads: dict[str, int] = {}
+    taken: set[str] = set()
     ignored, problems = [], []
     for name, array in arrays.items():
         place = places[name]
@@ -105,7 +106,7 @@ def plan(
         if path not in expected:
             problems.append(f"unexpected: {name} {array.shape} ({path})")
             continue
-        if path in heads or any(path == other.path for other in chosen.values()):
+        if path in taken:
             problems.append(f"twice: {name}, {path}")
             continue
         if array.dtype not in FLOATS:
@@ -115,19 +116,20 @@ def plan(
         moved = _moved_shape(place.transform, array.shape)
         if moved == wanted:
             chosen[name] = place
+            taken.add(path)
         elif is_head and moved and moved[:-1] == wanted[:-1]:
             ignored.append(name)
             heads[path] = moved[-1]
+            taken.add(path)
         else:
             problems.append(
                 f"mis-shaped: {name} {array.shape}, expected {path} {wanted}"
                 + _hint(place.transform, array.shape, wanted)
             )
-    filled = {place.path for place in chosen.values()}
     missing = [
         f"missing: {path} {leaf.shape}"
         for path, leaf in expected.items()
-        if path not in filled and path not in heads
+        if path not in taken
     ]
     if missing or problems:
         raise misfit([*missing, *problems])
@@ -148,6 +150,8 @@ def read(
         dtype = expected[place.path].dtype
         try:
             array = arrays[name].read()
+        except DamagedFileError:
+            raise  # not of this array alone
         except Exception as error:  # whatever a damaged file makes a reader raise
             problems.append(f"unreadable: {name} ({error})")
             continue

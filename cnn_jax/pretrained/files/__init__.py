@@ -24,10 +24,23 @@ from cnn_jax.pretrained.files.mappings import weights_of
 from cnn_jax.pretrained.files.npz_files import open_npz
 from cnn_jax.pretrained.files.own_checkpoints import open_own
 from cnn_jax.pretrained.files.safetensors_files import open_safetensors
-from cnn_jax.pretrained.files.stored import FLOATS, Provenance, StoredArray, Weights
+from cnn_jax.pretrained.files.stored import (
+    FLOATS,
+    DamagedFileError,
+    Provenance,
+    StoredArray,
+    Weights,
+)
 from cnn_jax.pretrained.files.torch_files import open_torch
 
-__all__ = ["FLOATS", "Provenance", "StoredArray", "Weights", "open_weights"]
+__all__ = [
+    "FLOATS",
+    "DamagedFileError",
+    "Provenance",
+    "StoredArray",
+    "Weights",
+    "open_weights",
+]
 
 _READERS = {
     ".safetensors": open_safetensors,

@@ -13,7 +13,12 @@ import jax
 import numpy as np
 
 from cnn_jax import trees
-from cnn_jax.pretrained.files.stored import Provenance, StoredArray, Weights
+from cnn_jax.pretrained.files.stored import (
+    DamagedFileError,
+    Provenance,
+    StoredArray,
+    Weights,
+)
 
 KIND = "cnn_jax.pretrained"
 """What marks the metadata of these checkpoints."""
@@ -37,7 +42,7 @@ def open_own(path: pathlib.Path) -> Iterator[Weights]:
         try:
             metadata = checkpointer.metadata()
         except CheckpointError as error:
-            raise ValueError(str(error)) from error
+            raise DamagedFileError(str(error)) from error
         if metadata.get("kind") != KIND:
             raise ValueError(
                 f"{path}: got a checkpoint of something else, a training run's "
@@ -47,7 +52,11 @@ def open_own(path: pathlib.Path) -> Iterator[Weights]:
 
         @functools.cache
         def restore() -> dict[str, jax.Array]:
-            return trees.named_leaves(checkpointer.restore(nested(template)).tree)
+            try:
+                tree = checkpointer.restore(nested(template)).tree
+            except CheckpointError as error:
+                raise DamagedFileError(str(error)) from error
+            return trees.named_leaves(tree)
 
         def describe(name: str) -> StoredArray:
             leaf = template[name]

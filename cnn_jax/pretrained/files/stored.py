@@ -13,6 +13,10 @@ FLOATS = ("bfloat16", "float16", "float32", "float64")
 """The dtypes that weights may have."""
 
 
+class DamagedFileError(ValueError):
+    """A file as a whole does not hold what it says."""
+
+
 @dataclasses.dataclass(frozen=True)
 class StoredArray:
     """An array whose shape is known and whose numbers are still where they lie.
