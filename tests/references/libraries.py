@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 import types
+import warnings
 
 import numpy as np
 
@@ -126,7 +127,8 @@ def save_torch(arrays, directory):
 
 def save_keras(reference, arrays, directory):
     """Has Keras write a `.weights.h5` file of a network with these arrays."""
-    with _promotion_allowed():
+    with _promotion_allowed(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of NumPy, to Keras
         # The classes are the last array's last axis.
         module = build(reference, list(arrays.values())[-1].shape[-1])
         for variable in module.weights:
