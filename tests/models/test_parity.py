@@ -8,10 +8,12 @@ import importlib.util
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from references import libraries, ours
-from references.table import REFERENCES
+from references.table import REFERENCES, TIMMS_NAMES
+from references.weights import images
 
 import cnn_jax
 from cnn_jax.trees import named_leaves
@@ -81,6 +83,21 @@ def test_weights_give_the_same_logits(name, x64, tmp_path):
     logits_fn = ours.logits_fn(cnn_jax.create_model(name))
     logits = np.asarray(logits_fn(variables, x.astype("float32")))
     assert logits.dtype == np.float32
+    worst = np.abs(logits - computed.logits).max() / np.abs(computed.logits).max()
+    assert worst < 1e-4
+
+
+@pytest.mark.parametrize("name", TIMMS_NAMES)
+def test_timms_names_give_the_same_logits(name, x64):
+    """Of models that have torchvision's implementation as their reference."""
+    reference = TIMMS_NAMES[name]
+    computed = libraries.compute(reference, num_classes=1000)
+    # timm leaves out what only training needs.
+    fields = {"aux_heads": False} if name == "inception_v3" else {}
+    model = cnn_jax.create_model(name, **fields)
+    variables, _ = cnn_jax.load_pretrained(model, computed.arrays, source="timm")
+    x = jnp.asarray(images(reference.size, 3), "float32")
+    logits = np.asarray(ours.logits_fn(model)(variables, x))
     worst = np.abs(logits - computed.logits).max() / np.abs(computed.logits).max()
     assert worst < 1e-4
 

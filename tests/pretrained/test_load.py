@@ -153,6 +153,16 @@ def test_sources(arrays):
         cnn_jax.load_pretrained("resnt20", arrays)
 
 
+@pytest.mark.parametrize("name", ["efficientnet_b5", "efficientnet_v2_s"])
+def test_timms_other_networks_of_the_same_names_are_refused(name):
+    """Their shapes would fit, their batch normalisation would not."""
+    arrays = {"conv_stem.weight": np.zeros((48, 3, 3, 3), np.float32)}
+    with pytest.raises(ValueError, match="none is named as in a EfficientNet of timm"):
+        cnn_jax.load_pretrained(name, arrays, source="timm")
+    with pytest.raises(ValueError, match="do not fit the model"):
+        cnn_jax.load_pretrained("efficientnet_b0", arrays, source="timm")
+
+
 def test_tensors_of_a_state_dict(arrays, variables):
     torch = pytest.importorskip("torch")
     tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
