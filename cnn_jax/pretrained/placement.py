@@ -156,15 +156,15 @@ def read(
             problems.append(f"unreadable: {name} ({error})")
             continue
         with np.errstate(all="ignore"):  # what overflows is found right below
-            # A copy: what is the caller's array may change later.
-            moved = place.transform(array).astype(dtype)
+            moved = place.transform(array).astype(dtype, copy=False)
         num_bad = moved.size - np.count_nonzero(np.isfinite(moved))
         if num_bad:
             finite = np.isfinite(array).all()
             what = f"too large for {dtype}" if finite else "not finite"
             problems.append(f"{what}: {name}, {num_bad} of {moved.size} values")
         elif not problems:
-            values[place.path] = jnp.asarray(moved)
+            # A copy: what is the caller's array may change later.
+            values[place.path] = jnp.array(moved)
     if problems:
         raise misfit(problems)
     return values
