@@ -4,6 +4,7 @@ import io
 import json
 import pathlib
 import pickle
+import resource
 import struct
 import sys
 import tracemalloc
@@ -248,6 +249,22 @@ class TestPyTorch:
         tensors["c1.weight"] = torch.zeros(1).expand(2**40, 5)
         torch.save(tensors, tmp_path / "weights.pth")
         refused(tmp_path / "weights.pth", r"mis-shaped: c1.weight \(1099511627776, 5\)")
+
+    @pytest.mark.parametrize("claimed", [2**33, 2**45])
+    def test_a_storage_larger_than_the_file(
+        self, claimed, torch, tmp_path, lenet_arrays
+    ):
+        """In the format before zips, where PyTorch asks for memory before it reads."""
+        path = save(tmp_path / "weights.pt", lenet_arrays)
+        content = path.read_bytes()
+        # The storage of 150 numbers, as a pickle writes it: "K" and one byte.
+        assert content.count(b"K\x96N") == 1
+        number = b"\x8a\x08" + claimed.to_bytes(8, "little")
+        path.write_bytes(content.replace(b"K\x96N", number + b"N"))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        refused(path, "does not read under weights_only=True")
+        # In kilobytes: what is promised and never filled is no memory.
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20
 
     def test_no_mapping(self, torch, tmp_path):
         torch.save(torch.zeros(3), tmp_path / "weights.pth")
