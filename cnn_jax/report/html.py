@@ -1,9 +1,9 @@
 """A self-contained HTML page from blocks: nothing is loaded, everything is escaped.
 
 A page is a title, a summary and sections; a section is a heading and blocks, which
-are data (`Paragraph`, `Table`, `Chart`, `Facts`, `Code`, `Details`). The style sheet
-is part of the page. It has one light theme, a print form, and boxes that scroll by
-themselves on a narrow screen.
+are data (`Paragraph`, `Table`, `Chart`, `Picture`, `Facts`, `Code`, `Details`). The
+style sheet is part of the page. It has one light theme, a print form, and boxes that
+scroll by themselves on a narrow screen.
 """
 
 from __future__ import annotations
@@ -36,10 +36,19 @@ class Chart:
 
 
 @dataclasses.dataclass(frozen=True)
-class Charts:
-    """Charts side by side, or below each other where there is no room."""
+class Picture:
+    """An image from `images.data_uri`, and what to see in it."""
 
-    charts: Sequence[Chart]
+    uri: str
+    title: str
+    caption: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Charts:
+    """Charts or pictures side by side, or below each other where there is no room."""
+
+    charts: Sequence[Chart | Picture]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +157,15 @@ def _(block: Chart) -> str:
     title, caption = html.escape(block.title), html.escape(block.caption)
     return (
         f"<figure><h3>{title}</h3>{block.svg}"
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+@render_block.register
+def _(block: Picture) -> str:
+    title, caption = html.escape(block.title), html.escape(block.caption)
+    return (
+        f'<figure><h3>{title}</h3><img src="{html.escape(block.uri)}" alt="{caption}">'
         f"<figcaption>{caption}</figcaption></figure>"
     )
 
