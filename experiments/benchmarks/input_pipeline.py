@@ -362,19 +362,14 @@ def measure_waiting(root: pathlib.Path, batch_size: int) -> dict[str, Any]:
 
 
 _RATES = (
-    Column(
-        "per_core",
-        "images/s per core",
-        format_spec=",.0f",
-        note="Images over seconds of processor time, of all threads together.",
-    ),
-    Column("per_second", "images/s", format_spec=",.0f", note="Over wall time."),
-    Column(
-        "busy_cores",
-        "cores busy",
-        format_spec=".1f",
-        note="Processor time over wall time.",
-    ),
+    Column("per_core", "per core", "images/s", ",.0f"),
+    Column("per_second", "by the clock", "images/s", ",.0f"),
+    Column("busy_cores", "cores busy", format_spec=".1f"),
+)
+_RATES_MEAN = (
+    "Per core: images over seconds of processor time, of all threads of the process "
+    "together. By the clock: over wall time. Cores busy: processor time over wall "
+    "time. Medians of interleaved rounds."
 )
 _PIECE = Column("piece", "part")
 _BATCH = Column("batch_size", "batch", format_spec="d")
@@ -402,7 +397,7 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
                     "relative",
                     "of bare",
                     format_spec=".2f",
-                    note=f"Images/s per core, over those of the {PEER}.",
+                    note=f"Images per second and core, over those of the {PEER}.",
                 ),
             ),
             report["streams"],
@@ -418,10 +413,10 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
                     "added",
                     **_PERCENT,
                     note="By cutting the batch out, cropping, flipping and normalising "
-                    "it in the step: the median of the rounds' ratios.",
+                    "it in the step: median, least and most of the rounds' ratios.",
                 ),
-                Column("least_added", "least", **_PERCENT, note="Of any round."),
-                Column("most_added", "most", **_PERCENT, note="Of any round."),
+                Column("least_added", "least", **_PERCENT),
+                Column("most_added", "most", **_PERCENT),
                 Column("rounds", "rounds", format_spec="d"),
             ),
             [report["resident"]],
@@ -465,7 +460,7 @@ def page(report: Mapping[str, Any]) -> str:
     }
     shown = [input_sheets.host_sheets(), input_sheets.device_sheets()]
     sections = [
-        html.Section("Rates", tables(report)),
+        html.Section("Rates", [html.Paragraph(_RATES_MEAN), *tables(report)]),
         html.Section("What the policies do on the host", [html.Charts(list(shown[0]))]),
         html.Section("What is done on the device", [html.Charts(list(shown[1]))]),
         html.Section("How it was made", [html.Code(command_line()), html.Facts(facts)]),
@@ -516,6 +511,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         write_report(options.json, [report])
     if options.report:
+        options.report.parent.mkdir(parents=True, exist_ok=True)
         options.report.write_text(page(report), encoding="utf-8")
         print(options.report)
     return 0
