@@ -86,11 +86,16 @@ def test_every_part_on_the_host_is_measured(benchmark, photographs):
     assert all(record["per_core"] > 0 for record in records)
 
 
-def test_bare_loops_read_every_file_once(benchmark, photographs):
+@pytest.mark.parametrize("loop", ["bare_loop", "bare_loops"])
+def test_bare_loops_read_every_file_once(benchmark, photographs, monkeypatch, loop):
     paths = sorted((photographs / "train").rglob("*.jpeg"))
     assert len(paths) == FILES
-    assert benchmark.bare_loop(paths, 3) == FILES
-    assert benchmark.bare_loops(paths, 3) == FILES
+    opened, open_image = [], benchmark.Image.open
+    monkeypatch.setattr(
+        benchmark.Image, "open", lambda path: opened.append(path) or open_image(path)
+    )
+    assert getattr(benchmark, loop)(paths, 3) == FILES
+    assert sorted(opened) == paths
 
 
 def test_streams_are_compared_with_as_many_threads(benchmark, photographs):
