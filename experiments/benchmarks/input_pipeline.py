@@ -109,7 +109,8 @@ def per_processor_second(
 
     Returns:
       For each, the median images per second of processor time, all threads of this
-      process together, and of wall time; how many cores were busy, where a thread that
+      process together, with the slowest and the fastest round's; the median of wall
+      time; how many cores were busy, where a thread that
       something else left behind shows; and the number of rounds.
     """
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
@@ -129,6 +130,7 @@ def per_processor_second(
     return {
         name: {
             "per_core": statistics.median(core for core, _ in found),
+            "per_core_range": [min(found)[0], max(found)[0]],
             "per_second": statistics.median(wall for _, wall in found),
             "busy_cores": statistics.median(wall / core for core, wall in found),
             "rounds": len(found),
@@ -500,9 +502,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         limits = options.repeats, options.max_seconds
         _say("parts")
         report["pieces"] = measure_pieces(root, *limits)
-        report["device"] = measure_device_pieces(options.batch_size, *limits)
         _say("streams")
         report["streams"] = measure_streams(root, options.batch_size, *limits)
+        _say("parts on the device")
+        report["device"] = measure_device_pieces(options.batch_size, *limits)
         _say("resident data")
         report["resident"] = measure_resident(options.batch_size, *limits)
         _say("waiting")
