@@ -63,3 +63,9 @@ class TrainConfig(RunConfig, RegularizationConfig, OptimizerConfig, DataConfig):
         yield from self._optimizer_requirements()
         yield from self._regularization_requirements()
         yield from self._run_requirements()
+        parts = max(self.accumulate_steps, 1)
+        yield (
+            "accumulate_steps",
+            self.batch_size % parts == 0,
+            f"a divisor of batch_size, {self.batch_size}",
+        )
