@@ -5,7 +5,6 @@ For use inside `jax.shard_map` and `jax.pmap`, where a function sees one device'
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,7 +29,7 @@ def fused_mean(tree: Any, axes: tuple[str, ...], *, reduce_dtype: Any = None) ->
     Returns:
       The same tree on every device, in the leaves' dtypes.
     """
-    leaves, structure = jax.tree.flatten(tree)
+    leaves, structure = jax.tree.flatten(_copy(tree, axes))
     num_devices = jax.lax.axis_size(axes)
     means = [None] * len(leaves)
     for dtype in sorted({leaf.dtype for leaf in leaves}, key=str):
@@ -59,7 +58,7 @@ def spread_over(
     """
 
     def copy(params: Any) -> Any:
-        return jax.tree.map(functools.partial(_copy, axes=axes), params)
+        return _copy(params, axes)
 
     def copy_forward(params: Any) -> tuple[Any, None]:
         return copy(params), None
@@ -97,7 +96,11 @@ def average_leaves(tree: Any, differing: Sequence[bool], axes: tuple[str, ...]) 
     names = list(trees.named_leaves(tree))
     leaves, structure = jax.tree.flatten(tree)
     own = [index for index, differs in enumerate(differing) if differs]
-    unfit = [names[index] for index in own if not _is_floating(leaves[index])]
+    unfit = [
+        names[index]
+        for index in own
+        if not jnp.issubdtype(leaves[index].dtype, jnp.floating)
+    ]
     if unfit:
         raise ValueError(
             f"step: got {unfit}, which differ between devices and have no mean; "
@@ -110,14 +113,12 @@ def average_leaves(tree: Any, differing: Sequence[bool], axes: tuple[str, ...]) 
     return structure.unflatten(leaves)
 
 
-def _copy(leaf: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-    missing = tuple(axis for axis in axes if axis not in _varying(leaf))
-    return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+def _copy(tree: Any, axes: tuple[str, ...]) -> Any:
+    """Marks all leaves as each device's own."""
 
+    def copy_leaf(leaf: jax.Array) -> jax.Array:
+        varying = jax.typeof(leaf).manual_axis_type.varying
+        missing = tuple(axis for axis in axes if axis not in varying)
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
 
-def _varying(leaf: jax.Array) -> frozenset:
-    return jax.typeof(leaf).manual_axis_type.varying
-
-
-def _is_floating(leaf: jax.Array) -> bool:
-    return jnp.issubdtype(leaf.dtype, jnp.floating)
+    return jax.tree.map(copy_leaf, tree)
