@@ -16,6 +16,7 @@ from cnn_jax.analysis.summary import summarize
 from cnn_jax.models import create_model
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.feeds import image_shape
+from cnn_jax.training.hosts import connected_hosts, is_main_process
 from cnn_jax.training.loop import FitResult, fit
 from cnn_jax.training.speed import PEAK_FLOPS
 
@@ -27,7 +28,6 @@ def run(config: TrainConfig) -> FitResult:
       ValueError, FileNotFoundError, FileExistsError, ArithmeticError: As `fit`,
         `create_model` and `data.open_split` do.
     """
-    config.validate()
     train, test = (
         data.open_split(
             config.dataset,
@@ -63,7 +63,7 @@ def _count_macs(model: Any, shape: tuple[int, int, int]) -> int | None:
 
 def print_epoch(record: dict, state: object) -> None:
     """Prints one line for each epoch."""
-    if record["event"] == "epoch":
+    if record["event"] == "epoch" and is_main_process():
         print(
             f"epoch {record['epoch']}: train loss {record['train_loss']:.4f}, test "
             f"accuracy {record['test_accuracy']:.2%}, {record['seconds']:.0f} s",
@@ -92,9 +92,16 @@ def main(
     for field, value in dataclasses.asdict(config).items():
         print(f"{field} = {value!r}")
     try:
-        result = run(config)
+        config.validate()
+        with connected_hosts(
+            config.coordinator_address, config.num_processes, config.process_id
+        ):
+            result = run(config)
+            speaks = is_main_process()
     except (ValueError, OSError, ArithmeticError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    if not speaks:
+        return
     print(
         f"test accuracy {result.test['accuracy']:.2%} on "
         f"{result.test['num_examples']} examples (epoch {result.best_epoch}), "

@@ -142,7 +142,7 @@ class ResidentEvaluation:
         self._cut = (
             jax.jit(
                 functools.partial(data.evaluation_batch, batch_size=batch_size),
-                out_shardings=sharding.batch_sharded(mesh),
+                out_shardings=sharding.batch_shardings(mesh, padded),
             )
             .lower(self._arrays, self._indices[0])
             .compile()
@@ -164,7 +164,6 @@ class StreamFeed:
 
     def __init__(self, source: data.Source, config: TrainConfig, mesh: Mesh):
         self._source, self._config, self._mesh = source, config, mesh
-        self._shardings = sharding.batch_sharded(mesh)
         self._stream = data.TrainStream(
             source,
             batch_size=config.batch_size,
@@ -191,7 +190,8 @@ class StreamFeed:
         if step != self._next_step:
             self.close()
             self._batches = data.device_prefetch(
-                _without_index(self._stream.batches(step)), self._shardings
+                _without_index(self._stream.batches(step)),
+                sharding.batch_shardings(self._mesh, self.specification),
             )
         started = time.perf_counter()
         batch = next(self._batches)
@@ -219,7 +219,7 @@ class StreamEvaluation:
     """A source's examples in order, the last batch padded and masked."""
 
     def __init__(self, source: data.Source, config: TrainConfig, mesh: Mesh):
-        self._sharding = sharding.batch_sharded(mesh)
+        self._mesh = mesh
         self._stream = data.EvalStream(
             source,
             batch_size=config.batch_size,
@@ -239,8 +239,10 @@ class StreamEvaluation:
 
     def batches(self) -> Iterator[data.Arrays]:
         """Returns the batches of one pass."""
-        batches = _without_index(self._stream.batches())
-        return data.device_prefetch(batches, self._sharding)
+        return data.device_prefetch(
+            _without_index(self._stream.batches()),
+            sharding.batch_shardings(self._mesh, self.specification),
+        )
 
 
 def make_feed(source: data.Source, config: TrainConfig, mesh: Mesh) -> Feed:
@@ -295,9 +297,10 @@ def _batch_specification(
         "label": ((), np.int32),
         **({"mask": ((), np.float32)} if mask else {}),
     }
+    lies = sharding.batch_shardings(mesh, rows)
     return {
         name: jax.ShapeDtypeStruct(
-            (config.batch_size, *shape), dtype, sharding=sharding.batch_sharded(mesh)
+            (config.batch_size, *shape), dtype, sharding=lies[name]
         )
         for name, (shape, dtype) in rows.items()
     }

@@ -142,7 +142,7 @@ def fit(
         `config.validation_fraction` says is held out.
       progress: Whether to show a progress bar, if the terminal can.
       hooks: Functions called with every record.
-      mesh: The devices to train on, all when None.
+      mesh: The devices to train on; when None, all of them on `config.mesh`.
       programs: Programs compiled for a run that differs in the seed alone, with the
         same split objects and on this mesh; when None, they are compiled here.
       macs_per_example: Multiply-adds of a forward pass, for `flops_utilization`.
@@ -168,8 +168,13 @@ def fit(
     splits = {"train": train, "validation": validation, "test": test}
     splits = {name: split for name, split in splits.items() if split is not None}
     _check_splits(config, splits)
-    mesh = sharding.make_mesh() if mesh is None else mesh
+    mesh = sharding.make_mesh(specification=config.mesh) if mesh is None else mesh
     sharding.check_batch_size(config.batch_size, mesh)
+    if config.run_dir is not None and jax.process_count() > 1:
+        raise ValueError(
+            f"run_dir: got {config.run_dir!r} in a run of {jax.process_count()} "
+            "processes, whose checkpoints are not written yet; expected None."
+        )
 
     with contextlib.ExitStack() as stack:
         store = None
@@ -320,7 +325,7 @@ class _Run:
         digest = trees.digest(state)
         if self.best_variables is None:
             self.best_variables = jax.device_get(state.evaluated_variables)
-        best_state = state.with_evaluated(self.programs.put(self.best_variables))
+        best_state = self.programs.with_evaluated(state, self.best_variables)
         record = self.record
         images_per_second = self.step * self.config.batch_size / record.train_seconds
         step_seconds = self.watch.step_seconds()

@@ -25,7 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from cnn_jax import data, sharding
 from cnn_jax.training.config import RESUME_MAY_CHANGE, TrainConfig
@@ -44,6 +44,7 @@ from cnn_jax.training.feeds import (
 )
 from cnn_jax.training.keys import make_keys
 from cnn_jax.training.optim import make_optimizer
+from cnn_jax.training.parallel import ParallelStep, make_step
 from cnn_jax.training.schedules import make_schedule
 from cnn_jax.training.state import TrainState, state_options
 from cnn_jax.training.steps import step_options, train_step
@@ -102,12 +103,16 @@ class Programs:
         start = functools.partial(
             _start, model=model, optimizer=optimizer, image=image, config=config
         )
+        # Compiling needs the carry's shapes, not its values.
+        carry, step = self._spread(start, mesh)
+        lies = jax.tree.map(lambda leaf: leaf.sharding, carry)
         # Run once, so compiled in a hurry: with every optimisation, XLA's CPU compiler
         # takes half a minute over the random numbers of a deep network.
         in_a_hurry = {"xla_backend_optimization_level": 0}
         self._start = self._compile(
             start,
             self._keys.parameters,
+            out=lies,
             options=in_a_hurry if mesh.devices.flat[0].platform == "cpu" else None,
         )
         self._zero_tally = self._compile(_zero_tally)
@@ -115,24 +120,20 @@ class Programs:
             functools.partial(zero_sums, len(train.class_names))
         )
         prepare = preparation(config, train)
-        split_batch = functools.partial(
-            jax.lax.with_sharding_constraint, shardings=sharding.batch_sharded(mesh)
-        )
-        # Compiling the step needs the carry's shapes, not its values.
-        carry = self._abstract(start, self._keys.parameters)
         self._step = self._compile(
             functools.partial(
                 _advance,
                 config=config,
                 schedule=schedule,
                 cut_batch=self.feed.batch,
-                split_batch=split_batch,
+                step=step,
                 num_classes=len(train.class_names),
                 prepare=prepare,
             ),
             carry,
             self.feed.specification,
             self._keys.steps,
+            out=lies,
             donate=0,
         )
         # Batches of every split look alike, so one program evaluates them all.
@@ -201,27 +202,46 @@ class Programs:
         feeds = (self.feed, *self._evaluation.values())
         return [image._asdict() for feed in feeds for image in feed.bad_images]
 
-    def put(self, tree: Any) -> Any:
-        """Puts a tree of host arrays on every device."""
-        return jax.device_put(tree, self._everywhere)
+    def with_evaluated(self, state: TrainState, variables: Any) -> TrainState:
+        """Returns the state with host arrays as what is evaluated."""
+        where = jax.tree.map(lambda leaf: leaf.sharding, state.evaluated_variables)
+        return state.with_evaluated(jax.device_put(variables, where))
 
     def _seed(self, seed: int) -> None:
-        self._keys = self.put(make_keys(seed))
+        self._keys = jax.device_put(make_keys(seed), self._everywhere)
 
-    def _abstract(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=self._everywhere
+    def _spread(
+        self, start: Callable[..., Carry], mesh: Mesh
+    ) -> tuple[Carry, ParallelStep]:
+        """Returns the shapes of the carry where it will lie, and the spread step."""
+        config = self._config
+        shapes = jax.eval_shape(start, self._keys.parameters)
+        lies = jax.tree.map(lambda leaf: self._everywhere, shapes)
+        if sharding.FSDP_AXIS in mesh.shape:
+            lies["state"] = sharding.state_shardings(shapes["state"], mesh)
+        carry = jax.tree.map(
+            lambda leaf, where: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=where
             ),
-            jax.eval_shape(function, *arguments),
+            shapes,
+            lies,
         )
+        step = make_step(
+            functools.partial(train_step, **step_options(config)),
+            strategy=config.parallel,
+            mesh=mesh,
+            batch_norm_scope=config.batch_norm_scope,
+            state_shardings=lies["state"] if sharding.FSDP_AXIS in mesh.shape else None,
+            reduce_dtype=config.reduce_dtype,
+        )
+        return carry, step
 
     def _compile(
         self,
         function: Callable[..., Any],
         *arguments: Any,
         donate: Any = (),
-        out: NamedSharding | None = None,
+        out: Any = None,
         options: dict[str, Any] | None = None,
     ) -> Any:
         program = jax.jit(
@@ -253,16 +273,17 @@ def _advance(
     config: TrainConfig,
     schedule: optax.Schedule,
     cut_batch: Callable[[Any, jax.Array], data.Arrays],
-    split_batch: Callable[[data.Arrays], data.Arrays],
+    step: ParallelStep,
     num_classes: int,
     prepare: Callable[[jax.Array], jax.Array],
 ) -> Carry:
     state = carry["state"]
     # All that is random in a step follows from the root key and the step's number.
     step_key = jax.random.fold_in(root_key, state.step)
-    batch = split_batch(cut_batch(inputs, state.step))
+    batch = cut_batch(inputs, state.step)
+    batch = jax.lax.with_sharding_constraint(batch, step.batch(batch))
     batch, model_key = augment(step_key, batch, config, num_classes, prepare)
-    new_state, metrics = train_step(state, batch, model_key, **step_options(config))
+    new_state, metrics = step(state, batch, model_key)
     first_bad_step = carry["first_bad_step"]
     is_first_bad = (first_bad_step < 0) & ~jnp.isfinite(metrics["loss"])
     return {

@@ -33,8 +33,6 @@ RESUME_MAY_CHANGE = (
     "coordinator_address",
     "num_processes",
     "process_id",
-    "coordinator_address",
-    "process_id",
 )
 """Fields that may differ when a run is resumed: they do not touch its numbers, but for
 the order in which devices sum them."""
