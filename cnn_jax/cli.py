@@ -1,4 +1,4 @@
-"""The command line: `cnn-jax models`, `cnn-jax summary`, `cnn-jax gradcheck`.
+"""The command line: `cnn-jax models`, `summary`, `gradcheck`, `convert`.
 
 Results go to standard output, as a table or as JSON; messages and progress go to
 standard error. The exit status is 0 for success, 1 for a check that failed and 2 for a
@@ -211,6 +211,32 @@ def _check_kernels(names: Sequence[str]) -> list[dict[str, Any]]:
     return [dataclasses.asdict(row) for row in rows]
 
 
+def _print_conversion(options: argparse.Namespace) -> int:
+    import jax
+
+    from cnn_jax.pretrained import convert
+
+    try:
+        report, metadata = convert(
+            options.weights,
+            options.destination,
+            options.model,
+            source=options.source,
+            num_classes=options.num_classes,
+            key=jax.random.key(options.seed),
+        )
+    except (ImportError, OSError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    if options.json:
+        _print_json(metadata | {"destination": options.destination})
+        return 0
+    print(report)
+    if metadata["sha256"]:
+        print(f"sha256 {metadata['sha256']}")
+    print(f"written to {options.destination}")
+    return 0
+
+
 def _with_progress(names: Sequence[str]) -> Iterator[str]:
     """Yields the names, with a bar on standard error if that is a terminal."""
     import rich.console
@@ -295,6 +321,35 @@ def _add_gradcheck_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_convert_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "weights",
+        metavar="SRC",
+        help="a .safetensors, .npz, .weights.h5 or .pth file, or hf-hub:OWNER/NAME",
+    )
+    parser.add_argument(
+        "destination", metavar="DST", help="the directory to write; must not exist"
+    )
+    parser.add_argument(
+        "--model", required=True, metavar="NAME", help="a name out of `cnn-jax models`"
+    )
+    parser.add_argument(
+        "--source",
+        metavar="SOURCE",
+        help="whose names the arrays have: torchvision, timm, keras or cnn_jax; found "
+        "out if not given",
+    )
+    parser.add_argument(
+        "--num-classes",
+        type=int,
+        metavar="COUNT",
+        help="the number of logits; another one than the file's gets a new last layer",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the new last layer, if there is one"
+    )
+
+
 COMMANDS = {
     "models": (
         _print_models,
@@ -310,6 +365,11 @@ COMMANDS = {
         _print_gradcheck,
         "Compare kernels and gradients with JAX's autodiff in float64.",
         _add_gradcheck_arguments,
+    ),
+    "convert": (
+        _print_conversion,
+        "Check weights from elsewhere and write them as a checkpoint.",
+        _add_convert_arguments,
     ),
 }
 """What each command does, in one sentence, and takes."""

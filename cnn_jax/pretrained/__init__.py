@@ -1,4 +1,14 @@
-"""Weights trained elsewhere, under the names and in the layouts used here."""
+"""Weights trained elsewhere, under the names and in the layouts used here.
 
-from cnn_jax.pretrained.load import ConversionReport as ConversionReport
+load.py       the way in
+files/        what lies in a file, described before it is read
+key_maps/     whose array goes where, as data in the language of `rules.py`
+placement.py  the plan for all arrays, and its execution
+report.py     what was done
+convert.py    the same, onto disk
+"""
+
+from cnn_jax.pretrained.convert import convert as convert
 from cnn_jax.pretrained.load import load_pretrained as load_pretrained
+from cnn_jax.pretrained.report import ConversionReport as ConversionReport
+from cnn_jax.pretrained.report import Provenance as Provenance

@@ -95,6 +95,16 @@ TORCH_CONV_AS_DENSE = {
 }
 """`torch.nn.Conv2d` of size 1 on pooled features."""
 
+TORCH_FULL_CONV_AS_DENSE = {
+    "weight": Leaf(
+        "params",
+        "kernel",
+        lambda array: _oihw_to_hwio(array).reshape(-1, array.shape[0]),
+    ),
+    "bias": _TORCH_BIAS,
+}
+"""`torch.nn.Conv2d` of the features' own size, where they are flattened here."""
+
 TORCH_NORM = {
     "weight": Leaf("params", "scale"),
     "bias": _TORCH_BIAS,

@@ -6,11 +6,14 @@ python -m pytest -m parity tests/models
 import functools
 import importlib.util
 
+import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from references import libraries, ours
-from references.table import REFERENCES
+from references.table import REFERENCES, TIMMS_NAMES
+from references.weights import images
 
 import cnn_jax
 from cnn_jax.trees import named_leaves
@@ -43,8 +46,27 @@ def relative_distance(ours, theirs):
     return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
 
 
+def through_files(name, arrays, directory):
+    """Yields the variables out of each kind of file that the reference's library has.
+
+    The files are written as that library's users do, with the arrays of a reference in
+    32 bits, and with what else such files hold. They are deleted at once: all networks'
+    together would be 30 GB.
+    """
+    arrays = {key: array.astype(np.float32) for key, array in arrays.items()}
+    if REFERENCES[name].library == "keras":
+        paths = [libraries.save_keras(REFERENCES[name], arrays, directory)]
+    else:
+        paths = libraries.save_torch(arrays, directory)
+    for path in paths:
+        loaded, report = cnn_jax.load_pretrained(name, path)
+        path.unlink()
+        assert set(report.loaded) == set(arrays)
+        yield loaded
+
+
 @pytest.mark.parametrize("name", REFERENCES)
-def test_weights_give_the_same_logits(name, x64):
+def test_weights_give_the_same_logits(name, x64, tmp_path):
     """In float32 here, in float64 there; the same numbers as in the golden files."""
     info = cnn_jax.model_info(name)
     computed = libraries.compute(
@@ -53,10 +75,29 @@ def test_weights_give_the_same_logits(name, x64):
         channels=info.input_shape[-1],
     )
     variables, _ = cnn_jax.load_pretrained(name, computed.arrays)
+    # What the files hold is held against the variables, bit by bit, and the logits of
+    # these against the reference: so the networks are compiled once and not thrice.
+    for loaded in through_files(name, computed.arrays, tmp_path):
+        chex.assert_trees_all_equal(loaded, variables)
     x, _ = ours.example(name)
     logits_fn = ours.logits_fn(cnn_jax.create_model(name))
     logits = np.asarray(logits_fn(variables, x.astype("float32")))
     assert logits.dtype == np.float32
+    worst = np.abs(logits - computed.logits).max() / np.abs(computed.logits).max()
+    assert worst < 1e-4
+
+
+@pytest.mark.parametrize("name", TIMMS_NAMES)
+def test_timms_names_give_the_same_logits(name, x64):
+    """Of models that have torchvision's implementation as their reference."""
+    reference = TIMMS_NAMES[name]
+    computed = libraries.compute(reference, num_classes=1000)
+    # timm leaves out what only training needs.
+    fields = {"aux_heads": False} if name == "inception_v3" else {}
+    model = cnn_jax.create_model(name, **fields)
+    variables, _ = cnn_jax.load_pretrained(model, computed.arrays, source="timm")
+    x = jnp.asarray(images(reference.size, 3), "float32")
+    logits = np.asarray(ours.logits_fn(model)(variables, x))
     worst = np.abs(logits - computed.logits).max() / np.abs(computed.logits).max()
     assert worst < 1e-4
 

@@ -1,7 +1,5 @@
 """Strict loading: everything has its place, or one error says what has not."""
 
-import re
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -10,49 +8,8 @@ import pytest
 import safetensors.numpy
 
 import cnn_jax
+from cnn_jax.pretrained.placement import find_places
 from cnn_jax.trees import named_leaves
-
-
-@pytest.fixture(scope="module")
-def variables():
-    model = cnn_jax.create_model("resnet20")
-    shapes = jax.eval_shape(
-        lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)), train=False),
-        jax.eval_shape(jax.random.key, 0),
-    )
-    generator = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda leaf: generator.normal(size=leaf.shape).astype(np.float32), shapes
-    )
-
-
-@pytest.fixture
-def arrays(variables):
-    """The variables under PyTorch's names, in PyTorch's layouts."""
-    arrays = {}
-    for path, array in named_leaves(variables).items():
-        _, *layers, leaf = path.split("/")
-        name = "/".join(layers)
-        name = re.sub(
-            r"stage(\d)_block(\d+)",
-            lambda match: f"layer{match[1]}/{int(match[2]) - 1}",
-            name,
-        )
-        name = re.sub(r"conv(\d)/(conv|norm)", _torch_layer, name)
-        name = name.replace("stem/conv", "conv1").replace("stem/norm", "bn1")
-        name = name.replace("head", "linear").replace("/", ".")
-        leaf = {"kernel": "weight", "scale": "weight", "bias": "bias"}.get(
-            leaf, f"running_{leaf}"
-        )
-        axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim, (0,))
-        arrays[f"{name}.{leaf}"] = array.transpose(axes)
-        if leaf == "running_var":
-            arrays[f"{name}.num_batches_tracked"] = np.array(7)
-    return arrays
-
-
-def _torch_layer(match):
-    return f"{'conv' if match[2] == 'conv' else 'bn'}{match[1]}"
 
 
 def test_every_array_reaches_its_place(arrays, variables):
@@ -114,7 +71,9 @@ def test_one_error_lists_all_that_does_not_fit(arrays):
 
 
 def test_another_number_of_classes_needs_a_key(arrays, variables):
-    with pytest.raises(ValueError, match=r"key: got None.*model's 7.*params/head"):
+    with pytest.raises(
+        ValueError, match=r"key: got None.*for 10 classes.*model's 7.*params/head"
+    ):
         cnn_jax.load_pretrained("resnet20", arrays, num_classes=7)
     loaded, report = cnn_jax.load_pretrained(
         "resnet20", arrays, num_classes=7, key=jax.random.key(0)
@@ -127,6 +86,17 @@ def test_another_number_of_classes_needs_a_key(arrays, variables):
     x = jnp.ones((1, 32, 32, 3))
     assert model.apply(loaded, x, train=False).shape == (1, 7)
     assert "initialised afresh: params/head" in str(report)
+
+
+def test_a_key_alone_asks_for_no_new_head(arrays):
+    model = cnn_jax.create_model("resnet20", num_classes=7)
+    key = jax.random.key(0)
+    _, report = cnn_jax.load_pretrained(model, arrays, key=key)
+    assert report.initialized
+    arrays["linear.weight"] = arrays["linear.weight"][:7]
+    arrays["linear.bias"] = arrays["linear.bias"][:7]
+    with pytest.raises(ValueError, match=r"num_classes: got None.*for 7 classes.*10"):
+        cnn_jax.load_pretrained("resnet20", arrays, key=key)
 
 
 def test_the_files_own_number_of_classes_keeps_the_head(arrays, variables):
@@ -184,6 +154,19 @@ def test_sources(arrays):
         cnn_jax.load_pretrained("resnt20", arrays)
 
 
+@pytest.mark.parametrize("name", ["efficientnet_b5", "efficientnet_v2_s"])
+def test_timms_other_networks_of_the_same_names_are_refused(name):
+    """Their shapes would fit, their batch normalisation would not."""
+    names = ["conv_stem.weight"]
+    expected = ["params/stem/conv/kernel"]
+    with pytest.raises(ValueError, match="none is named as in a EfficientNet of timm"):
+        find_places(cnn_jax.create_model(name), names, "timm", expected)
+    _, places = find_places(
+        cnn_jax.create_model("efficientnet_b0"), names, "timm", expected
+    )
+    assert places["conv_stem.weight"].path == "params/stem/conv/kernel"
+
+
 def test_tensors_of_a_state_dict(arrays, variables):
     torch = pytest.importorskip("torch")
     tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
@@ -195,36 +178,96 @@ def test_tensors_of_a_state_dict(arrays, variables):
     chex.assert_trees_all_close(loaded, variables, rtol=1e-2, atol=1e-2)
 
 
-class TestFiles:
-    def test_round_trip(self, arrays, variables, tmp_path):
-        path = tmp_path / "weights.safetensors"
-        safetensors.numpy.save_file(
-            {name: np.ascontiguousarray(array) for name, array in arrays.items()}, path
-        )
-        for form in (path, str(path)):
-            loaded, _ = cnn_jax.load_pretrained("resnet20", form)
-            chex.assert_trees_all_equal(loaded, variables)
+class TestTransposed:
+    """Mis-shaped arrays of which a transposition would fit."""
 
-    def test_no_file(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match=r"nowhere\.safetensors"):
-            cnn_jax.load_pretrained("resnet20", tmp_path / "nowhere.safetensors")
+    @pytest.mark.parametrize(
+        ("name", "axes", "hint"),
+        [
+            ("output.weight", (1, 0), (1, 0)),
+            ("c3.weight", (2, 3, 1, 0), (3, 2, 0, 1)),
+            ("c3.weight", (1, 0, 2, 3), (1, 0, 2, 3)),
+        ],
+    )
+    def test_the_error_says_which(self, name, axes, hint, lenet_arrays):
+        shape = lenet_arrays[name].shape
+        lenet_arrays[name] = lenet_arrays[name].transpose(axes)
+        with pytest.raises(ValueError, match="mis-shaped") as error:
+            cnn_jax.load_pretrained("lenet5", lenet_arrays)
+        assert f"; transposed to {hint} it would fit" in str(error.value)
+        assert lenet_arrays[name].transpose(hint).shape == shape
 
-    def test_another_suffix(self, tmp_path):
-        (tmp_path / "weights.pth").write_bytes(b"anything")
-        with pytest.raises(ValueError, match=r"weights.pth: got .*'.pth', expected"):
-            cnn_jax.load_pretrained("resnet20", tmp_path / "weights.pth")
+    def test_another_size_fits_no_way(self, lenet_arrays):
+        lenet_arrays["f6.weight"] = lenet_arrays["f6.weight"][:, 1:]
+        with pytest.raises(ValueError, match="mis-shaped") as error:
+            cnn_jax.load_pretrained("lenet5", lenet_arrays)
+        assert "transposed" not in str(error.value)
 
-    @pytest.mark.parametrize("damage", ["truncated", "no safetensors", "empty"])
-    def test_damaged(self, damage, arrays, tmp_path):
-        path = tmp_path / "weights.safetensors"
-        safetensors.numpy.save_file(
-            {name: np.ascontiguousarray(array) for name, array in arrays.items()}, path
-        )
-        content = {
-            "truncated": path.read_bytes()[:-100],
-            "no safetensors": b"\x80\x04 a pickle, say" * 9,
-            "empty": b"",
-        }[damage]
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"weights.safetensors: got a damaged"):
-            cnn_jax.load_pretrained("resnet20", path)
+
+class TestValues:
+    """Arrays of the right shapes that are no weights all the same."""
+
+    def test_all_that_are_not_finite_are_named(self, lenet_arrays):
+        lenet_arrays["c1.weight"][0, 0, 0, :2] = np.nan
+        lenet_arrays["f6.bias"][3] = -np.inf
+        with pytest.raises(ValueError, match="do not fit the model, in 2 places") as e:
+            cnn_jax.load_pretrained("lenet5", lenet_arrays)
+        lines = str(e.value).splitlines()[1:]
+        assert sorted(line.strip() for line in lines) == [
+            "not finite: c1.weight, 2 of 150 values",
+            "not finite: f6.bias, 1 of 84 values",
+        ]
+
+    def test_what_is_too_large_for_the_model(self, lenet_arrays):
+        lenet_arrays["f6.bias"] = np.full(84, 1e300)
+        with pytest.raises(ValueError, match=r"too large for float32: f6.bias, 84 "):
+            cnn_jax.load_pretrained("lenet5", lenet_arrays)
+
+    @pytest.mark.parametrize("dtype", ["int8", "int64", "uint8", "bool", "complex64"])
+    def test_whole_numbers_are_no_weights(self, dtype, lenet_arrays):
+        lenet_arrays["f6.bias"] = lenet_arrays["f6.bias"].astype(dtype)
+        with pytest.raises(
+            ValueError, match=f"floating-point numbers: f6.bias, {dtype}"
+        ):
+            cnn_jax.load_pretrained("lenet5", lenet_arrays)
+
+    def test_the_variables_are_no_view_of_the_arrays(self, lenet_arrays, lenet):
+        loaded, _ = cnn_jax.load_pretrained("lenet5", lenet_arrays)
+        for array in lenet_arrays.values():
+            array[...] = 0
+        chex.assert_trees_all_equal(loaded, lenet)
+
+
+class TestParts:
+    """Checkpoints with the state dict inside, and names with wrappers' prefixes."""
+
+    @pytest.mark.parametrize(
+        "part", ["state_dict", "model", "model_ema", "model_state_dict"]
+    )
+    def test_the_part_is_found_and_reported(self, part, lenet_arrays, lenet):
+        checkpoint = {"epoch": 3, "arch": "lenet5", part: lenet_arrays}
+        loaded, report = cnn_jax.load_pretrained("lenet5", checkpoint)
+        chex.assert_trees_all_equal(loaded, lenet)
+        assert report.provenance.part == part
+        assert f"out of its {part}" in str(report)
+
+    def test_averaged_weights_come_first(self, lenet_arrays, lenet):
+        last = {name: array + 1 for name, array in lenet_arrays.items()}
+        checkpoint = {"model": last, "model_ema": lenet_arrays}
+        loaded, report = cnn_jax.load_pretrained("lenet5", checkpoint)
+        chex.assert_trees_all_equal(loaded, lenet)
+        assert report.provenance.part == "model_ema"
+
+    def test_prefixes_upon_prefixes(self, lenet_arrays, lenet):
+        wrapped = {
+            f"module._orig_mod.module.{name}": array
+            for name, array in lenet_arrays.items()
+        }
+        wrapped["n_averaged"] = np.array(9)
+        loaded, report = cnn_jax.load_pretrained("lenet5", {"state_dict": wrapped})
+        chex.assert_trees_all_equal(loaded, lenet)
+        assert report.ignored == ("n_averaged",)
+
+    def test_what_is_no_array_is_unexpected(self, lenet_arrays):
+        with pytest.raises(ValueError, match=r"unexpected: epoch \(\)"):
+            cnn_jax.load_pretrained("lenet5", {**lenet_arrays, "epoch": 3})

@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 import types
+import warnings
 
 import numpy as np
 
@@ -101,6 +102,41 @@ def count_macs(reference, num_classes, input_shape):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             module(torch.zeros(1, channels, height, width))
     return counter.get_total_flops() // 2
+
+
+def save_torch(arrays, directory):
+    """Writes arrays as a `.safetensors` file, and as a `.pth` file of a training run.
+
+    Both have the counters that PyTorch's normalisations have beside their arrays; the
+    run was one on several devices.
+    """
+    import safetensors.torch
+    import torch
+
+    state = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    for name in arrays:
+        layer, _, leaf = name.rpartition(".")
+        if leaf == "running_var":
+            state[f"{layer}.num_batches_tracked"] = torch.tensor(7)
+    plain, checkpoint = directory / "weights.safetensors", directory / "weights.pth"
+    safetensors.torch.save_file(state, plain)
+    parallel = {f"module.{name}": tensor for name, tensor in state.items()}
+    torch.save({"epoch": 90, "state_dict": parallel}, checkpoint)
+    return plain, checkpoint
+
+
+def save_keras(reference, arrays, directory):
+    """Has Keras write a `.weights.h5` file of a network with these arrays."""
+    with _promotion_allowed(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of NumPy, to Keras
+        # The classes are the last array's last axis.
+        module = build(reference, list(arrays.values())[-1].shape[-1])
+        for variable in module.weights:
+            if variable.path in arrays:
+                variable.assign(arrays[variable.path])
+        path = directory / "network.weights.h5"
+        module.save_weights(path)
+    return path
 
 
 def _run_torch(reference, module, x, targets, train):

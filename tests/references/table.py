@@ -46,6 +46,21 @@ def _timm(name, **fields):
     return Reference("timm", name, **fields)
 
 
+TIMMS_NAMES = {
+    "vgg11": _timm("vgg11", gain=2.0),
+    "resnet18": _timm("resnet18", gain=0.7),
+    "resnext50_32x4d": _timm("resnext50_32x4d", gain=0.7),
+    "wide_resnet50_2": _timm("wide_resnet50_2", gain=0.7),
+    "densenet121": _timm("densenet121"),
+    "inception_v3": _timm("inception_v3", size=299, gain=1.6),
+    "mobilenet_v2": _timm("mobilenetv2_100", gain=1.5),
+    "mnasnet1_0": _timm("mnasnet_100", gain=1.4),
+    "efficientnet_b0": _timm("efficientnet_b0", gain=2.05),
+    "convnext_tiny": _timm("convnext_tiny"),
+}
+"""Of the models below that torchvision and timm both have, one for each way in which
+timm names its layers."""
+
 REFERENCES = {
     # LeNet
     "lenet5": Reference("written", "lenet5", size=40),

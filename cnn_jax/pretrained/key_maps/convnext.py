@@ -1,4 +1,4 @@
-"""ConvNeXt, as torchvision names it."""
+"""ConvNeXt, as torchvision and timm name it."""
 
 from cnn_jax.models.convnext import ConvNeXt
 from cnn_jax.pretrained.rules import (
@@ -10,7 +10,7 @@ from cnn_jax.pretrained.rules import (
 )
 
 _LAYER_SCALE = {
-    "layer_scale": Leaf("params", "layer_scale", lambda array: array.ravel())
+    "layer_scale": Leaf("params", "layer_scale", lambda array: array.reshape(-1))
 }
 
 
@@ -51,4 +51,40 @@ TORCHVISION = (
     Rule(r"classifier\.2", "head", TORCH_DENSE),
 )
 
-KEY_MAPS = {ConvNeXt: {"torchvision": lambda model: TORCHVISION}}
+
+def _timm_block(layer: str, path: str, layout: dict) -> Rule:
+    return Rule(
+        rf"stages\.(\d)\.blocks\.(\d+)\.{layer}",
+        lambda stage, block: f"stage{stage + 1}_block{block + 1}/{path}",
+        layout,
+    )
+
+
+TIMM = (
+    Rule(r"stem\.0", "stem_conv", TORCH_CONV),
+    Rule(r"stem\.1", "stem_norm", TORCH_NORM),
+    Rule(r"stages\.(\d)\.downsample\.0", lambda n: f"stage{n + 1}_norm", TORCH_NORM),
+    Rule(
+        r"stages\.(\d)\.downsample\.1",
+        lambda n: f"stage{n + 1}_downsample",
+        TORCH_CONV,
+    ),
+    Rule(
+        r"stages\.(\d)\.blocks\.(\d+)",
+        lambda stage, block: f"stage{stage + 1}_block{block + 1}",
+        {"gamma": Leaf("params", "layer_scale")},
+    ),
+    _timm_block("conv_dw", "depthwise", TORCH_CONV),
+    _timm_block("norm", "norm", TORCH_NORM),
+    _timm_block(r"mlp\.fc1", "expand", TORCH_DENSE),
+    _timm_block(r"mlp\.fc2", "project", TORCH_DENSE),
+    Rule(r"head\.norm", "head_norm", TORCH_NORM),
+    Rule(r"head\.fc", "head", TORCH_DENSE),
+)
+
+KEY_MAPS = {
+    ConvNeXt: {
+        "torchvision": lambda model: TORCHVISION,
+        "timm": lambda model: TIMM,
+    }
+}

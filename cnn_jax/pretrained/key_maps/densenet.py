@@ -1,4 +1,4 @@
-"""DenseNets, as torchvision names them."""
+"""DenseNets, as torchvision and timm name them."""
 
 from cnn_jax.models.densenet import DenseNet
 from cnn_jax.pretrained.rules import TORCH_CONV, TORCH_DENSE, TORCH_NORM, Rule
@@ -31,4 +31,6 @@ TORCHVISION = (
     Rule("classifier", "head", TORCH_DENSE),
 )
 
-KEY_MAPS = {DenseNet: {"torchvision": lambda model: TORCHVISION}}
+KEY_MAPS = {
+    DenseNet: dict.fromkeys(("torchvision", "timm"), lambda model: TORCHVISION),
+}

@@ -1,8 +1,13 @@
-"""EfficientNets of both versions, as torchvision names them."""
+"""EfficientNets, as torchvision names both versions and timm the smaller of the first.
+
+timm's own EfficientNets have the same batch normalisation in all sizes, and its second
+version other channels: from B5 on they are other networks under the same names.
+"""
 
 from collections.abc import Sequence
 
 from cnn_jax.models.efficientnet import EfficientNet
+from cnn_jax.pretrained.key_maps.timm_blocks import inverted_bottlenecks
 from cnn_jax.pretrained.rules import (
     TORCH_CONV,
     TORCH_CONV_AS_DENSE,
@@ -54,4 +59,12 @@ def torchvision(model: EfficientNet) -> tuple[Rule, ...]:
     )
 
 
-KEY_MAPS = {EfficientNet: {"torchvision": torchvision}}
+def timm(model: EfficientNet) -> tuple[Rule, ...]:
+    """Returns the rules, none if the network is not timm's."""
+    other_norm = "epsilon" in model.norm.keywords
+    if other_norm or any(stage.fused for stage in model.stages):
+        return ()
+    return inverted_bottlenecks([stage.expansion != 1 for stage in model.stages])
+
+
+KEY_MAPS = {EfficientNet: {"torchvision": torchvision, "timm": timm}}

@@ -1,4 +1,4 @@
-"""Inception v3, as torchvision names its layers."""
+"""Inception v3, as torchvision and timm name its layers."""
 
 from cnn_jax.models.inception import InceptionV3
 from cnn_jax.pretrained.rules import IGNORED, TORCH_CONV, TORCH_DENSE, TORCH_NORM, Rule
@@ -41,10 +41,10 @@ AUXILIARY = (
 )
 WITHOUT_AUXILIARY = (Rule(r"AuxLogits\..*", "", IGNORED),)
 
-KEY_MAPS = {
-    InceptionV3: {
-        "torchvision": lambda model: (
-            TRUNK + (AUXILIARY if model.aux_heads else WITHOUT_AUXILIARY)
-        )
-    }
-}
+
+def rules(model: InceptionV3) -> tuple[Rule, ...]:
+    """Returns the rules."""
+    return TRUNK + (AUXILIARY if model.aux_heads else WITHOUT_AUXILIARY)
+
+
+KEY_MAPS = {InceptionV3: {"torchvision": rules, "timm": rules}}

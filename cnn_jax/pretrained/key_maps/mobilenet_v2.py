@@ -1,9 +1,11 @@
-"""MobileNet v2 and the MnasNets, which are the same module, as torchvision names them.
+"""MobileNet v2 and the MnasNets, which are the same module.
 
-Both number their layers through all stages, and differ in how.
+torchvision numbers the layers of both through all stages, and differs in how; timm
+has one way.
 """
 
 from cnn_jax.models.mobilenet_v2 import MobileNetV2
+from cnn_jax.pretrained.key_maps.timm_blocks import inverted_bottlenecks
 from cnn_jax.pretrained.rules import TORCH_CONV, TORCH_DENSE, TORCH_NORM, Rule
 
 _HEAD = Rule(r"classifier\.1", "head", TORCH_DENSE)
@@ -59,6 +61,15 @@ MNASNET = (
     *_layer(r"layers\.14", r"layers\.15", "last_conv"),
 )
 
+
+def timm(model: MobileNetV2) -> tuple[Rule, ...]:
+    """Returns the rules."""
+    return inverted_bottlenecks([stage.expansion != 1 for stage in model.stages])
+
+
 KEY_MAPS = {
-    MobileNetV2: {"torchvision": lambda model: (*_mobilenet_v2(model), *MNASNET)}
+    MobileNetV2: {
+        "torchvision": lambda model: (*_mobilenet_v2(model), *MNASNET),
+        "timm": timm,
+    }
 }

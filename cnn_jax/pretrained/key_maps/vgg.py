@@ -1,17 +1,19 @@
-"""VGGs, as torchvision names them."""
+"""VGGs, as torchvision and timm name them."""
 
 from cnn_jax.models.vgg import VGG
 from cnn_jax.pretrained.rules import (
     TORCH_CONV,
+    TORCH_CONV_AS_DENSE,
     TORCH_DENSE,
+    TORCH_FULL_CONV_AS_DENSE,
     TORCH_NORM,
     Rule,
     flattened,
 )
 
 
-def rules(model: VGG) -> tuple[Rule, ...]:
-    """Returns the rules; torchvision numbers all layers, pools too, in two rows."""
+def _convs(model: VGG) -> list[Rule]:
+    """Returns the convolutions' rules; pools are numbered in the same row."""
     convs, number = [], 0
     for stage, features in enumerate(model.stages, start=1):
         for index in range(1, len(features) + 1):
@@ -23,10 +25,15 @@ def rules(model: VGG) -> tuple[Rule, ...]:
                 number += 1
             number += 1  # the activation
         number += 1  # the pool
+    return convs
+
+
+def torchvision(model: VGG) -> tuple[Rule, ...]:
+    """Returns the rules; the classifier's layers are numbered too."""
     first = flattened(model.pooled_size, model.pooled_size)
     num_hidden = len(model.hidden_features)
     return (
-        *convs,
+        *_convs(model),
         *(
             Rule(
                 rf"classifier\.{3 * index}",
@@ -39,4 +46,14 @@ def rules(model: VGG) -> tuple[Rule, ...]:
     )
 
 
-KEY_MAPS = {VGG: {"torchvision": rules}}
+def timm(model: VGG) -> tuple[Rule, ...]:
+    """Returns the rules; the hidden layers are convolutions."""
+    return (
+        *_convs(model),
+        Rule(r"pre_logits\.fc1", "classifier_dense1", TORCH_FULL_CONV_AS_DENSE),
+        Rule(r"pre_logits\.fc2", "classifier_dense2", TORCH_CONV_AS_DENSE),
+        Rule(r"head\.fc", "head", TORCH_DENSE),
+    )
+
+
+KEY_MAPS = {VGG: {"torchvision": torchvision, "timm": timm}}

@@ -1,0 +1,91 @@
+"""Reading arrays by name, without PyTorch and without running what a file brings.
+
+mappings.py           arrays and tensors in memory
+safetensors_files.py  `.safetensors`
+npz_files.py          `.npz`
+keras_files.py        `.weights.h5` and `.h5`; needs the extra `keras-files`
+torch_files.py        `.pth`; needs the extra `torch`
+own_checkpoints.py    directories that `cnn-jax convert` wrote
+hub.py                `hf-hub:OWNER/NAME`; needs the extra `hub`
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnn_jax.pretrained.files import hub
+from cnn_jax.pretrained.files.keras_files import open_keras
+from cnn_jax.pretrained.files.mappings import weights_of
+from cnn_jax.pretrained.files.npz_files import open_npz
+from cnn_jax.pretrained.files.own_checkpoints import open_own
+from cnn_jax.pretrained.files.safetensors_files import open_safetensors
+from cnn_jax.pretrained.files.stored import (
+    FLOATS,
+    DamagedFileError,
+    Provenance,
+    StoredArray,
+    Weights,
+)
+from cnn_jax.pretrained.files.torch_files import open_torch
+
+__all__ = [
+    "FLOATS",
+    "DamagedFileError",
+    "Provenance",
+    "StoredArray",
+    "Weights",
+    "open_weights",
+]
+
+_READERS = {
+    ".safetensors": open_safetensors,
+    ".npz": open_npz,
+    ".h5": open_keras,
+    ".hdf5": open_keras,
+    ".pth": open_torch,
+    ".pt": open_torch,
+    ".bin": open_torch,
+    ".tar": open_torch,
+}
+
+
+@contextlib.contextmanager
+def open_weights(
+    source: str | os.PathLike | Mapping[str, Any],
+) -> Iterator[Weights]:
+    """Opens a file, a checkpoint, a name on the Hub or a state dict.
+
+    What it describes can be read until the context ends.
+
+    Args:
+      source: See `load_pretrained`.
+
+    Raises:
+      FileNotFoundError: If there is no such file.
+      ImportError: If what reads such a file is not installed.
+      ValueError: If the file is of another kind, or is damaged.
+    """
+    if isinstance(source, Mapping):
+        yield weights_of(source)
+        return
+    if isinstance(source, str) and source.startswith(hub.PREFIX):
+        provenance = hub.fetch(source)
+        with open_safetensors(provenance.file) as weights:
+            yield dataclasses.replace(weights, provenance=provenance)
+        return
+    path = pathlib.Path(source)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: got no such file of weights.")
+    if not path.is_dir() and path.suffix not in _READERS:
+        raise ValueError(
+            f"{path}: got a file that ends in {path.suffix!r}, expected one of "
+            f"{', '.join(_READERS)}, or a directory that cnn-jax convert wrote."
+        )
+    reader = open_own if path.is_dir() else _READERS[path.suffix]
+    with reader(path) as weights:
+        yield weights

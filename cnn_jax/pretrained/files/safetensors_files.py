@@ -1,0 +1,54 @@
+"""`.safetensors` files: a header of JSON, then the numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import pathlib
+from collections.abc import Iterator
+
+from cnn_jax.pretrained.files.mappings import without_prefixes
+from cnn_jax.pretrained.files.stored import Provenance, StoredArray, Weights
+
+_DTYPES = {
+    "BF16": "bfloat16",
+    "F16": "float16",
+    "F32": "float32",
+    "F64": "float64",
+    "I64": "int64",
+    "I32": "int32",
+    "I8": "int8",
+    "U8": "uint8",
+}
+
+
+@contextlib.contextmanager
+def open_safetensors(path: pathlib.Path) -> Iterator[Weights]:
+    """Opens a file and describes its arrays.
+
+    The `safetensors` package refuses headers that are longer than the file or 100 MB,
+    and arrays that overlap, leave gaps or reach beyond the end, before it allocates
+    anything for them.
+
+    Raises:
+      ValueError: If the file is no safetensors file, or is damaged.
+    """
+    import safetensors
+
+    try:
+        file = safetensors.safe_open(path, framework="np")
+        arrays = {}
+        for name in file.keys():  # noqa: SIM118 - it is no mapping
+            described = file.get_slice(name)
+            dtype = described.get_dtype()
+            arrays[name] = StoredArray(
+                shape=tuple(described.get_shape()),
+                dtype=_DTYPES.get(dtype, dtype),
+                read=functools.partial(file.get_tensor, name),
+            )
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"{path}: got a damaged safetensors file ({error}); fetch it again."
+        ) from error
+    with file:
+        yield Weights(without_prefixes(arrays), Provenance(str(path), path))

@@ -1,0 +1,218 @@
+"""Where each array goes, decided on names and shapes before any is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnn_jax.pretrained.files import FLOATS, DamagedFileError, StoredArray
+from cnn_jax.pretrained.key_maps import KEY_MAPS
+from cnn_jax.pretrained.report import some
+from cnn_jax.pretrained.rules import Rule, Transform
+
+HEAD = r"params/(.*/)?head/(kernel|bias)"
+"""The paths that depend on the number of classes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where an array goes: its path here (None where nobody needs it), and how."""
+
+    path: str | None
+    transform: Transform
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is to be done with every array.
+
+    Attributes:
+      places: Name -> place, of what is to be read.
+      ignored: Names of what is not.
+      heads: Path -> the number of classes in the source, of the last layers that are
+        for another number of classes than the model.
+    """
+
+    places: Mapping[str, Place]
+    ignored: tuple[str, ...]
+    heads: Mapping[str, int]
+
+
+def find_places(
+    model: nn.Module,
+    names: Collection[str],
+    source: str | None,
+    expected: Collection[str],
+) -> tuple[str, dict[str, Place | None]]:
+    """Returns the source and, for each name, its place or None if no rule fits.
+
+    Raises:
+      ValueError: If the source is unknown, or no name fits any.
+    """
+    sources = {**KEY_MAPS.get(type(model), {}), "cnn_jax": None}
+    if source is not None and source not in sources:
+        raise ValueError(
+            f"source: got {source!r}, expected one of {sorted(sources)} for a "
+            f"{type(model).__name__}, or None to find out."
+        )
+    candidates = {}
+    for candidate in sources if source is None else (source,):
+        key_map = sources[candidate]
+        rules = None if key_map is None else key_map(model)
+        candidates[candidate] = {name: _find_place(name, rules) for name in names}
+
+    def num_found(candidate: str) -> int:
+        places = filter(None, candidates[candidate].values())
+        return sum(place.path in expected for place in places)
+
+    found = max(candidates, key=num_found)
+    if not num_found(found):
+        raise ValueError(
+            f"got {len(names)} arrays, such as {some(names)}, of which none is named "
+            f"as in a {type(model).__name__} of {' or '.join(candidates)}; are they "
+            "another model's?"
+        )
+    return found, candidates[found]
+
+
+def plan(
+    arrays: Mapping[str, StoredArray],
+    places: Mapping[str, Place | None],
+    expected: Mapping[str, jax.ShapeDtypeStruct],
+    num_classes: int,
+) -> Plan:
+    """Decides what is to be read, or raises one error about all that does not fit."""
+    chosen: dict[str, Place] = {}
+    heads: dict[str, int] = {}
+    taken: set[str] = set()
+    ignored, problems = [], []
+    for name, array in arrays.items():
+        place = places[name]
+        if place is None:
+            problems.append(f"unexpected: {name} {array.shape}")
+            continue
+        path = place.path
+        is_head = path is not None and re.fullmatch(HEAD, path)
+        if path is None or (is_head and not num_classes):
+            ignored.append(name)
+            continue
+        if path not in expected:
+            problems.append(f"unexpected: {name} {array.shape} ({path})")
+            continue
+        if path in taken:
+            problems.append(f"twice: {name}, {path}")
+            continue
+        if array.dtype not in FLOATS:
+            problems.append(f"not of floating-point numbers: {name}, {array.dtype}")
+            continue
+        wanted = expected[path].shape
+        moved = _moved_shape(place.transform, array.shape)
+        if moved == wanted:
+            chosen[name] = place
+            taken.add(path)
+        elif is_head and moved and moved[:-1] == wanted[:-1]:
+            ignored.append(name)
+            heads[path] = moved[-1]
+            taken.add(path)
+        else:
+            problems.append(
+                f"mis-shaped: {name} {array.shape}, expected {path} {wanted}"
+                + _hint(place.transform, array.shape, wanted)
+            )
+    missing = [
+        f"missing: {path} {leaf.shape}"
+        for path, leaf in expected.items()
+        if path not in taken
+    ]
+    if missing or problems:
+        raise misfit([*missing, *problems])
+    return Plan(chosen, tuple(ignored), heads)
+
+
+def read(
+    arrays: Mapping[str, StoredArray],
+    places: Mapping[str, Place],
+    expected: Mapping[str, jax.ShapeDtypeStruct],
+) -> dict[str, jax.Array]:
+    """Returns path -> array, or raises one error about all values that are no weights.
+
+    The arrays are read one at a time.
+    """
+    values, problems = {}, []
+    for name, place in places.items():
+        dtype = expected[place.path].dtype
+        try:
+            array = arrays[name].read()
+        except DamagedFileError:
+            raise  # not of this array alone
+        except Exception as error:  # whatever a damaged file makes a reader raise
+            problems.append(f"unreadable: {name} ({error})")
+            continue
+        with np.errstate(all="ignore"):  # what overflows is found right below
+            moved = place.transform(array).astype(dtype, copy=False)
+        num_bad = moved.size - np.count_nonzero(np.isfinite(moved))
+        if num_bad:
+            finite = np.isfinite(array).all()
+            what = f"too large for {dtype}" if finite else "not finite"
+            problems.append(f"{what}: {name}, {num_bad} of {moved.size} values")
+        elif not problems:
+            # A copy: what is the caller's array may change later.
+            values[place.path] = jnp.array(moved)
+    if problems:
+        raise misfit(problems)
+    return values
+
+
+def misfit(problems: Sequence[str]) -> ValueError:
+    """Returns the error that lists all that is wrong with the arrays."""
+    listed = "\n  ".join(problems)
+    return ValueError(
+        f"the arrays do not fit the model, in {len(problems)} places:\n  {listed}"
+    )
+
+
+def _find_place(name: str, rules: Sequence[Rule] | None) -> Place | None:
+    if rules is None:
+        return Place(name, np.asarray)
+    # Keras joins names with '/', PyTorch with '.'.
+    layer, _, array = name.rpartition("/" if "/" in name else ".")
+    for rule in rules:
+        leaf = rule.layout.get(array)
+        target = None if leaf is None else rule.target_of(layer)
+        if target is None:
+            continue
+        if leaf.collection is None:
+            return Place(None, leaf.transform)
+        return Place(f"{leaf.collection}/{target}/{leaf.name}", leaf.transform)
+    return None
+
+
+def _moved_shape(
+    transform: Transform, shape: tuple[int, ...]
+) -> tuple[int, ...] | None:
+    """Returns the shape after a transformation, or None if it cannot be applied."""
+    try:
+        # One number, seen as an array of any size.
+        return transform(np.broadcast_to(np.float32(0), shape)).shape
+    except ValueError:
+        return None
+
+
+def _hint(transform: Transform, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """Says which transposition of an array would fit, if one would."""
+    rank = len(shape)
+    # First what another library's layout of filters would need, then all others.
+    usual = (rank - 1, rank - 2, *range(rank - 2)) if rank > 1 else ()
+    for axes in (usual, *itertools.permutations(range(min(rank, 5)))):
+        if len(axes) == rank and rank:
+            turned = tuple(shape[axis] for axis in axes)
+            if _moved_shape(transform, turned) == wanted:
+                return f"; transposed to {axes} it would fit"
+    return ""

@@ -1,0 +1,52 @@
+"""What a conversion did."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+from cnn_jax.pretrained.files import Provenance
+
+
+@dataclasses.dataclass(frozen=True)
+class ConversionReport:
+    """What was done with every array.
+
+    Attributes:
+      source: Whose names the arrays had.
+      loaded: The source's name -> path here.
+      ignored: Names of arrays that the source has and nobody needs here.
+      cast: Path -> (dtype in the source, dtype here), where they differ.
+      initialized: The paths that were initialised afresh, for another number of
+        classes.
+      provenance: Where the arrays come from.
+    """
+
+    source: str
+    loaded: Mapping[str, str]
+    ignored: tuple[str, ...]
+    cast: Mapping[str, tuple[str, str]]
+    initialized: tuple[str, ...]
+    provenance: Provenance
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.loaded)} arrays loaded, named as by {self.source}"]
+        if self.provenance.part:
+            lines.append(f"out of its {self.provenance.part}")
+        if self.ignored:
+            lines.append(f"{len(self.ignored)} ignored: {some(self.ignored)}")
+        if self.cast:
+            changes = sorted({f"{old} to {new}" for old, new in self.cast.values()})
+            lines.append(f"{len(self.cast)} cast from {', '.join(changes)}")
+        if self.initialized:
+            lines.append(f"initialised afresh: {', '.join(self.initialized)}")
+        if self.provenance.preprocessing:
+            settings = self.provenance.preprocessing.items()
+            lines.append(", ".join(f"{name} {value}" for name, value in settings))
+        return "\n".join(lines)
+
+
+def some(names: Iterable[str]) -> str:
+    """Returns the first three names, for a message."""
+    names = list(names)
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

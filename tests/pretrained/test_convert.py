@@ -1,0 +1,157 @@
+"""Weights converted once, and read back."""
+
+import hashlib
+import json
+
+import chex
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import cnn_jax
+from cnn_jax import cli
+from cnn_jax.checkpoint import Checkpointer
+from cnn_jax.pretrained import convert
+from cnn_jax.trees import leaf_specs
+
+
+@pytest.fixture
+def file(tmp_path, lenet_arrays):
+    path = tmp_path / "lenet.safetensors"
+    safetensors.numpy.save_file(
+        {f"module.{name}": array for name, array in lenet_arrays.items()}, path
+    )
+    return path
+
+
+@pytest.fixture
+def destination(tmp_path):
+    return tmp_path / "into" / "lenet"
+
+
+def run(capsys, *arguments):
+    status = cli.main(["convert", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_round_trip(file, destination, lenet, capsys):
+    status, out, err = run(capsys, file, destination, "--model", "lenet5")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert (status, err) == (0, "")
+    assert "10 arrays loaded, named as by torchvision" in out
+    assert digest in out
+    loaded, report = cnn_jax.load_pretrained("lenet5", destination)
+    chex.assert_trees_all_equal(loaded, lenet)
+    assert report.source == "cnn_jax"
+    assert not report.cast
+    with Checkpointer(destination) as checkpointer:
+        metadata = checkpointer.metadata()
+        restored = checkpointer.restore(jax.tree.map(np.zeros_like, lenet)).tree
+    chex.assert_trees_all_equal(restored, lenet)
+    assert metadata["sha256"] == digest
+    assert metadata["source"] == "torchvision"
+    assert metadata["location"] == str(file)
+    assert (metadata["model"], metadata["num_classes"]) == ("lenet5", 10)
+    assert metadata["keys"]["c1.weight"] == "params/c1/kernel"
+    assert metadata["arrays"] == leaf_specs(lenet)
+    assert "jax" in metadata["versions"]
+    assert [path.name for path in destination.parent.iterdir()] == ["lenet"]
+
+
+def test_json_and_another_number_of_classes(file, destination, lenet, capsys):
+    status, out, _ = run(
+        capsys, file, destination, "--model", "lenet5", "--num-classes", 3, "--json"
+    )
+    content = json.loads(out)
+    assert status == 0
+    assert content["num_classes"] == 3
+    assert sorted(content["initialized"]) == ["params/head/bias", "params/head/kernel"]
+    assert content["destination"] == str(destination)
+    loaded, _ = cnn_jax.load_pretrained("lenet5", destination, num_classes=3)
+    assert loaded["params"]["head"]["kernel"].shape == (84, 3)
+    chex.assert_trees_all_equal(loaded["params"]["c5"], lenet["params"]["c5"])
+    with pytest.raises(ValueError, match=r"num_classes: got None.*for 3 classes"):
+        cnn_jax.load_pretrained("lenet5", destination)
+
+
+def test_preprocessing_is_kept(file, destination, monkeypatch):
+    """Of a file from the Hub, and through a second conversion."""
+    from cnn_jax.pretrained.files import Provenance, hub
+
+    found = Provenance("hf-hub:a/b", file, revision="c0", preprocessing={"mean": [0.5]})
+    monkeypatch.setattr(hub, "fetch", lambda name: found)
+    _, metadata = convert("hf-hub:a/b", destination, "lenet5")
+    assert (metadata["location"], metadata["revision"]) == ("hf-hub:a/b", "c0")
+    _, report = cnn_jax.load_pretrained("lenet5", destination)
+    assert report.provenance.preprocessing == {"mean": [0.5]}
+    again = destination.with_name("again")
+    _, metadata = convert(destination, again, "lenet5")
+    assert (metadata["source"], metadata["sha256"]) == ("cnn_jax", None)
+    _, report = cnn_jax.load_pretrained("lenet5", again)
+    assert report.provenance.preprocessing == {"mean": [0.5]}
+
+
+def test_an_existing_directory_is_not_touched(file, destination, capsys):
+    destination.mkdir(parents=True)
+    status, out, err = run(capsys, file, destination, "--model", "lenet5")
+    assert (status, out) == (2, "")
+    assert "exists already" in err
+    assert not list(destination.iterdir())
+
+
+def test_what_does_not_fit_is_not_written(file, destination, capsys):
+    for model, message in (
+        ("resnet20", "none is named as in a ResNet"),
+        ("lenet6", "unknown name 'lenet6'"),
+    ):
+        status, out, err = run(capsys, file, destination, "--model", model)
+        assert (status, out) == (2, "")
+        assert message in err
+    status, _, err = run(capsys, "absent.npz", destination, "--model", "lenet5")
+    assert status == 2
+    assert "no such file" in err
+    assert not destination.parent.exists()
+
+
+def test_nothing_is_left_of_a_write_that_failed(file, destination, monkeypatch):
+    def fail(*arguments, **keywords):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Checkpointer, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        convert(file, destination, "lenet5")
+    assert not list(destination.parent.iterdir())
+
+
+class TestBadDirectories:
+    @pytest.fixture
+    def converted(self, file, destination):
+        convert(file, destination, "lenet5")
+        return destination
+
+    def test_empty(self, tmp_path):
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(FileNotFoundError, match="empty directory"):
+            cnn_jax.load_pretrained("lenet5", tmp_path / "empty")
+
+    def test_something_else(self, tmp_path, lenet):
+        with Checkpointer(tmp_path / "run") as checkpointer:
+            checkpointer.save(5, {"step": np.array(5)}, {"config": {}})
+        with pytest.raises(ValueError, match="checkpoint of something else"):
+            cnn_jax.load_pretrained("lenet5", tmp_path / "run")
+
+    def test_another_model(self, converted):
+        with pytest.raises(ValueError, match="unexpected: params/c1/bias"):
+            cnn_jax.load_pretrained("resnet20", converted)
+
+    def test_damaged(self, converted):
+        data = [path for path in converted.rglob("d/*") if path.is_file()]
+        largest = max(data, key=lambda path: path.stat().st_size)
+        content = bytearray(largest.read_bytes())
+        content[len(content) // 2] ^= 1
+        largest.write_bytes(content)
+        with pytest.raises(ValueError, match="checkpoint is damaged") as error:
+            cnn_jax.load_pretrained("lenet5", converted)
+        assert str(error.value).count(str(converted)) == 1

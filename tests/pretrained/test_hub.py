@@ -1,0 +1,141 @@
+"""Names on the Hub, out of a cache laid out as `huggingface_hub` does; no network."""
+
+import json
+import os
+import subprocess
+import sys
+
+import chex
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import cnn_jax
+
+COMMIT = "767268603ca0cb0bfe326fa87277f19c419566ef"
+NAME = "hf-hub:timm/lenet5.some_in1k"
+CONFIG = {
+    "architecture": "lenet5",
+    "num_classes": 10,
+    "pretrained_cfg": {
+        "input_size": [1, 32, 40],
+        "crop_pct": 0.95,
+        "interpolation": "bicubic",
+        "mean": [0.5],
+        "std": [0.25],
+        "classifier": "fc",
+    },
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The cache's folder of one repository, at one commit, which `main` names."""
+    root = tmp_path / "models--timm--lenet5.some_in1k"
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "main").write_text(COMMIT)
+    folder = root / "snapshots" / COMMIT
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def hub(folder, tmp_path, lenet_arrays, monkeypatch):
+    constants = pytest.importorskip("huggingface_hub.constants")
+    safetensors.numpy.save_file(lenet_arrays, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+@pytest.mark.parametrize("revision", ["", "@main", f"@{COMMIT}"])
+def test_weights_and_preprocessing(revision, hub, folder, lenet):
+    loaded, report = cnn_jax.load_pretrained("lenet5", NAME + revision)
+    chex.assert_trees_all_equal(loaded, lenet)
+    provenance = report.provenance
+    assert provenance.location == NAME + revision
+    assert provenance.revision == COMMIT
+    assert provenance.file == folder / "model.safetensors"
+    assert provenance.preprocessing == {
+        "mean": [0.5],
+        "std": [0.25],
+        "crop_fraction": 0.95,
+        "interpolation": "bicubic",
+        "input_shape": [32, 40, 1],
+    }
+    assert "crop_fraction 0.95" in str(report)
+
+
+def test_settings_at_the_top_of_the_config(hub, folder):
+    (folder / "config.json").write_text(json.dumps(CONFIG["pretrained_cfg"]))
+    _, report = cnn_jax.load_pretrained("lenet5", NAME)
+    assert report.provenance.preprocessing["mean"] == [0.5]
+
+
+def test_no_config(hub, folder):
+    (folder / "config.json").unlink()
+    _, report = cnn_jax.load_pretrained("lenet5", NAME)
+    assert report.provenance.preprocessing == {}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"mean": 3}', '{"input_size": [1]}'])
+def test_a_damaged_config(content, hub, folder):
+    (folder / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"got a damaged config.json"):
+        cnn_jax.load_pretrained("lenet5", NAME)
+
+
+def test_damaged_weights(hub, folder):
+    (folder / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="damaged safetensors"):
+        cnn_jax.load_pretrained("lenet5", NAME)
+
+
+@pytest.mark.parametrize("name", [f"{NAME}x", f"{NAME}@other"])
+def test_what_the_cache_has_not_got_is_not_fetched_offline(name, hub):
+    with pytest.raises(FileNotFoundError, match=r"cannot get .*OFFLINE unset"):
+        cnn_jax.load_pretrained("lenet5", name)
+
+
+def test_the_environment_says_where_and_whether(hub, folder, tmp_path):
+    """In a process of its own: that library reads the variables when imported."""
+    script = (
+        "import sys, cnn_jax\n"
+        "_, report = cnn_jax.load_pretrained('lenet5', sys.argv[1])\n"
+        "print(report.provenance.file)\n"
+        "cnn_jax.load_pretrained('lenet5', 'hf-hub:timm/absent')\n"
+    )
+    environment = {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, NAME],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == str(folder / "model.safetensors")
+    assert "FileNotFoundError: hf-hub:timm/absent: cannot get" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["hf-hub:", "hf-hub:timm", "hf-hub:a/b/c", "hf-hub:a/b@", "hf-hub:a/b c"]
+)
+def test_names_that_cannot_be_meant(name):
+    with pytest.raises(ValueError, match="expected hf-hub:OWNER/NAME or"):
+        cnn_jax.load_pretrained("lenet5", name)
+
+
+def test_without_the_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r"pip install 'cnn_jax\[hub\]'"):
+        cnn_jax.load_pretrained("lenet5", NAME)
+
+
+def test_a_new_last_layer(hub):
+    loaded, report = cnn_jax.load_pretrained(
+        "lenet5", NAME, num_classes=3, key=jax.random.key(0)
+    )
+    assert loaded["params"]["head"]["bias"].shape == (3,)
+    assert np.all(np.isfinite(loaded["params"]["head"]["kernel"]))
+    assert len(report.initialized) == 2
