@@ -1,9 +1,9 @@
 """A self-contained HTML page from blocks: nothing is loaded, everything is escaped.
 
 A page is a title, a summary and sections; a section is a heading and blocks, which
-are data (`Paragraph`, `Table`, `Chart`, `Facts`, `Code`, `Details`). The style sheet
-is part of the page. It has one light theme, a print form, and boxes that scroll by
-themselves on a narrow screen.
+are data (`Paragraph`, `Table`, `Chart`, `Picture`, `Facts`, `Code`, `Details`). The
+style sheet is part of the page. It has one light theme, a print form, and boxes that
+scroll by themselves on a narrow screen.
 """
 
 from __future__ import annotations
@@ -40,6 +40,35 @@ class Charts:
     """Charts side by side, or below each other where there is no room."""
 
     charts: Sequence[Chart]
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """An image made of pixels.
+
+    Attributes:
+      source: Its `data:` address, as `images.png_data_uri` makes it.
+      description: What there is to see, for those who cannot see it.
+      caption: What stands below it; may be empty.
+    """
+
+    source: str
+    description: str
+    caption: str = ""
+
+    def __post_init__(self):
+        if not self.source.startswith("data:image/"):
+            raise ValueError(
+                f"picture: got source {self.source[:40]!r}, expected a data: address; "
+                "a page loads nothing from elsewhere."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """Pictures in a grid, each with its caption."""
+
+    pictures: Sequence[Picture]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +185,22 @@ def _(block: Chart) -> str:
 def _(block: Charts) -> str:
     charts = "\n".join(map(render_block, block.charts))
     return f'<div class="charts">\n{charts}\n</div>'
+
+
+@render_block.register
+def _(block: Picture) -> str:
+    caption = html.escape(block.caption)
+    words = f"<figcaption>{caption}</figcaption>" if caption else ""
+    return (
+        f'<figure class="picture"><img src="{html.escape(block.source)}" '
+        f'alt="{html.escape(block.description)}">{words}</figure>'
+    )
+
+
+@render_block.register
+def _(block: Pictures) -> str:
+    pictures = "\n".join(map(render_block, block.pictures))
+    return f'<div class="pictures">\n{pictures}\n</div>'
 
 
 @render_block.register
