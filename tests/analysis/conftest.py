@@ -1,6 +1,9 @@
-"""A small network for 8x8 images whose every layer matters."""
+"""A small network whose every layer matters, and all others without numbers."""
 
 import functools
+import json
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +11,9 @@ import numpy as np
 import pytest
 
 import cnn_jax
+from cnn_jax.pretrained.files.own_checkpoints import nested
+
+GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "models" / "golden"
 
 
 @functools.cache
@@ -40,3 +46,20 @@ def make_small_network():
 def small_network(x64):
     """A residual network, its variables and three images, in float64."""
     return make_small_network()
+
+
+@pytest.fixture(scope="session")
+def golden_variables():
+    """Returns a model's variables by its name, without tracing it."""
+    return read_golden_variables
+
+
+def read_golden_variables(name):
+    """Returns a model's variables, without numbers and without tracing it."""
+    specs = json.loads((GOLDEN / f"{name}.json").read_text())
+    leaves = {}
+    for path, spec in specs.items():
+        dtype, sizes = re.fullmatch(r"(\w+)\[([\d,]*)\]", spec).groups()
+        shape = tuple(map(int, filter(None, sizes.split(","))))
+        leaves[path] = jax.ShapeDtypeStruct(shape, dtype)
+    return nested(leaves)

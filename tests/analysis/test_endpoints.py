@@ -1,9 +1,5 @@
 """Networks cut at their endpoints: the parts are the whole, for every family."""
 
-import json
-import pathlib
-import re
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,24 +9,17 @@ from references.quick import QUICK
 
 import cnn_jax
 from cnn_jax.analysis.endpoints import TracedNetwork, feature_maps
-from cnn_jax.pretrained.files.own_checkpoints import nested
 
-GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "models" / "golden"
-
-
-def golden_variables(name):
-    """Returns a model's variables, without numbers and without tracing it."""
-    specs = json.loads((GOLDEN / f"{name}.json").read_text())
-    leaves = {}
-    for path, spec in specs.items():
-        dtype, sizes = re.fullmatch(r"(\w+)\[([\d,]*)\]", spec).groups()
-        shape = tuple(map(int, filter(None, sizes.split(","))))
-        leaves[path] = jax.ShapeDtypeStruct(shape, dtype)
-    return nested(leaves)
+# Long programs, of which a trace alone takes a second.
+LONG = {"densenet121", "googlenet", "inception_v3", "mnasnet0_5", "xception"}
+MARKED = [
+    pytest.param(name, marks=pytest.mark.slow) if name in LONG else name
+    for name in QUICK
+]
 
 
-@pytest.mark.parametrize("name", QUICK)
-def test_every_model_can_be_cut_at_every_map(name):
+@pytest.mark.parametrize("name", MARKED)
+def test_every_model_can_be_cut_at_every_map(name, golden_variables):
     model, info = cnn_jax.create_model(name), cnn_jax.model_info(name)
     images = jax.ShapeDtypeStruct((2, *info.input_shape), jnp.float32)
     seen = []
@@ -77,15 +66,14 @@ class WithSideBranch(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train=False, endpoints=False):
-        x = nn.Conv(2, (3, 3), name="conv")(x)
-        named = {"side": nn.Conv(2, (1, 1), name="side")(x), "features": x.mean((1, 2))}
+        named = {"side": 2 * x, "features": x.mean((1, 2))}
         logits = named["logits"] = named["features"]
         return (logits, named) if endpoints else logits
 
 
 def test_endpoints_that_lead_nowhere_or_are_the_logits():
     model, images = WithSideBranch(), jnp.ones((2, 4, 4, 3))
-    variables = model.init(jax.random.key(0), images)
+    variables = {}
     network = TracedNetwork(model, variables, images)
     with pytest.raises(ValueError, match="'side', on which the logits do not depend"):
         network.cut("side", variables, images)
