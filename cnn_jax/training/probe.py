@@ -6,14 +6,16 @@ The mathematics of the fit stands in `logistic`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax.training import logistic
+
+if TYPE_CHECKING:
+    import flax.linen as nn
 
 Parameters = dict[str, jax.Array]
 """`{"kernel": (d, classes), "bias": (classes,)}`: a dense layer's."""
