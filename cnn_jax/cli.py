@@ -1,4 +1,4 @@
-"""The command line: `cnn-jax models`, `summary`, `gradcheck`, `convert`, `predict`.
+"""The command line: `cnn-jax models`, `summary`, `gradcheck`, `prepare`, and others.
 
 Results go to standard output, as a table or as JSON; messages and progress go to
 standard error. The exit status is 0 for success, 1 for a check that failed and 2 for a
@@ -369,6 +369,70 @@ def _add_summary_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _prepare_dataset(options: argparse.Namespace) -> int:
+    from cnn_jax.data.prepare import prepare
+
+    data_dir = options.data_dir
+    if data_dir is None:
+        from cnn_jax.data.sources.tfds import tfds_directory
+
+        data_dir = tfds_directory(None)
+    try:
+        prepared = prepare(
+            options.dataset,
+            getattr(options, "from"),
+            data_dir,
+            processes=options.processes,
+            check=options.check,
+            overwrite=options.overwrite,
+        )
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
+    if options.json:
+        _print_json(
+            {**dataclasses.asdict(prepared), "directory": str(prepared.directory)}
+        )
+        return 0
+    counts = ", ".join(
+        f"{count:,} in {split}" for split, count in prepared.num_examples.items()
+    )
+    print(f"{prepared.directory}: {counts}")
+    return 0
+
+
+def _add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "dataset", help="cifar10, cifar100, mnist, fashion_mnist or imagenet2012"
+    )
+    parser.add_argument(
+        "--from",
+        required=True,
+        metavar="PATH",
+        help="the directory with the files as their publishers named them",
+    )
+    parser.add_argument(
+        "--data-dir",
+        metavar="PATH",
+        help="where prepared sets lie; $CNN_JAX_DATA/tfds or TFDS's own if not given",
+    )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="COUNT",
+        help="how many work side by side (default: 1)",
+    )
+    parser.add_argument(
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compare the files' sha256 with the published ones",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a set that is already there"
+    )
+
+
 def _add_gradcheck_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kernel",
@@ -461,6 +525,11 @@ COMMANDS = {
         _print_gradcheck,
         "Compare kernels and gradients with JAX's autodiff in float64.",
         _add_gradcheck_arguments,
+    ),
+    "prepare": (
+        _prepare_dataset,
+        "Prepare a dataset from its publishers' files, without TensorFlow.",
+        _add_prepare_arguments,
     ),
     "convert": (
         _print_conversion,

@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from typing import Any
+
+import jax
 
 from cnn_jax import data
+from cnn_jax.analysis.summary import summarize
 from cnn_jax.models import create_model
 from cnn_jax.training import TrainConfig
+from cnn_jax.training.feeds import image_shape
 from cnn_jax.training.loop import FitResult, fit
+from cnn_jax.training.speed import PEAK_FLOPS
 
 
 def run(config: TrainConfig) -> FitResult:
@@ -35,7 +41,21 @@ def run(config: TrainConfig) -> FitResult:
     model = create_model(
         config.model, num_classes=len(train.class_names), dtype=config.dtype
     )
-    return fit(model, config, train, test, hooks=[print_epoch])
+    return fit(
+        model,
+        config,
+        train,
+        test,
+        hooks=[print_epoch],
+        macs_per_example=_count_macs(model, image_shape(config, train)),
+    )
+
+
+def _count_macs(model: Any, shape: tuple[int, int, int]) -> int | None:
+    """Counts a forward pass's multiply-adds where there is a peak to hold against."""
+    if jax.devices()[0].device_kind not in PEAK_FLOPS:
+        return None
+    return summarize(model, shape).macs
 
 
 def print_epoch(record: dict, state: object) -> None:

@@ -16,13 +16,15 @@ from typing import Any
 
 import jax
 import numpy as np
+from PIL import Image
 
 from cnn_jax.analysis.overlay import overlay
 from cnn_jax.analysis.saliency import grad_cam
 from cnn_jax.data.device import normalize
 from cnn_jax.models import create_model, model_info
 from cnn_jax.pretrained import load_pretrained
-from cnn_jax.report.images import contact_sheet, encode_png, with_caption
+from cnn_jax.report.captions import with_caption
+from cnn_jax.report.images import contact_sheet
 
 CROP_FRACTION = 224 / 256
 """The share of the shorter side that ImageNet's networks are evaluated on."""
@@ -152,7 +154,7 @@ def predict(
         )
         if place is not None:
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(encode_png(annotated(crop, maps[0], prediction)))
+            Image.fromarray(annotated(crop, maps[0], prediction)).save(place)
         predictions.append(prediction)
     return predictions
 

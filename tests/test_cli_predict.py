@@ -17,7 +17,7 @@ from cnn_jax.analysis.saliency import grad_cam
 from cnn_jax.data import load_dataset
 from cnn_jax.prediction import _preprocessing
 from cnn_jax.pretrained import convert
-from cnn_jax.report.images import GAP
+from cnn_jax.report.images import MARGIN
 from cnn_jax.trees import named_leaves
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -146,13 +146,13 @@ def test_pictures_show_the_map(capsys, folder, network, tmp_path):
         large = pixels.repeat(10, axis=0).repeat(10, axis=1)
         covered = overlay(large[None, ..., None], np.asarray(maps))[0]
         drawn = pixels_of(picture)
-        body = drawn[GAP : GAP + 320]
-        left = (drawn.shape[1] - 2 * 320 - 3 * GAP) // 2 + GAP
+        body = drawn[:320]
+        left = (drawn.shape[1] - 2 * 320 - MARGIN) // 2
         np.testing.assert_array_equal(body[:, left : left + 320, 0], large)
-        right = left + 320 + GAP
+        right = left + 320 + MARGIN
         difference = body[:, right : right + 320].astype(int) - covered
         assert np.abs(difference).max() <= 2
-        assert (drawn[320 + 2 * GAP :] < 128).any()
+        assert (drawn[320:] < 128).any()
     _, table, _ = run(capsys, "predict", *arguments)
     assert "map of class" in table
 

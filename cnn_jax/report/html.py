@@ -36,39 +36,19 @@ class Chart:
 
 
 @dataclasses.dataclass(frozen=True)
-class Charts:
-    """Charts side by side, or below each other where there is no room."""
-
-    charts: Sequence[Chart]
-
-
-@dataclasses.dataclass(frozen=True)
 class Picture:
-    """An image made of pixels.
+    """An image from `images.data_uri`, and what to see in it."""
 
-    Attributes:
-      source: Its `data:` address, as `images.png_data_uri` makes it.
-      description: What there is to see, for those who cannot see it.
-      caption: What stands below it; may be empty.
-    """
-
-    source: str
-    description: str
-    caption: str = ""
-
-    def __post_init__(self):
-        if not self.source.startswith("data:image/"):
-            raise ValueError(
-                f"picture: got source {self.source[:40]!r}, expected a data: address; "
-                "a page loads nothing from elsewhere."
-            )
+    uri: str
+    title: str
+    caption: str
 
 
 @dataclasses.dataclass(frozen=True)
-class Pictures:
-    """Pictures in a grid, each with its caption."""
+class Charts:
+    """Charts or pictures side by side, or below each other where there is no room."""
 
-    pictures: Sequence[Picture]
+    charts: Sequence[Chart | Picture]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,25 +162,18 @@ def _(block: Chart) -> str:
 
 
 @render_block.register
-def _(block: Charts) -> str:
-    charts = "\n".join(map(render_block, block.charts))
-    return f'<div class="charts">\n{charts}\n</div>'
-
-
-@render_block.register
 def _(block: Picture) -> str:
-    caption = html.escape(block.caption)
-    words = f"<figcaption>{caption}</figcaption>" if caption else ""
+    title, caption = html.escape(block.title), html.escape(block.caption)
     return (
-        f'<figure class="picture"><img src="{html.escape(block.source)}" '
-        f'alt="{html.escape(block.description)}">{words}</figure>'
+        f'<figure><h3>{title}</h3><img src="{html.escape(block.uri)}" alt="{caption}">'
+        f"<figcaption>{caption}</figcaption></figure>"
     )
 
 
 @render_block.register
-def _(block: Pictures) -> str:
-    pictures = "\n".join(map(render_block, block.pictures))
-    return f'<div class="pictures">\n{pictures}\n</div>'
+def _(block: Charts) -> str:
+    charts = "\n".join(map(render_block, block.charts))
+    return f'<div class="charts">\n{charts}\n</div>'
 
 
 @render_block.register

@@ -103,7 +103,7 @@ class Programs:
         )
         self._zero_tally = self._compile(_zero_tally)
         self._zero_sums = self._compile(_zero_sums)
-        prepare = _preparation(config, train)
+        prepare = preparation(config, train)
         split_batch = functools.partial(
             jax.lax.with_sharding_constraint, shardings=sharding.batch_sharded(mesh)
         )
@@ -254,7 +254,7 @@ def _advance(
     # All that is random in a step follows from the root key and the step's number.
     step_key = jax.random.fold_in(root_key, state.step)
     batch = split_batch(cut_batch(inputs, state.step))
-    batch, model_key = _augment(step_key, batch, config, num_classes, prepare)
+    batch, model_key = augment(step_key, batch, config, num_classes, prepare)
     new_state, metrics = train_step(
         state, batch, model_key, label_smoothing=config.label_smoothing
     )
@@ -269,14 +269,25 @@ def _advance(
     }
 
 
-def _augment(
+def augment(
     key: jax.Array,
     batch: data.Arrays,
     config: TrainConfig,
     num_classes: int,
     prepare: Callable[[jax.Array], jax.Array],
 ) -> tuple[data.Arrays, jax.Array]:
-    """Returns the batch that the model gets, and the key for what the model draws."""
+    """Changes a batch of uint8 images into what the model gets; traced in the step.
+
+    Args:
+      key: The step's key.
+      batch: `{"image", "label"}` from the feed.
+      config: What is done.
+      num_classes: For mixtures of labels.
+      prepare: Normalises, see `preparation`.
+
+    Returns:
+      The batch, and the key for what the model draws at random.
+    """
     crop_key, flip_key, model_key = jax.random.split(key, 3)
     erase_key, mix_key = (jax.random.fold_in(key, number) for number in (3, 4))
     images, labels = batch["image"], batch["label"]
@@ -306,9 +317,10 @@ def _evaluate(
     return {name: sums[name] + value for name, value in found.items()}
 
 
-def _preparation(
+def preparation(
     config: TrainConfig, train: data.Source
 ) -> Callable[[jax.Array], jax.Array]:
+    """Returns what turns uint8 images into normalised ones of the config's dtype."""
     mean, std = config.mean, config.std
     if mean is None and isinstance(train, data.Dataset):
         mean, std = train.channel_statistics

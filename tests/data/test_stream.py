@@ -122,6 +122,10 @@ def test_continuing_gives_the_rest(undisturbed, start):
     assert_same(take(make(), 10 - start, start), undisturbed[start:])
 
 
+def test_a_stream_can_have_an_end(undisturbed):
+    assert_same(list(make().batches(2, 5)), undisturbed[2:5])
+
+
 def join(blocks):
     return [
         {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -248,9 +252,10 @@ def test_bad_images_within_the_budget_move_no_other(folder, damaged):
     ]
 
 
-def test_a_file_that_went_away_is_a_bad_image(damaged):
-    source = data.open_source(f"folder:{damaged}", "train")
-    shutil.rmtree(damaged / "train" / "dog")
+def test_a_file_that_went_away_is_a_bad_image(folder, tmp_path):
+    root = shutil.copytree(folder, tmp_path / "shrinking")
+    source = data.open_source(f"folder:{root}", "train")
+    shutil.rmtree(root / "train" / "dog")
     with pytest.raises(data.TooManyBadImagesError, match="No such file"):
         take(make(source), 9)
 

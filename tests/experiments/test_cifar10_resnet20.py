@@ -48,7 +48,7 @@ def test_a_wrong_option_says_what_was_meant(capsys, options, hint):
     experiment = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(experiment)
     with pytest.raises(SystemExit) as error:
-        experiment.main(options)
+        experiment.main(experiment.CONFIG, experiment.__doc__, options)
     assert error.value.code == 2
     assert hint in capsys.readouterr().err
 
@@ -57,5 +57,5 @@ def test_a_missing_dataset_exits_with_one_sentence(tmp_path):
     done = run("--data-dir", str(tmp_path), "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert f"tfds build cifar10 --data_dir {tmp_path}" in done.stderr
+    assert f"cnn-jax prepare cifar10 --from PATH --data-dir {tmp_path}" in done.stderr
     assert not (tmp_path / "run").exists()

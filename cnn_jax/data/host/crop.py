@@ -35,13 +35,14 @@ class RandomResizedCrop:
         self, image: Image.Image, generator: np.random.Generator
     ) -> Image.Image:
         """Returns the crop, `size` by `size`."""
-        box = self._draw(image.size, generator)
+        box = self.draw(image.size, generator)
         # Cropping and resizing at once reads no pixel that is not needed.
         return image.resize((self.size,) * 2, self.resample, box=box)
 
-    def _draw(
+    def draw(
         self, size: tuple[int, int], generator: np.random.Generator
     ) -> tuple[int, int, int, int]:
+        """Draws the `(left, top, right, bottom)` of a part of `(width, height)`."""
         width, height = size
         for _ in range(10):
             area = width * height * generator.uniform(*self.scale)

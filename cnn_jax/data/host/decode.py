@@ -8,6 +8,7 @@ a file whose header promises more pixels than allowed is refused before any are 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 
@@ -115,10 +116,10 @@ def _draft(image: Image.Image, smallest_side: int) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF says nothing; the pixels are sound
-        return image
+    # Damaged EXIF says nothing; the pixels are sound.
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:

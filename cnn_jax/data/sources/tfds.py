@@ -81,7 +81,7 @@ class TfdsSource:
     def _builder(self) -> Any:
         import tensorflow_datasets as tfds
 
-        directory = _tfds_directory(self._data_dir)
+        directory = tfds_directory(self._data_dir)
         try:
             return tfds.builder(self.name, data_dir=directory)
         except tfds.core.DatasetNotFoundError:
@@ -96,7 +96,7 @@ class TfdsSource:
         try:
             records = self._builder.as_data_source(split=self.split, decoders=skip)
         except Exception as error:  # of many types, when nothing is there
-            _require_prepared(self.name, _tfds_directory(self._data_dir))
+            _require_prepared(self.name, tfds_directory(self._data_dir))
             raise ValueError(
                 f"split: got {self.split!r}, expected one of "
                 f"{sorted(self._builder.info.splits)} of {self.name!r} or a slice of "
@@ -128,7 +128,8 @@ def _labelled_image(name: str, info: Any, image_key: str, label_key: str) -> Any
     return features
 
 
-def _tfds_directory(data_dir: str | None) -> Any:
+def tfds_directory(data_dir: str | None) -> Any:
+    """Returns where prepared sets lie; see `TfdsSource`."""
     from etils import epath  # paths that may begin with gs://
 
     if data_dir is not None:
@@ -163,8 +164,23 @@ def _require_prepared(name: str, directory: Any) -> None:
     raise FileNotFoundError(
         f"dataset {name!r}: looked in {directory}, {problem}."
         + (f" Did you mean {' or '.join(map(repr, near))}?" if near else "")
-        + f" To get it, run\n  tfds build {base} --data_dir {directory} "
-        "--file_format array_record\non a machine with TensorFlow, or copy a prepared "
+        + f" To get it, run\n  {_command(base, directory)}\nor copy a prepared "
         f"set to {directory / base}/VERSION; another place is named by data_dir or by "
         f"${DATA_VARIABLE} (its subdirectory tfds)."
+    )
+
+
+def _command(name: str, directory: Any) -> str:
+    """What prepares a set."""
+    from cnn_jax.data.prepare import RECIPES
+
+    if name in RECIPES:
+        files = " and ".join(file.name for file in RECIPES[name].files)
+        return (
+            f"cnn-jax prepare {name} --from PATH --data-dir {directory}\n"
+            f"where PATH holds {files},"
+        )
+    return (
+        f"tfds build {name} --data_dir {directory} --file_format array_record\n"
+        "on a machine with TensorFlow,"
     )

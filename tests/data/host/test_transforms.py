@@ -78,7 +78,7 @@ def test_a_crop_of_everything_is_a_resize(image):
 
 def test_crops_have_the_areas_ratios_and_places_asked_for():
     crop, random = RandomResizedCrop(8), rng()
-    boxes = np.asarray([crop._draw((300, 200), random) for _ in range(3000)])
+    boxes = np.asarray([crop.draw((300, 200), random) for _ in range(3000)])
     left, top, right, bottom = boxes.T
     assert left.min() >= 0
     assert top.min() >= 0
@@ -102,7 +102,7 @@ def test_crops_have_the_areas_ratios_and_places_asked_for():
 )
 def test_the_fallback_is_the_largest_centred_part(size, box):
     crop = RandomResizedCrop(8, scale=(0.9, 1.0))
-    left, top, right, bottom = crop._draw(size, rng())
+    left, top, right, bottom = crop.draw(size, rng())
     assert (right - left, bottom - top) == box
     assert abs(left + right - size[0]) <= 1
     assert abs(top + bottom - size[1]) <= 1

@@ -1,0 +1,261 @@
+"""Checks the files of a recipe and writes its shards."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import difflib
+import multiprocessing
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+
+from cnn_jax.data.prepare.archives import ArchiveError, sha256_of
+from cnn_jax.data.prepare.cifar import CIFAR10, CIFAR100
+from cnn_jax.data.prepare.imagenet import IMAGENET
+from cnn_jax.data.prepare.mnist import FASHION_MNIST, MNIST
+from cnn_jax.data.prepare.recipe import Recipe, Shard
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (CIFAR10, CIFAR100, MNIST, FASHION_MNIST, IMAGENET)
+}
+"""By name, all that can be prepared."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What `prepare` wrote.
+
+    Attributes:
+      directory: Where it lies.
+      num_examples: Of each split.
+      num_bytes: Of all shards together.
+    """
+
+    directory: pathlib.Path
+    num_examples: dict[str, int]
+    num_bytes: int
+
+
+def prepare(
+    name: str,
+    source: str | os.PathLike,
+    data_dir: str | os.PathLike,
+    *,
+    processes: int = 1,
+    check: bool = True,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Prepared:
+    """Prepares a dataset from its publishers' files.
+
+    The new directory appears under its name in one rename, when it is complete.
+
+    Args:
+      name: A key of `RECIPES`.
+      source: The directory with the files, under their publishers' names.
+      data_dir: Gets `NAME/VERSION/`.
+      processes: How many work side by side, each on a shard.
+      check: Whether the files' sha256 must be the published ones.
+      overwrite: Whether a set that is already there is replaced.
+      progress: Whether to show a bar, if the terminal can.
+
+    Returns:
+      What was written.
+
+    Raises:
+      ValueError: If there is no such recipe, a file is not the published one, or it is
+        damaged (`ArchiveError`).
+      FileNotFoundError: If a file is missing; the message lists all that are.
+      FileExistsError: If the set is already there.
+    """
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1)
+        raise ValueError(
+            f"dataset: got {name!r}, expected one of {', '.join(RECIPES)}."
+            + (f" Did you mean {near[0]!r}?" if near else "")
+        )
+    if processes < 1:
+        raise ValueError(f"processes: got {processes}, expected at least 1.")
+    recipe = RECIPES[name]
+    source = pathlib.Path(source).expanduser().absolute()
+    home = pathlib.Path(data_dir).expanduser().absolute() / recipe.name
+    target = home / recipe.version
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} is already there; --overwrite replaces it.")
+    present = _find_files(recipe, source)
+    with _bars(progress) as bar:
+        if check:
+            _check(present, bar)
+        home.mkdir(parents=True, exist_ok=True)
+        # Beside the target, so that the rename stays on one file system.
+        with tempfile.TemporaryDirectory(prefix=".incomplete-", dir=home) as scratch:
+            written = _write(recipe, source, pathlib.Path(scratch), processes, bar)
+            if target.exists():
+                shutil.rmtree(target)
+            # The directory that is removed at the end is `scratch`, not what it held.
+            (pathlib.Path(scratch) / recipe.version).rename(target)
+    return dataclasses.replace(written, directory=target)
+
+
+def _find_files(recipe: Recipe, source: pathlib.Path) -> dict[pathlib.Path, str]:
+    present = {
+        source / file.name: file.sha256
+        for file in recipe.files
+        if (source / file.name).is_file()
+    }
+    missing = [
+        file.name
+        for file in recipe.files
+        if file.required and source / file.name not in present
+    ]
+    if missing or not present:
+        wanted = missing or [file.name for file in recipe.files]
+        raise FileNotFoundError(
+            f"{source}: expected {' and '.join(wanted)} for {recipe.name!r}, found "
+            "none of that name."
+        )
+    return present
+
+
+Bar = Callable[[str, int], Callable[[int], None]]
+"""From a description and a total to what moves the bar."""
+
+
+def _check(files: Mapping[pathlib.Path, str], bar: Bar) -> None:
+    for path, expected in files.items():
+        found = sha256_of(path, bar(f"Checking {path.name}", path.stat().st_size))
+        if found != expected:
+            raise ArchiveError(
+                f"{path}: got the sha256 {found}, expected {expected}. The file is "
+                "damaged or another edition; --no-check takes it as it is."
+            )
+
+
+def _write(
+    recipe: Recipe,
+    source: pathlib.Path,
+    scratch: pathlib.Path,
+    processes: int,
+    bar: Bar,
+) -> Prepared:
+    import tensorflow_datasets as tfds
+
+    directory = scratch / recipe.version
+    directory.mkdir()
+    shards = recipe.shards(source)
+    jobs = {
+        (split, number): _Job(
+            recipe.name,
+            source,
+            shard,
+            directory
+            / f"{recipe.name}-{split}.array_record-{number:05}-of-{len(all_of):05}",
+        )
+        for split, all_of in shards.items()
+        for number, shard in enumerate(all_of)
+    }
+    advance = bar(f"Writing {recipe.name}", len(jobs))
+    done = dict(zip(jobs, _run(list(jobs.values()), processes, advance), strict=True))
+    splits = [
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[done[split, number][0] for number in range(len(all_of))],
+            num_bytes=sum(done[split, number][1] for number in range(len(all_of))),
+            filename_template=tfds.core.ShardedFileTemplate(
+                data_dir=directory,
+                dataset_name=recipe.name,
+                split=split,
+                filetype_suffix="array_record",
+            ),
+        )
+        for split, all_of in shards.items()
+    ]
+    tfds.folder_dataset.write_metadata(
+        data_dir=directory,
+        features=recipe.features(source),
+        split_infos=splits,
+        version=recipe.version,
+        supervised_keys=("image", "label"),
+        check_data=False,  # would read it back through TensorFlow
+    )
+    return Prepared(
+        directory,
+        {split.name: split.num_examples for split in splits},
+        sum(split.num_bytes for split in splits),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """One shard to be written; a process rebuilds the features from the recipe."""
+
+    recipe: str
+    source: pathlib.Path
+    shard: Shard
+    path: pathlib.Path
+
+    def __call__(self) -> tuple[int, int]:
+        """Returns the number of records and of bytes."""
+        from array_record.python.array_record_module import ArrayRecordWriter
+
+        features = RECIPES[self.recipe].features(self.source)
+        writer = ArrayRecordWriter(os.fspath(self.path), "group_size:1")
+        num_records = num_bytes = 0
+        try:
+            for record in self.shard.records():
+                serialized = features.serialize_example(record)
+                writer.write(serialized)
+                num_records += 1
+                num_bytes += len(serialized)
+        finally:
+            writer.close()
+        return num_records, num_bytes
+
+
+def _run(
+    jobs: list[_Job], processes: int, advance: Callable[[int], None]
+) -> Iterator[tuple[int, int]]:
+    if processes == 1:
+        for job in jobs:
+            yield job()
+            advance(1)
+        return
+    with concurrent.futures.ProcessPoolExecutor(
+        processes, mp_context=multiprocessing.get_context("spawn")
+    ) as pool:
+        futures = [pool.submit(job) for job in jobs]
+        for future in futures:
+            future.add_done_callback(lambda future: advance(1))
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+@contextlib.contextmanager
+def _bars(shown: bool) -> Iterator[Bar]:
+    import rich.console
+    import rich.progress
+
+    with rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.TaskProgressColumn(),
+        rich.progress.TimeRemainingColumn(),
+        console=rich.console.Console(stderr=True),
+        disable=not (shown and sys.stderr.isatty()),
+    ) as progress:
+
+        def bar(description: str, total: int) -> Callable[[int], None]:
+            task = progress.add_task(description, total=total)
+            return lambda amount: progress.advance(task, amount)
+
+        yield bar

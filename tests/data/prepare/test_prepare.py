@@ -1,0 +1,347 @@
+"""Small archives in the publishers' formats, prepared and read back; broken ones."""
+
+import gzip
+import io
+import json
+import pathlib
+import struct
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from cnn_jax import cli, data
+from cnn_jax.data.prepare import RECIPES, ArchiveError, prepare
+
+CLASSES_10 = [f"class {n}" for n in range(10)]
+
+
+def add(archive, name, content):
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+def cifar_rows(generator, count, label_bounds):
+    labels = [
+        generator.integers(0, most, (count, 1), np.uint8) for most in label_bounds
+    ]
+    pixels = generator.integers(0, 256, (count, 3072), np.uint8)
+    return np.concatenate([*labels, pixels], axis=1)
+
+
+def write_cifar10(directory, generator, rows=None):
+    rows = rows or {
+        **{f"data_batch_{n}.bin": cifar_rows(generator, 4, [10]) for n in range(1, 6)},
+        "test_batch.bin": cifar_rows(generator, 3, [10]),
+    }
+    with tarfile.open(directory / "cifar-10-binary.tar.gz", "w:gz") as archive:
+        add(archive, "cifar/batches.meta.txt", "\n".join(CLASSES_10).encode() + b"\n\n")
+        for name, content in rows.items():
+            add(archive, f"cifar/{name}", content.tobytes())
+    return rows
+
+
+def write_cifar100(directory, generator):
+    rows = {
+        "train.bin": cifar_rows(generator, 6, [20, 100]),
+        "test.bin": cifar_rows(generator, 3, [20, 100]),
+    }
+    with tarfile.open(directory / "cifar-100-binary.tar.gz", "w:gz") as archive:
+        for kind, count in (("coarse", 20), ("fine", 100)):
+            names = "\n".join(f"{kind} {n}" for n in range(count)).encode()
+            add(archive, f"cifar/{kind}_label_names.txt", names)
+        for name, content in rows.items():
+            add(archive, f"cifar/{name}", content.tobytes())
+    return rows
+
+
+def idx(array):
+    header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    return gzip.compress(header + array.tobytes())
+
+
+def write_mnist(directory, generator):
+    written = {}
+    for split, prefix, count in (("train", "train", 5), ("test", "t10k", 3)):
+        images = generator.integers(0, 256, (count, 28, 28), np.uint8)
+        labels = generator.integers(0, 10, count, np.uint8)
+        (directory / f"{prefix}-images-idx3-ubyte.gz").write_bytes(idx(images))
+        (directory / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(idx(labels))
+        written[split] = images, labels
+    return written
+
+
+def jpeg(shade, mode="RGB"):
+    file = io.BytesIO()
+    Image.new(mode, (20, 14), shade if mode == "RGB" else (*shade, 0)).save(
+        file, "JPEG"
+    )
+    return file.getvalue()
+
+
+def write_imagenet(directory):
+    """Two classes with three and two images, and four validation images."""
+    with tarfile.open(directory / "ILSVRC2012_img_train.tar", "w") as outer:
+        for label, count in (("n01443537", 2), ("n01440764", 3)):
+            inner = io.BytesIO()
+            with tarfile.open(fileobj=inner, mode="w") as archive:
+                for n in range(count):
+                    mode = "CMYK" if n == 1 else "RGB"
+                    add(archive, f"{label}_{n}.JPEG", jpeg((40 * n, 0, 0), mode))
+            add(outer, f"{label}.tar", inner.getvalue())
+    with tarfile.open(directory / "ILSVRC2012_img_val.tar", "w") as archive:
+        for n in (2, 1, 4, 3):
+            add(archive, f"ILSVRC2012_val_{n:08}.JPEG", jpeg((0, 40 * n, 0)))
+
+
+def test_cifar10_reads_back_through_tfds_and_through_us(tmp_path, generator):
+    rows = write_cifar10(tmp_path, generator)
+    done = prepare("cifar10", tmp_path, tmp_path / "tfds", check=False)
+    assert done.num_examples == {"train": 20, "test": 3}
+    assert done.directory == tmp_path / "tfds" / "cifar10" / "3.0.2"
+    train = np.concatenate([rows[f"data_batch_{n}.bin"] for n in range(1, 6)])
+    images = train[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    ours = data.load_dataset("cifar10", "train", data_dir=tmp_path / "tfds")
+    np.testing.assert_array_equal(ours.images, images)
+    np.testing.assert_array_equal(ours.labels, train[:, 0])
+    assert ours.class_names == tuple(CLASSES_10)
+    theirs = tfds.data_source("cifar10", split="train", data_dir=tmp_path / "tfds")
+    np.testing.assert_array_equal(np.stack([r["image"] for r in theirs]), images)
+    assert not [
+        path for path in done.directory.parent.iterdir() if "incomp" in path.name
+    ]
+
+
+def test_cifar100_keeps_both_kinds_of_labels(tmp_path, generator):
+    rows = write_cifar100(tmp_path, generator)
+    prepare("cifar100", tmp_path, tmp_path, check=False)
+    source = tfds.data_source("cifar100", split="test", data_dir=tmp_path)
+    np.testing.assert_array_equal(
+        [r["coarse_label"] for r in source], rows["test.bin"][:, 0]
+    )
+    ours = data.load_dataset("cifar100", "test", data_dir=tmp_path)
+    np.testing.assert_array_equal(ours.labels, rows["test.bin"][:, 1])
+    assert ours.class_names[99] == "fine 99"
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_mnist(tmp_path, generator, name):
+    written = write_mnist(tmp_path, generator)
+    prepare(name, tmp_path, tmp_path, check=False)
+    for split, (images, labels) in written.items():
+        ours = data.load_dataset(name, split, data_dir=tmp_path)
+        np.testing.assert_array_equal(ours.images[..., 0], images)
+        np.testing.assert_array_equal(ours.labels, labels)
+    assert ours.class_names[9] == ("9" if name == "mnist" else "Ankle boot")
+
+
+def test_imagenet_keeps_its_files(tmp_path):
+    write_imagenet(tmp_path)
+    done = prepare("imagenet2012", tmp_path, tmp_path, check=False, processes=2)
+    assert done.num_examples == {"train": 5, "validation": 4}
+    train = data.open_source("imagenet2012", "train", data_dir=tmp_path)
+    assert len(train.class_names) == 1000
+    assert [train[n].label for n in range(5)] == [0, 0, 0, 1, 1]
+    assert train[0].image == jpeg((0, 0, 0))
+    assert train.features == data.Features((None, None, 3), encoded=True)
+    validation = data.open_source("imagenet2012", "validation", data_dir=tmp_path)
+    labels = pathlib.Path(tfds.__file__).parent / "datasets/imagenet2012"
+    names = (labels / "validation_labels.txt").read_text().split()[:4]
+    assert [validation.class_names[validation[n].label] for n in range(4)] == names
+    assert validation[2].image == jpeg((0, 120, 0))
+    images = [
+        example["image"]
+        for example in tfds.data_source(
+            "imagenet2012", split="validation", data_dir=tmp_path
+        )
+    ]
+    assert images[0].shape == (14, 20, 3)
+
+
+def test_one_of_imagenets_archives_is_enough(tmp_path):
+    write_imagenet(tmp_path)
+    (tmp_path / "ILSVRC2012_img_train.tar").unlink()
+    done = prepare("imagenet2012", tmp_path, tmp_path, check=False)
+    assert done.num_examples == {"validation": 4}
+
+
+def test_the_published_checksum_is_asked_for(tmp_path, generator):
+    write_mnist(tmp_path, generator)
+    with pytest.raises(ArchiveError, match=r"got the sha256 .*, expected 440fcabf73cc"):
+        prepare("mnist", tmp_path, tmp_path / "tfds")
+    assert not (tmp_path / "tfds").exists()
+    for recipe in RECIPES.values():
+        assert all(len(file.sha256) == 64 for file in recipe.files)
+
+
+def test_what_is_missing_is_listed(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"train-images-idx3.* and .*t10k-labels"
+    ):
+        prepare("mnist", tmp_path, tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"ILSVRC2012_img_train.tar"):
+        prepare("imagenet2012", tmp_path, tmp_path)
+    with pytest.raises(ValueError, match="Did you mean 'cifar10'"):
+        prepare("cifar", tmp_path, tmp_path)
+
+
+def test_a_prepared_set_is_not_overwritten_unless_told(tmp_path, generator):
+    write_mnist(tmp_path, generator)
+    before = prepare("mnist", tmp_path, tmp_path / "tfds", check=False)
+    content = {p.name: p.read_bytes() for p in before.directory.iterdir()}
+    with pytest.raises(FileExistsError, match="--overwrite replaces it"):
+        prepare("mnist", tmp_path, tmp_path / "tfds", check=False)
+    assert {p.name: p.read_bytes() for p in before.directory.iterdir()} == content
+    write_mnist(tmp_path, np.random.default_rng(1))
+    prepare("mnist", tmp_path, tmp_path / "tfds", check=False, overwrite=True)
+    assert {p.name: p.read_bytes() for p in before.directory.iterdir()} != content
+
+
+def broken_cifar(tmp_path, change):
+    rows = {f"data_batch_{n}.bin": np.zeros((2, 3073), np.uint8) for n in range(1, 6)}
+    rows["test_batch.bin"] = np.zeros((2, 3073), np.uint8)
+    change(rows)
+    write_cifar10(tmp_path, None, rows)
+
+
+def set_label(rows):
+    rows["data_batch_3.bin"][1, 0] = 10
+
+
+def cut_record(rows):
+    rows["test_batch.bin"] = rows["test_batch.bin"].reshape(-1)[:-5]
+
+
+def lose_file(rows):
+    del rows["data_batch_4.bin"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_label, r"data_batch_3.bin: got the label 10 in record 1, expected 0 to 9"),
+        (cut_record, r"test_batch.bin: got 6141 bytes, expected a multiple of 3073"),
+        (lose_file, r"expected a file called data_batch_4.bin in it, found none"),
+    ],
+)
+def test_a_broken_cifar_leaves_nothing_behind(tmp_path, change, message):
+    broken_cifar(tmp_path, change)
+    with pytest.raises(ArchiveError, match=message):
+        prepare("cifar10", tmp_path, tmp_path / "tfds", check=False)
+    assert list((tmp_path / "tfds" / "cifar10").iterdir()) == []
+
+
+def test_a_truncated_archive(tmp_path, generator):
+    write_cifar10(tmp_path, generator)
+    path = tmp_path / "cifar-10-binary.tar.gz"
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(ArchiveError, match=r"damaged|found none"):
+        prepare("cifar10", tmp_path, tmp_path / "tfds", check=False)
+
+
+@pytest.mark.parametrize("name", ["../outside.bin", "/etc/outside.bin"])
+def test_an_archive_that_points_outside_is_refused(tmp_path, name):
+    with tarfile.open(tmp_path / "cifar-10-binary.tar.gz", "w:gz") as archive:
+        add(archive, name, b"x")
+    with pytest.raises(ArchiveError, match="expected names inside the archive"):
+        prepare("cifar10", tmp_path, tmp_path / "tfds", check=False)
+    assert not (tmp_path / "outside.bin").exists()
+
+
+def test_a_link_is_not_followed(tmp_path, generator):
+    (tmp_path / "secret").write_bytes(b"\x00" * 3073)
+    with tarfile.open(tmp_path / "cifar-10-binary.tar.gz", "w:gz") as archive:
+        link = tarfile.TarInfo("cifar/batches.meta.txt")
+        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "secret")
+        archive.addfile(link)
+    with pytest.raises(
+        ArchiveError, match=r"expected a file called batches\.meta\.txt"
+    ):
+        prepare("cifar10", tmp_path, tmp_path / "tfds", check=False)
+
+
+def test_a_member_that_claims_too_much_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "cifar-10-binary.tar.gz", "w:gz") as archive:
+        big = tarfile.TarInfo("cifar/data_batch_1.bin")
+        big.size = 10**9
+        archive.fileobj.write(big.tobuf())
+    with pytest.raises(ArchiveError, match=r"got 1,000,000,000 bytes|damaged"):
+        prepare("cifar10", tmp_path, tmp_path / "tfds", check=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "damaged|expected an idx"),
+        (b"no gzip at all", "damaged"),
+        (gzip.compress(b"\x00\x00\x08\x01"), "expected an idx file of bytes with 3"),
+        (idx(np.zeros((5, 28, 28), np.uint8))[:-20], "damaged"),
+        (idx(np.zeros((5, 20, 28), np.uint8)), "expected 28 x 28 pixels"),
+        (idx(np.zeros((4, 28, 28), np.uint8)), r"\(4, 28, 28\) for 5 labels"),
+        (
+            gzip.compress(bytes([0, 0, 8, 3]) + struct.pack(">3I", 2**31, 28, 28)),
+            "expected no more than 47,040,000 bytes",
+        ),
+        (
+            gzip.compress(bytes([0, 0, 8, 3]) + struct.pack(">3I", 5, 28, 28) + b"x"),
+            "got 1 bytes, expected the 3920",
+        ),
+    ],
+)
+def test_broken_idx_files(tmp_path, generator, content, message):
+    write_mnist(tmp_path, generator)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
+    with pytest.raises(ArchiveError, match=message):
+        prepare("mnist", tmp_path, tmp_path / "tfds", check=False)
+
+
+def test_a_digit_out_of_range(tmp_path, generator):
+    write_mnist(tmp_path, generator)
+    labels = np.asarray([0, 1, 10, 2, 3], np.uint8)
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(idx(labels))
+    with pytest.raises(ArchiveError, match="the label 10 in record 2, expected 0 to 9"):
+        prepare("mnist", tmp_path, tmp_path / "tfds", check=False)
+
+
+def test_an_imagenet_of_other_classes_or_names(tmp_path):
+    with tarfile.open(tmp_path / "ILSVRC2012_img_train.tar", "w") as outer:
+        add(outer, "n00000000.tar", b"")
+    with pytest.raises(ArchiveError, match=r"unknown classes: \['n00000000'\]"):
+        prepare("imagenet2012", tmp_path, tmp_path, check=False)
+    (tmp_path / "ILSVRC2012_img_train.tar").unlink()
+    with tarfile.open(tmp_path / "ILSVRC2012_img_val.tar", "w") as archive:
+        add(archive, "holiday.JPEG", jpeg((1, 2, 3)))
+    with pytest.raises(ArchiveError, match=r"ILSVRC2012_val_00000001.JPEG"):
+        prepare("imagenet2012", tmp_path, tmp_path, check=False)
+
+
+def test_the_command(tmp_path, generator, capsys):
+    write_mnist(tmp_path, generator)
+    command = ["prepare", "mnist", "--from", str(tmp_path), "--data-dir", str(tmp_path)]
+    assert cli.main(command) == 2
+    assert "--no-check takes it as it is" in capsys.readouterr().err
+    assert cli.main([*command, "--no-check", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert done["num_examples"] == {"train": 5, "test": 3}
+    assert cli.main([*command, "--no-check", "--overwrite"]) == 0
+    assert "5 in train, 3 in test" in capsys.readouterr().out
+
+
+def test_a_missing_set_says_how_to_prepare_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match="cnn-jax prepare mnist --from PATH"):
+        data.load_dataset("mnist", "train", data_dir=tmp_path)
+
+
+def test_preparing_imports_no_tensorflow(tmp_path, generator):
+    write_mnist(tmp_path, generator)
+    program = (
+        "import sys\nfrom cnn_jax.data.prepare import prepare\n"
+        "prepare('mnist', sys.argv[1], sys.argv[1], check=False)\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
