@@ -39,7 +39,10 @@ def run(config: TrainConfig) -> FitResult:
         for split in (config.train_split, config.test_split)
     )
     model = create_model(
-        config.model, num_classes=len(train.class_names), dtype=config.dtype
+        config.model,
+        num_classes=len(train.class_names),
+        dtype=config.dtype,
+        **config.model_overrides(),
     )
     return fit(
         model,

@@ -31,12 +31,14 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     return {_join(path): leaf for path, leaf in leaves}
 
 
-def path_mask(tree: Any, patterns: Patterns) -> Any:
+def path_mask(tree: Any, patterns: Patterns, *, allow_unmatched: bool = False) -> Any:
     """Marks the leaves whose path a pattern matches.
 
     Args:
       tree: Any tree.
       patterns: Regular expressions, tried with `re.search` on each leaf's path.
+      allow_unmatched: Whether a pattern may match nothing: for parts of a tree whose
+        whole was checked.
 
     Returns:
       A tree of the same structure with a Python bool for each leaf.
@@ -47,7 +49,7 @@ def path_mask(tree: Any, patterns: Patterns) -> Any:
     """
     patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     names = list(named_leaves(tree))
-    matches = [_matching(pattern, names) for pattern in patterns]
+    matches = [_matching(pattern, names, allow_unmatched) for pattern in patterns]
     chosen = frozenset().union(*matches)
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: _join(path) in chosen, tree
@@ -88,7 +90,9 @@ def _spec(leaf: Any) -> str:
     return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
 
 
-def _matching(pattern: str, names: Sequence[str]) -> frozenset[str]:
+def _matching(
+    pattern: str, names: Sequence[str], allow_unmatched: bool
+) -> frozenset[str]:
     try:
         search = re.compile(pattern).search
     except re.error as error:
@@ -96,7 +100,7 @@ def _matching(pattern: str, names: Sequence[str]) -> frozenset[str]:
             f"pattern: got {pattern!r}, which is no regular expression: {error}."
         ) from None
     found = frozenset(name for name in names if search(name))
-    if not found:
+    if not found and not allow_unmatched:
         near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.0)
         raise ValueError(
             f"pattern: {pattern!r} matches none of the {len(names)} paths, such as "

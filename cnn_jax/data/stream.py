@@ -16,6 +16,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import multiprocessing
+import multiprocessing.connection
+import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -413,7 +417,8 @@ def _iterate(blocks: Any, num_workers: int) -> Iterator[Any]:
         dataset = dataset.mp_prefetch(
             grain.MultiprocessingOptions(
                 num_workers=num_workers, per_worker_buffer_size=2
-            )
+            ),
+            worker_init_fn=_end_with_parent,
         )
     iterator = iter(dataset)
     try:
@@ -422,6 +427,16 @@ def _iterate(blocks: Any, num_workers: int) -> Iterator[Any]:
             yield _owned(batch) if num_workers else batch
     finally:
         iterator.close()
+
+
+def _end_with_parent(worker_index: int, worker_count: int) -> None:
+    """Lets a worker end when the process that it works for was killed."""
+
+    def watch() -> None:
+        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _owned(batch: Mapping[str, Any]) -> dict[str, Any]:

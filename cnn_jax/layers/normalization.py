@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from flax.linen import dtypes
 
 from cnn_jax import kernels as K
+from cnn_jax.layers.statistics import StatisticsScope, current_scope
 from cnn_jax.layers.types import Activation, Dtype, Initializer
 
 
@@ -37,7 +39,8 @@ class BatchNorm(nn.Module):
         promote to. Statistics are computed in float32 at least, whatever it is.
       param_dtype: The dtype in which the parameters are stored.
       axis_name: A mapped axis (of `shard_map` or `pmap`) over which the statistics are
-        averaged. Not needed under `jit`, where a sharded batch is one batch.
+        averaged; None follows `layers.statistics_scope`, by default no axis. Not needed
+        under `jit`, where a sharded batch is one batch.
       axis_index_groups: Groups of indices along `axis_name` to average within.
       unbiased_running_var: Whether the running variance moves towards the batch's
         `n / (n - 1)` times, over the `n` values of a channel. The batch is normalised
@@ -108,29 +111,49 @@ class BatchNorm(nn.Module):
             )
             return y.astype(dtype)
 
-        initializing = self.is_initializing()
-        y, batch_mean, batch_var = K.batch_norm(
-            x,
-            scale,
-            bias,
-            epsilon=self.epsilon,
-            activation=activation,
-            axis_name=None if initializing else self.axis_name,
-            axis_index_groups=None if initializing else self.axis_index_groups,
-        )
-        if not initializing:
-            mean.value = self._moved(mean.value, batch_mean)
-            if self.unbiased_running_var:
-                num_values = x.size // x.shape[-1] * self._num_devices()
-                batch_var = batch_var * (num_values / max(num_values - 1, 1))
-            var.value = self._moved(var.value, batch_var)
+        if self.is_initializing():
+            whole = StatisticsScope()
+            return self._normalized(x, scale, bias, activation, whole)[0].astype(dtype)
+        scope = current_scope()
+        if self.axis_name is not None:
+            scope = StatisticsScope(self.axis_name, self.axis_index_groups)
+        y, batch_mean, batch_var = self._normalized(x, scale, bias, activation, scope)
+        mean.value = self._moved(mean.value, batch_mean)
+        if self.unbiased_running_var:
+            num_values = x.size // x.shape[-1] // scope.num_groups
+            num_values *= _num_devices(scope)
+            batch_var = batch_var * (num_values / max(num_values - 1, 1))
+        var.value = self._moved(var.value, batch_var)
         return y.astype(dtype)
 
-    def _num_devices(self) -> int:
-        """How many devices' values the statistics are of."""
-        if self.axis_index_groups is not None:
-            return len(self.axis_index_groups[0])
-        return 1 if self.axis_name is None else jax.lax.axis_size(self.axis_name)
+    def _normalized(
+        self,
+        x: jax.Array,
+        scale: jax.Array,
+        bias: jax.Array,
+        activation: Activation | None,
+        scope: StatisticsScope,
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns y, and the mean and biased variance that the scope says."""
+        batch_norm = functools.partial(
+            K.batch_norm,
+            epsilon=self.epsilon,
+            activation=activation,
+            axis_name=scope.axis_name,
+            axis_index_groups=scope.axis_index_groups,
+        )
+        if scope.num_groups == 1:
+            return batch_norm(x, scale, bias)
+        parts = (scope.num_groups, -1, *x.shape[1:])
+        if x.shape[0] % scope.num_groups:
+            raise ValueError(
+                f"BatchNorm: got a batch of {x.shape[0]}, expected a multiple of the "
+                f"{scope.num_groups} groups with statistics of their own."
+            )
+        y, mean, var = jax.vmap(batch_norm, (0, None, None))(
+            x.reshape(parts), scale, bias
+        )
+        return y.reshape(x.shape), mean.mean(axis=0), var.mean(axis=0)
 
     def _moved(self, running: jax.Array, batch: jax.Array) -> jax.Array:
         # The stored dtype is kept, so that a training step maps a state to one of
@@ -246,6 +269,13 @@ def _operands(module: LayerNorm | GroupNorm, x: jax.Array) -> tuple:
         for vector in (scale, bias)
     )
     return x, scale, bias, dtype
+
+
+def _num_devices(scope: StatisticsScope) -> int:
+    """Returns how many devices' values the statistics are of."""
+    if scope.axis_index_groups is not None:
+        return len(scope.axis_index_groups[0])
+    return 1 if scope.axis_name is None else jax.lax.axis_size(scope.axis_name)
 
 
 def _at_least_float32(dtype: Dtype) -> jnp.dtype:

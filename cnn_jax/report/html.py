@@ -37,11 +37,22 @@ class Chart:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """An image from `images.data_uri`, and what to see in it."""
+    """An image from `images.data_uri`, and what to see in it.
+
+    Raises:
+      ValueError: If the URI does not hold the image itself.
+    """
 
     uri: str
     title: str
     caption: str
+
+    def __post_init__(self):
+        if not self.uri.startswith("data:image/"):
+            raise ValueError(
+                f"uri: got {self.uri[:40]!r}, expected one from `images.data_uri`: a "
+                "page refers to nothing outside itself."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

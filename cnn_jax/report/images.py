@@ -28,20 +28,21 @@ def contact_sheet(
       row has none.
 
     Raises:
-      ValueError: If there is no picture, they differ in size, or `columns` or `scale`
-        is not positive.
+      ValueError: If there is no picture, they differ in size or are not of the form
+        above, or `columns` or `scale` is not positive.
     """
-    shapes = {np.shape(image) for image in images}
-    if len(shapes) != 1 or len(next(iter(shapes))) != 3:
+    kinds = {(np.asarray(image).dtype.name, *np.shape(image)) for image in images}
+    if len(kinds) != 1 or not _is_picture(*next(iter(kinds))):
+        found = ", ".join(f"{name}{list(shape)}" for name, *shape in sorted(kinds))
         raise ValueError(
-            f"images: got the shapes {sorted(shapes)}, expected one shape of height, "
-            "width and channels."
+            f"images: got {found or 'none'}, expected uint8 of one height and width "
+            "and 1 or 3 channels."
         )
     if columns < 1 or scale < 1:
         raise ValueError(
             f"columns, scale: got {columns} and {scale}, expected at least 1."
         )
-    height, width, _ = next(iter(shapes))
+    _, height, width, _ = next(iter(kinds))
     rows = -(-len(images) // columns)
     steps = (height * scale + MARGIN, width * scale + MARGIN)
     size = (rows * steps[0] - MARGIN, columns * steps[1] - MARGIN, 3)
@@ -53,6 +54,10 @@ def contact_sheet(
             np.repeat(image, scale, axis=0), scale, axis=1
         )
     return sheet
+
+
+def _is_picture(dtype: str, *shape: int) -> bool:
+    return dtype == "uint8" and len(shape) == 3 and shape[2] in (1, 3)
 
 
 def data_uri(image: np.ndarray, *, quality: int | None = None) -> str:

@@ -5,15 +5,23 @@ also logs and saves, is `cnn_jax.training.loop.fit`.
 """
 
 from cnn_jax.training.config import TrainConfig
-from cnn_jax.training.optim import make_optimizer, make_schedule
-from cnn_jax.training.state import TrainState
-from cnn_jax.training.steps import eval_step, train_step
+from cnn_jax.training.evaluation import eval_step, evaluation_metrics, zero_sums
+from cnn_jax.training.optim import make_optimizer
+from cnn_jax.training.precision import LossScale
+from cnn_jax.training.schedules import make_schedule
+from cnn_jax.training.state import TrainState, state_options
+from cnn_jax.training.steps import step_options, train_step
 
 __all__ = [
+    "LossScale",
     "TrainConfig",
     "TrainState",
     "eval_step",
+    "evaluation_metrics",
     "make_optimizer",
     "make_schedule",
+    "state_options",
+    "step_options",
     "train_step",
+    "zero_sums",
 ]

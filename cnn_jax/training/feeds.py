@@ -25,6 +25,9 @@ from cnn_jax import data, sharding
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.keys import make_keys
 
+WORTH_WORKERS = 5000
+"""The size of a split from which on evaluating it is left to worker processes."""
+
 
 class Feed(Protocol):
     """Training batches by the number of the step.
@@ -221,7 +224,8 @@ class StreamEvaluation:
             source,
             batch_size=config.batch_size,
             transform=data.eval_transform(config.image_size),
-            num_workers=config.num_workers,
+            # Each pass starts its workers anew, which takes seconds.
+            num_workers=config.num_workers if len(source) > WORTH_WORKERS else 0,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             max_bad_images=config.max_bad_images,

@@ -59,7 +59,7 @@ class FitResult:
         the epoch with the highest validation accuracy (the first of equals), the final
         ones without a validation split. NumPy arrays.
       best_epoch: That epoch, counted from 1; the last without a validation split.
-      test: `{"loss", "accuracy", "num_examples"}` of `best_variables`.
+      test: The `evaluation_metrics` of `best_variables`.
       history: One record per epoch: epoch, step, train_loss, train_accuracy (both means
         over the epoch, while it was trained), validation_loss and validation_accuracy
         with a validation split, test_loss, test_accuracy, learning_rate, seconds.
@@ -319,8 +319,8 @@ class _Run:
         state = self.carry["state"]
         digest = trees.digest(state)
         if self.best_variables is None:
-            self.best_variables = jax.device_get(state.variables)
-        best_state = state.replace(**self.programs.put(self.best_variables))
+            self.best_variables = jax.device_get(state.evaluated_variables)
+        best_state = state.with_evaluated(self.programs.put(self.best_variables))
         record = self.record
         images_per_second = self.step * self.config.batch_size / record.train_seconds
         step_seconds = self.watch.step_seconds()
@@ -422,7 +422,8 @@ class _Run:
         if accuracy > record.best_accuracy:
             record.best_accuracy = accuracy
             record.best_epoch, record.best_step = values["epoch"], self.step
-            self.best_variables = jax.device_get(self.carry["state"].variables)
+            state = self.carry["state"]
+            self.best_variables = jax.device_get(state.evaluated_variables)
         if accuracy > record.target + config.minimum_gain:
             record.target = accuracy
             record.epochs_without_gain = 0
@@ -468,7 +469,7 @@ class _Run:
     def _restore_best(self) -> None:
         if self.record.best_epoch:
             carry, _ = self.store.restore(self.carry, self.record.best_step)
-            self.best_variables = jax.device_get(carry["state"].variables)
+            self.best_variables = jax.device_get(carry["state"].evaluated_variables)
 
 
 @contextlib.contextmanager

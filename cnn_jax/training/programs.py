@@ -29,6 +29,12 @@ from jax.sharding import Mesh, NamedSharding
 
 from cnn_jax import data, sharding
 from cnn_jax.training.config import RESUME_MAY_CHANGE, TrainConfig
+from cnn_jax.training.evaluation import (
+    Metrics,
+    eval_step,
+    evaluation_metrics,
+    zero_sums,
+)
 from cnn_jax.training.feeds import (
     EvaluationFeed,
     Feed,
@@ -37,9 +43,10 @@ from cnn_jax.training.feeds import (
     make_feed,
 )
 from cnn_jax.training.keys import make_keys
-from cnn_jax.training.optim import make_optimizer, make_schedule
-from cnn_jax.training.state import TrainState
-from cnn_jax.training.steps import Metrics, eval_step, train_step
+from cnn_jax.training.optim import make_optimizer
+from cnn_jax.training.schedules import make_schedule
+from cnn_jax.training.state import TrainState, state_options
+from cnn_jax.training.steps import step_options, train_step
 
 Carry = dict[str, Any]
 
@@ -92,7 +99,9 @@ class Programs:
         started = time.perf_counter()
         shape = (1, *image_shape(config, train))
         image = jax.ShapeDtypeStruct(shape, jnp.dtype(config.dtype))
-        start = functools.partial(_start, model=model, optimizer=optimizer, image=image)
+        start = functools.partial(
+            _start, model=model, optimizer=optimizer, image=image, config=config
+        )
         # Run once, so compiled in a hurry: with every optimisation, XLA's CPU compiler
         # takes half a minute over the random numbers of a deep network.
         in_a_hurry = {"xla_backend_optimization_level": 0}
@@ -102,7 +111,9 @@ class Programs:
             options=in_a_hurry if mesh.devices.flat[0].platform == "cpu" else None,
         )
         self._zero_tally = self._compile(_zero_tally)
-        self._zero_sums = self._compile(_zero_sums)
+        self._zero_sums = self._compile(
+            functools.partial(zero_sums, len(train.class_names))
+        )
         prepare = preparation(config, train)
         split_batch = functools.partial(
             jax.lax.with_sharding_constraint, shardings=sharding.batch_sharded(mesh)
@@ -178,16 +189,11 @@ class Programs:
         return {**carry, tally: self._zero_tally()}
 
     def evaluate(self, state: TrainState, name: str) -> dict[str, float]:
-        """Returns the mean loss and accuracy over a whole split, and its size."""
+        """Returns the `evaluation_metrics` of a whole split."""
         sums = self._zero_sums()
         for batch in self._evaluation[name].batches():
             sums = self._evaluate(state, batch, sums)
-        sums = {key: float(value) for key, value in jax.device_get(sums).items()}
-        return {
-            "loss": sums["loss"] / sums["count"],
-            "accuracy": sums["correct"] / sums["count"],
-            "num_examples": int(sums["count"]),
-        }
+        return evaluation_metrics(jax.device_get(sums))
 
     @property
     def bad_images(self) -> list[dict[str, str]]:
@@ -227,10 +233,11 @@ class Programs:
         return program.lower(*arguments).compile()
 
 
-def _start(key, *, model, optimizer, image) -> Carry:
+def _start(key, *, model, optimizer, image, config) -> Carry:
     image = jnp.zeros(image.shape, image.dtype)
+    options = state_options(config)
     return {
-        "state": TrainState.create(model, optimizer, key, image),
+        "state": TrainState.create(model, optimizer, key, image, **options),
         "epoch": _zero_tally(),
         "interval": _zero_tally(),
         "first_bad_step": jnp.full((), -1, jnp.int32),
@@ -255,9 +262,7 @@ def _advance(
     step_key = jax.random.fold_in(root_key, state.step)
     batch = split_batch(cut_batch(inputs, state.step))
     batch, model_key = augment(step_key, batch, config, num_classes, prepare)
-    new_state, metrics = train_step(
-        state, batch, model_key, label_smoothing=config.label_smoothing
-    )
+    new_state, metrics = train_step(state, batch, model_key, **step_options(config))
     first_bad_step = carry["first_bad_step"]
     is_first_bad = (first_bad_step < 0) & ~jnp.isfinite(metrics["loss"])
     return {
@@ -335,10 +340,6 @@ def preparation(
 
 def _zero_tally() -> Metrics:
     return {name: jnp.zeros(()) for name in ("loss", "accuracy", "steps")}
-
-
-def _zero_sums() -> Metrics:
-    return {name: jnp.zeros(()) for name in ("loss", "correct", "count")}
 
 
 def _add(tally: Metrics, metrics: Metrics) -> Metrics:

@@ -10,6 +10,9 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from cnn_jax.training.config import TrainConfig
+from cnn_jax.training.precision import LossScale
+
 
 @struct.dataclass
 class TrainState:
@@ -22,6 +25,8 @@ class TrainState:
       opt_state: The optimizer's state.
       apply_fn: The model's `apply`.
       optimizer: The optax transformation.
+      average: `{"params", "batch_stats"}`, moving averages of the two; empty without.
+      loss_scale: For float16, else None.
     """
 
     step: jax.Array
@@ -30,6 +35,8 @@ class TrainState:
     opt_state: Any
     apply_fn: Callable[..., Any] = struct.field(pytree_node=False)
     optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+    average: dict[str, Any] = struct.field(default_factory=dict)
+    loss_scale: LossScale | None = None
 
     @classmethod
     def create(
@@ -38,6 +45,9 @@ class TrainState:
         optimizer: optax.GradientTransformation,
         key: jax.Array,
         images: jax.Array,
+        *,
+        averages: bool = False,
+        loss_scale: LossScale | None = None,
     ) -> TrainState:
         """Initialises a model and its optimizer.
 
@@ -46,31 +56,85 @@ class TrainState:
           optimizer: An optax transformation.
           key: The key that the parameters are drawn with.
           images: A batch of the shape and dtype the model will get; only these count.
+          averages: Whether to keep moving averages, for a step with an `ema_decay`.
+          loss_scale: For a model that computes in float16.
         """
         variables = dict(model.init(key, images, train=False))
         params = variables.pop("params")
-        return cls(
+        state = cls(
             step=jnp.zeros((), jnp.int32),
             params=params,
             batch_stats=variables.pop("batch_stats", {}),
             opt_state=optimizer.init(params),
             apply_fn=model.apply,
             optimizer=optimizer,
+            loss_scale=loss_scale,
         )
+        if averages:
+            # Copies: a donated state must not hold one buffer twice.
+            state = state.replace(average=jax.tree.map(jnp.copy, state.variables))
+        return state
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the model's `apply` takes."""
+        """What the model's `apply` takes in training."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
-    def apply_gradients(self, gradients: Any, batch_stats: Any) -> TrainState:
-        """Returns the state one step further."""
+    @property
+    def evaluated_variables(self) -> dict[str, Any]:
+        """What is evaluated and kept: the averages, or without them `variables`."""
+        return self.average or self.variables
+
+    def with_evaluated(self, variables: dict[str, Any]) -> TrainState:
+        """Returns a state of the same structure that evaluates these variables."""
+        if self.average:
+            return self.replace(average=variables)
+        return self.replace(**variables)
+
+    def apply_gradients(
+        self, gradients: Any, batch_stats: Any, *, ema_decay: float | None = None
+    ) -> TrainState:
+        """Returns the state one step further.
+
+        An average moves from e to `e + (1 - d) (w - e)` with d the smaller of
+        `ema_decay` and `(1 + step) / (10 + step)`, so that it does not cling to where
+        training began.
+
+        Raises:
+          ValueError: If there is an `ema_decay` but no average, or the reverse.
+        """
+        if (ema_decay is None) == bool(self.average):
+            raise ValueError(
+                f"ema_decay: got {ema_decay} for a state "
+                f"{'with' if self.average else 'without'} averages; expected both or "
+                "neither, see TrainState.create."
+            )
         updates, opt_state = self.optimizer.update(
             gradients, self.opt_state, self.params
         )
-        return self.replace(
+        state = self.replace(
             step=self.step + 1,
             params=optax.apply_updates(self.params, updates),
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
+        if ema_decay is None:
+            return state
+        decay = jnp.minimum(ema_decay, (1 + self.step) / (10 + self.step))
+        return state.replace(
+            average=jax.tree.map(
+                lambda old, new: old + ((1 - decay) * (new - old)).astype(old.dtype),
+                self.average,
+                state.variables,
+            )
+        )
+
+
+def state_options(config: TrainConfig) -> dict[str, Any]:
+    """Returns what `TrainState.create` takes of a configuration."""
+    loss_scale = None
+    if config.dtype == "float16":
+        loss_scale = LossScale.create(
+            config.initial_loss_scale, config.loss_scale_growth_steps
+        )
+    return {"averages": config.ema_decay is not None, "loss_scale": loss_scale}

@@ -1,26 +1,55 @@
-"""One step of training and of evaluation: pure functions, jit stands outside.
+"""One step of training: a pure function, jit stands outside.
 
 This module needs jax, flax, optax and NumPy, nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from cnn_jax import kernels as K
+from cnn_jax import trees
+from cnn_jax.training.config import TrainConfig
+from cnn_jax.training.evaluation import Batch, Metrics, is_correct
+from cnn_jax.training.precision import all_finite
 from cnn_jax.training.state import TrainState
 
-Batch = Mapping[str, jax.Array]
-Metrics = dict[str, jax.Array]
+Gradients = tuple[Any, Metrics, Any]
+"""The gradients, the metrics and the batch statistics after the forward pass."""
 
 
 def train_step(
-    state: TrainState, batch: Batch, key: jax.Array, *, label_smoothing: float = 0.0
+    state: TrainState,
+    batch: Batch,
+    key: jax.Array,
+    *,
+    label_smoothing: float = 0.0,
+    accumulate_steps: int = 1,
+    sam_radius: float = 0.0,
+    ema_decay: float | None = None,
+    frozen_parameters: Sequence[str] = (),
 ) -> tuple[TrainState, Metrics]:
     """Takes one step along the gradient of the batch's mean loss.
+
+    With `accumulate_steps` k the batch is worked off in k parts, each of every k-th
+    example (so that parts stay spread over devices), one after the other: the memory of
+    one part, the mean of their gradients, one update. A network without batch
+    normalisation gets the update of the whole batch; batch statistics are those of the
+    parts, one after the other. A step thus stays an update whatever k is, and
+    schedules, averages and checkpoints need not know of it.
+
+    With `sam_radius` rho the gradient g at the parameters w gives way to that at
+    `w + rho g / |g|`, of the same batch and with the same random choices (Foret et al.
+    2021, "Sharpness-Aware Minimization", equation 3); batch statistics and metrics are
+    those of the first pass. |g| is the norm over all parameters that are not frozen.
+
+    With a `LossScale` in the state, the update (parameters, optimizer, statistics and
+    averages) is skipped when a gradient is not finite; the step counts all the same.
 
     Args:
       state: The state before.
@@ -28,61 +57,172 @@ def train_step(
         probabilities}`.
       key: The step's key, for what the model draws at random.
       label_smoothing: Weight of the uniform distribution in the targets.
+      accumulate_steps: k, a divisor of n.
+      sam_radius: rho; 0 for the gradient at w.
+      ema_decay: Of the state's averages; None for a state that has none.
+      frozen_parameters: Patterns on the paths of parameters that stay as they are, bit
+        by bit; those of the optimizer.
 
     Returns:
-      The state after, and `{"loss", "accuracy"}` of the batch: float32 scalars, taken
-      before the update.
+      The state after, and `{"loss", "accuracy"}` of the batch, with a loss scale also
+      `"skipped"` (1.0 or 0.0): float32 scalars, taken before the update.
+
+    Raises:
+      ValueError: If k does not divide n, a pattern matches nothing, or `ema_decay` does
+        not fit the state.
     """
+    is_frozen = trees.path_mask(state.params, frozen_parameters)
+
+    def differentiate(params):
+        return _accumulate(
+            functools.partial(
+                _differentiate, state, is_frozen, label_smoothing, params
+            ),
+            batch,
+            key,
+            state.batch_stats,
+            accumulate_steps,
+        )
+
+    gradients, metrics, batch_stats = differentiate(state.params)
+    if sam_radius:
+        uphill = _ascend(state.params, gradients, sam_radius)
+        gradients, _, _ = differentiate(uphill)
+    new_state = state.apply_gradients(gradients, batch_stats, ema_decay=ema_decay)
+    # Adding a zero update would turn -0.0 into 0.0.
+    params = jax.tree.map(
+        lambda frozen, old, new: old if frozen else new,
+        is_frozen,
+        state.params,
+        new_state.params,
+    )
+    new_state = new_state.replace(params=params)
+    if state.loss_scale is None:
+        return new_state, metrics
+    is_good = all_finite(gradients)
+    metrics["skipped"] = 1.0 - is_good.astype(jnp.float32)
+    kept = jax.tree.map(
+        functools.partial(jnp.where, is_good),
+        new_state.replace(loss_scale=None),
+        state.replace(loss_scale=None),
+    )
+    return (
+        kept.replace(step=new_state.step, loss_scale=state.loss_scale.after(is_good)),
+        metrics,
+    )
+
+
+def step_options(config: TrainConfig) -> dict[str, Any]:
+    """Returns what `train_step` takes of a configuration."""
+    return {
+        "label_smoothing": config.label_smoothing,
+        "accumulate_steps": config.accumulate_steps,
+        "sam_radius": config.sam_radius,
+        "ema_decay": config.ema_decay,
+        "frozen_parameters": config.frozen_parameters,
+    }
+
+
+def _differentiate(
+    state: TrainState,
+    is_frozen: Any,
+    label_smoothing: float,
+    params: Any,
+    batch: Batch,
+    key: jax.Array,
+    batch_stats: Any,
+) -> Gradients:
+    """Runs the network forward and backward on a batch, or a part of one."""
+    scale = 1.0 if state.loss_scale is None else state.loss_scale.value
 
     def loss_fn(params):
+        params = jax.tree.map(
+            lambda frozen, leaf: jax.lax.stop_gradient(leaf) if frozen else leaf,
+            is_frozen,
+            params,
+        )
         logits, updates = state.apply_fn(
-            {"params": params, "batch_stats": state.batch_stats},
+            {"params": params, "batch_stats": batch_stats},
             batch["image"],
             train=True,
             rngs={"dropout": key},
             mutable=["batch_stats"],
         )
-        losses = K.softmax_cross_entropy(
-            logits, batch["label"], label_smoothing=label_smoothing
+        loss = jnp.mean(
+            K.softmax_cross_entropy(
+                logits, batch["label"], label_smoothing=label_smoothing
+            )
         )
-        return jnp.mean(losses), (logits, updates)
+        return loss * scale, (loss, logits, updates)
 
-    (loss, (logits, updates)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
-        state.params
-    )
+    gradients, (loss, logits, updates) = jax.grad(loss_fn, has_aux=True)(params)
+    if state.loss_scale is not None:
+        gradients = jax.tree.map(lambda leaf: leaf / scale, gradients)
     metrics = {
         "loss": loss.astype(jnp.float32),
-        "accuracy": jnp.mean(_is_correct(logits, batch["label"]), dtype=jnp.float32),
+        "accuracy": jnp.mean(is_correct(logits, batch["label"]), dtype=jnp.float32),
     }
-    batch_stats = updates.get("batch_stats", state.batch_stats)
-    return state.apply_gradients(gradients, batch_stats), metrics
+    return gradients, metrics, updates.get("batch_stats", batch_stats)
 
 
-def eval_step(state: TrainState, batch: Batch) -> Metrics:
-    """Evaluates a batch, of which some examples may be padding.
+def _accumulate(
+    differentiate: Callable[[Batch, jax.Array, Any], Gradients],
+    batch: Batch,
+    key: jax.Array,
+    batch_stats: Any,
+    num_parts: int,
+) -> Gradients:
+    """Returns the mean gradients and metrics of a batch's parts."""
+    if num_parts == 1:
+        return differentiate(batch, key, batch_stats)
+    size = batch["image"].shape[0]
+    if size % num_parts:
+        raise ValueError(
+            f"accumulate_steps: got {num_parts} for a batch of {size}, expected a "
+            "divisor."
+        )
+    parts = {
+        name: array.reshape(size // num_parts, num_parts, *array.shape[1:]).swapaxes(
+            0, 1
+        )
+        for name, array in batch.items()
+    }
 
-    Args:
-      state: The state whose parameters and running statistics are used.
-      batch: `{"image", "label"}` as in `train_step`, and optionally `"mask"`: `(n,)`,
-        1.0 for an example that counts and 0.0 for padding.
+    def add_part(sums, numbered):
+        number, part = numbered
+        *found, batch_stats = differentiate(
+            part, jax.random.fold_in(key, number), sums[-1]
+        )
+        return (*jax.tree.map(jnp.add, tuple(found), sums[:-1]), batch_stats), None
 
-    Returns:
-      Sums over the examples that count, float32 scalars: `"loss"`, `"correct"` and
-      `"count"`. Add them over batches, then divide by the count.
+    first = jax.tree.map(lambda array: array[0], parts)
+    shapes = jax.eval_shape(differentiate, first, key, batch_stats)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[:-1])
+    start = jax.tree.map(_as_varying_as, (*zeros, batch_stats), shapes)
+    sums, _ = jax.lax.scan(add_part, start, (jnp.arange(num_parts), parts))
+    gradients, metrics = jax.tree.map(lambda leaf: leaf / num_parts, sums[:-1])
+    return gradients, metrics, sums[-1]
+
+
+def _as_varying_as(array: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
+    """Marks an array as differing between devices where another does.
+
+    Inside `jax.shard_map`, what a scan carries must keep its type.
     """
-    logits = state.apply_fn(state.variables, batch["image"], train=False)
-    losses = K.softmax_cross_entropy(logits, batch["label"]).astype(jnp.float32)
-    mask = batch.get("mask", jnp.ones(losses.shape, jnp.float32))
-    correct = _is_correct(logits, batch["label"]).astype(jnp.float32)
-    return {
-        # A padded example may give any loss: zero times NaN would be NaN.
-        "loss": jnp.sum(jnp.where(mask > 0, losses, 0.0)),
-        "correct": jnp.sum(correct * mask),
-        "count": jnp.sum(mask),
-    }
+    missing = jax.typeof(like).manual_axis_type.varying - (
+        jax.typeof(array).manual_axis_type.varying
+    )
+    axes = tuple(sorted(missing))
+    return jax.lax.pcast(array, axes, to="varying") if axes else array
 
 
-def _is_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    if labels.ndim == logits.ndim:
-        labels = jnp.argmax(labels, axis=-1)
-    return jnp.argmax(logits, axis=-1) == labels
+def _ascend(params: Any, gradients: Any, radius: float) -> Any:
+    """Returns the parameters that far along the gradients, which may all be zero."""
+    squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradients)]
+    norm = jnp.sqrt(sum(squares))
+    factor = radius / jnp.where(norm > 0, norm, 1.0)
+    return jax.tree.map(
+        lambda leaf, gradient: leaf + (factor * gradient).astype(leaf.dtype),
+        params,
+        gradients,
+    )

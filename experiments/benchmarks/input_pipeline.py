@@ -5,8 +5,9 @@
 Photographs that come with scikit-learn are cut into JPEG files of one size; a folder of
 them and the same files as array_record are then decoded, augmented and batched. Rates
 are images per second of processor time, so that they say what one core does, however
-many work and whatever else the machine does. Beside the streams stand a bare loop of
-Pillow calls, in as many threads, and, where torch can be imported, its `DataLoader`.
+many work and whatever else the machine does. Beside the streams stand bare loops of
+Pillow calls, in one thread and in as many as a stream has, and, where torch can be
+imported, its `DataLoader`.
 
 Two shares follow: what cutting a batch out of a resident dataset and augmenting it adds
 to a training step of ResNet-20, and how much of the training time on a JPEG folder is
@@ -20,15 +21,17 @@ import concurrent.futures
 import contextlib
 import functools
 import io
+import os
 import pathlib
 import statistics
 import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import input_sheets
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,10 +42,10 @@ from PIL import Image
 import cnn_jax
 from cnn_jax import data
 from cnn_jax.analysis.timing import time_interleaved
-from cnn_jax.data import host
+from cnn_jax.data import device, host
 from cnn_jax.data.prepare import prepare
 from cnn_jax.data.stream import NUM_THREADS
-from cnn_jax.report import html, images
+from cnn_jax.report import html
 from cnn_jax.report.environment import command_line, describe_environment
 from cnn_jax.report.table import Column, Table
 from cnn_jax.training import TrainConfig, TrainState, train_step
@@ -51,6 +54,8 @@ from cnn_jax.training.loop import fit
 from cnn_jax.training.programs import augment, preparation
 
 SYNSETS = ("n01440764", "n01443537")
+PEER = f"bare loops, {NUM_THREADS} threads"
+"""What a stream is compared with."""
 PIECES = {
     "crop to 224": host.RandomResizedCrop(224),
     "flip": host.RandomFlip(1.0),
@@ -95,35 +100,48 @@ def pack(root: pathlib.Path) -> None:
 
 
 def per_processor_second(
-    runs: Mapping[str, Callable[[], int]], repeats: int
+    runs: Mapping[str, Callable[[], int]], repeats: int, max_seconds: float
 ) -> dict[str, dict[str, float]]:
     """Runs functions in interleaved rounds, each of which returns its image count.
 
+    A first round, which fills caches and starts threads, is not counted. After
+    `max_seconds` no new one starts, but one always counts.
+
     Returns:
       For each, the median images per second of processor time, all threads of this
-      process together, and of wall time.
+      process together, with the slowest and the fastest round's; the median of wall
+      time; how many cores were busy, where a thread that
+      something else left behind shows; and the number of rounds.
     """
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     order = list(runs)
+    start = time.perf_counter()
     for number in range(repeats + 1):
+        if number > 1 and time.perf_counter() - start >= max_seconds:
+            break
         for name in order:
             wall, processor = time.perf_counter(), time.process_time()
             count = runs[name]()
             wall = time.perf_counter() - wall
             processor = time.process_time() - processor
-            if number:  # the first round fills caches and starts threads
+            if number:
                 rates[name].append((count / processor, count / wall))
         order.reverse()
     return {
         name: {
-            "per_core": statistics.median(rate for rate, _ in found),
-            "per_second": statistics.median(rate for _, rate in found),
+            "per_core": statistics.median(core for core, _ in found),
+            "per_core_range": [min(found)[0], max(found)[0]],
+            "per_second": statistics.median(wall for _, wall in found),
+            "busy_cores": statistics.median(wall / core for core, wall in found),
+            "rounds": len(found),
         }
         for name, found in rates.items()
     }
 
 
-def measure_pieces(root: pathlib.Path, repeats: int) -> list[dict[str, Any]]:
+def measure_pieces(
+    root: pathlib.Path, repeats: int, max_seconds: float
+) -> list[dict[str, Any]]:
     """Returns the rate of decoding and of each transform, one image after the other."""
     files = [path.read_bytes() for path in sorted((root / "train").rglob("*.jpeg"))]
     files = files[:64]
@@ -148,7 +166,37 @@ def measure_pieces(root: pathlib.Path, repeats: int) -> list[dict[str, Any]]:
     for name, piece in PIECES.items():
         sources = decoded if name.startswith("crop") else crops
         runs[name] = functools.partial(apply, piece, sources)
-    rates = per_processor_second(runs, repeats)
+    rates = per_processor_second(runs, repeats, max_seconds)
+    return [{"piece": name, **rate} for name, rate in rates.items()]
+
+
+def measure_device_pieces(
+    batch_size: int, repeats: int, max_seconds: float
+) -> list[dict[str, Any]]:
+    """Returns the rate of each transform on the device, compiled by itself."""
+    key = jax.random.key(0)
+    pixels = jax.random.bits(key, (batch_size, 224, 224, 3), jnp.uint8)
+    normalise = functools.partial(device.normalize, mean=(0.5,) * 3, std=(0.25,) * 3)
+    floats = normalise(pixels)
+    targets = device.one_hot_targets(jnp.arange(batch_size) % 2, 2)
+    pieces = {
+        "crop by 4 pixels": (functools.partial(device.random_crop, padding=4), pixels),
+        "flip": (device.random_flip, pixels),
+        "normalise": (lambda _, images: normalise(images), pixels),
+        "erasing": (functools.partial(device.random_erasing, probability=1.0), floats),
+        "mixup": (functools.partial(device.mixup, alpha=1.0), floats, targets),
+        "CutMix": (functools.partial(device.cutmix, alpha=1.0), floats, targets),
+    }
+
+    def apply(compiled: Callable[..., Any], arguments: Sequence[jax.Array]) -> int:
+        jax.block_until_ready(compiled(key, *arguments))
+        return batch_size
+
+    runs = {
+        name: functools.partial(apply, jax.jit(function), arguments)
+        for name, (function, *arguments) in pieces.items()
+    }
+    rates = per_processor_second(runs, repeats, max_seconds)
     return [{"piece": name, **rate} for name, rate in rates.items()]
 
 
@@ -207,9 +255,13 @@ def torch_loader(paths: Sequence[pathlib.Path], batch_size: int) -> Callable[[],
 
 
 def measure_streams(
-    root: pathlib.Path, batch_size: int, repeats: int
+    root: pathlib.Path, batch_size: int, repeats: int, max_seconds: float
 ) -> list[dict[str, Any]]:
-    """Returns end-to-end rates: read, decode, crop, flip, batch."""
+    """Returns end-to-end rates: read, decode, crop, flip, batch.
+
+    Streams are compared with bare loops in as many threads, since cores that share a
+    memory do less each when more of them work.
+    """
     paths = sorted((root / "train").rglob("*.jpeg"))
     transform = data.train_transform("inception", 224)
 
@@ -219,21 +271,24 @@ def measure_streams(
         return functools.partial(run_stream, made, made.steps_per_epoch)
 
     runs: dict[str, Callable[[], int]] = {
-        "bare Pillow loop": functools.partial(bare_loops, paths, batch_size),
+        "bare Pillow loop": functools.partial(bare_loop, paths, batch_size),
+        PEER: functools.partial(bare_loops, paths, batch_size),
         "stream, JPEG folder": stream(f"folder:{root}"),
         "stream, array_record": stream("imagenet2012"),
     }
     with contextlib.suppress(ImportError):
         runs["torch DataLoader"] = torch_loader(paths, batch_size)
-    rates = per_processor_second(runs, repeats)
-    bare = rates["bare Pillow loop"]["per_core"]
+    rates = per_processor_second(runs, repeats, max_seconds)
+    bare = rates[PEER]["per_core"]
     return [
         {"pipeline": name, **rate, "relative": rate["per_core"] / bare}
         for name, rate in rates.items()
     ]
 
 
-def measure_resident(batch_size: int, repeats: int) -> dict[str, Any]:
+def measure_resident(
+    batch_size: int, repeats: int, max_seconds: float
+) -> dict[str, Any]:
     """Returns what cutting and augmenting a batch adds to a ResNet-20 step."""
     random = np.random.default_rng(0)
     dataset = data.Dataset(
@@ -272,15 +327,17 @@ def measure_resident(batch_size: int, repeats: int) -> dict[str, Any]:
             ("bare", bare, ready),
         )
     }
-    timings = time_interleaved(calls, repeats=repeats)
-    seconds = {name: timing.median for name, timing in timings.items()}
+    timings = time_interleaved(calls, repeats=repeats, max_seconds=max_seconds)
     pairs = zip(timings["whole"].seconds, timings["bare"].seconds, strict=True)
+    added = [one / other - 1 for one, other in pairs]
     return {
         "batch_size": batch_size,
-        "rounds": len(timings["bare"].seconds),
-        "step_seconds": seconds["whole"],
-        "bare_step_seconds": seconds["bare"],
-        "added_share": statistics.median(one / other for one, other in pairs) - 1,
+        "rounds": len(added),
+        "step_seconds": timings["whole"].median,
+        "bare_step_seconds": timings["bare"].median,
+        "added_share": statistics.median(added),
+        "least_added": min(added),
+        "most_added": max(added),
     }
 
 
@@ -306,54 +363,19 @@ def measure_waiting(root: pathlib.Path, batch_size: int) -> dict[str, Any]:
     }
 
 
-def sheets() -> Iterator[html.Picture]:
-    """Yields a contact sheet of 64 pictures for every policy, host's then device's."""
-    from sklearn.datasets import load_sample_images
-
-    photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]
-    for policy in host.POLICIES:
-        transform = data.train_transform(policy, 64)
-        yield _picture(
-            policy,
-            [
-                np.asarray(transform(photographs[n // 32], np.random.default_rng(n)))
-                for n in range(64)
-            ],
-            "64 draws, half of each photograph",
-        )
-    plain = data.train_transform("inception", 64)
-    batch = np.stack(
-        [
-            np.asarray(plain(photographs[n % 2], np.random.default_rng(n)))
-            for n in range(64)
-        ]
-    )
-    normalised = data.normalize(jnp.asarray(batch), (0.5,) * 3, (0.25,) * 3)
-    labels = data.one_hot_targets(jnp.arange(64) % 2, 2)
-    key = jax.random.key(3)
-    device = {
-        "erasing on the device": data.random_erasing(key, normalised, 0.5),
-        "mixup": data.mixup_or_cutmix(
-            key, normalised, labels, mixup_alpha=1.0, cutmix_alpha=0.0
-        )[0],
-        "CutMix": data.mixup_or_cutmix(
-            key, normalised, labels, mixup_alpha=0.0, cutmix_alpha=1.0
-        )[0],
-    }
-    for name, changed in device.items():
-        pixels = np.clip((np.asarray(changed) * 0.25 + 0.5) * 255, 0, 255)
-        yield _picture(name, pixels.astype(np.uint8), "one batch of 64")
-
-
-def _picture(title: str, pictures: Any, caption: str) -> html.Picture:
-    sheet = images.contact_sheet(pictures, columns=8)
-    return html.Picture(images.data_uri(sheet, quality=80), title, caption)
-
-
 _RATES = (
-    Column("per_core", "images/s per core", format_spec=",.0f"),
-    Column("per_second", "images/s", format_spec=",.0f"),
+    Column("per_core", "per core", "images/s", ",.0f"),
+    Column("per_second", "by the clock", "images/s", ",.0f"),
+    Column("busy_cores", "cores busy", format_spec=".1f"),
 )
+_RATES_MEAN = (
+    "Per core: images over seconds of processor time, of all threads of the process "
+    "together. By the clock: over wall time. Cores busy: processor time over wall "
+    "time. Medians of interleaved rounds."
+)
+_PIECE = Column("piece", "part")
+_BATCH = Column("batch_size", "batch", format_spec="d")
+_PERCENT = {"unit": "%", "format_spec": ".1f", "scale": 100}
 
 
 def tables(report: Mapping[str, Any]) -> list[Table]:
@@ -361,37 +383,58 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
     size = " x ".join(map(str, report["file_size"]))
     return [
         table_of(
-            f"Parts, one image after the other, JPEG files of {size}",
-            (Column("piece", "part"), *_RATES),
+            f"On the host, one image after the other, JPEG files of {size}",
+            (_PIECE, *_RATES),
             report["pieces"],
+        ),
+        table_of(
+            "On the device, batches of 224 x 224", (_PIECE, *_RATES), report["device"]
         ),
         table_of(
             "Read, decode, crop to 224, flip, batch",
             (
                 Column("pipeline", "pipeline"),
                 *_RATES,
-                Column("relative", "per core, of the bare loop", format_spec=".2f"),
+                Column(
+                    "relative",
+                    "of bare",
+                    format_spec=".2f",
+                    note=f"Images per second and core, over those of the {PEER}.",
+                ),
             ),
             report["streams"],
         ),
         table_of(
             "ResNet-20 step, 32 x 32, data on the device",
             (
-                Column("batch_size", "batch", format_spec="d"),
+                _BATCH,
                 Column("step_seconds", "whole step", "ms", ".0f", 1e3),
-                Column("bare_step_seconds", "on a ready batch", "ms", ".0f", 1e3),
+                Column("bare_step_seconds", "ready batch", "ms", ".0f", 1e3),
                 Column(
-                    "added_share", "added by cutting and augmenting", "%", ".1f", 100
+                    "added_share",
+                    "added",
+                    **_PERCENT,
+                    note="By cutting the batch out, cropping, flipping and normalising "
+                    "it in the step: median, least and most of the rounds' ratios.",
                 ),
+                Column("least_added", "least", **_PERCENT),
+                Column("most_added", "most", **_PERCENT),
+                Column("rounds", "rounds", format_spec="d"),
             ),
             [report["resident"]],
         ),
         table_of(
             "Training ResNet-20 on the JPEG folder, cut to 64 x 64",
             (
-                Column("batch_size", "batch", format_spec="d"),
+                _BATCH,
                 Column("images_per_second", "images/s", format_spec=",.0f"),
-                Column("waiting_share", "time spent waiting for data", "%", ".1f", 100),
+                Column(
+                    "waiting_share",
+                    "waiting",
+                    **_PERCENT,
+                    note="Training time spent waiting for images. On a CPU, decoding "
+                    "takes its cores from the step.",
+                ),
             ),
             [report["waiting"]],
         ),
@@ -401,21 +444,27 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
 def page(report: Mapping[str, Any]) -> str:
     """Returns the HTML report."""
     by_name = {record["pipeline"]: record for record in report["streams"]}
+    resident = report["resident"]
     summary = (
-        f"The stream over a JPEG folder does "
-        f"{by_name['stream, JPEG folder']['relative']:.0%} of a bare Pillow loop's "
-        f"images per second and core; a resident dataset adds "
-        f"{report['resident']['added_share']:.1%} to a ResNet-20 step."
+        "Per core, the stream over a JPEG folder does "
+        f"{by_name['stream, JPEG folder']['relative']:.0%} of the images per second of "
+        f"bare Pillow loops in as many threads. A resident dataset adds "
+        f"{resident['added_share']:.1%} to a ResNet-20 step (rounds from "
+        f"{resident['least_added']:.1%} to {resident['most_added']:.1%})."
     )
     environment = describe_environment()
     facts = {
         "Processor": f"{environment.cpu}, {environment.num_cores} cores",
+        "Load before": f"{report['load_before']:.1f} processes ready to run on average "
+        "over the minute before: above 0, other work may have slowed this one down",
         "Versions": ", ".join(f"{k} {v}" for k, v in environment.versions.items()),
         "Date": environment.date,
     }
+    shown = [input_sheets.host_sheets(), input_sheets.device_sheets()]
     sections = [
-        html.Section("Rates", tables(report)),
-        html.Section("What the policies do", [html.Charts(list(sheets()))]),
+        html.Section("Rates", [html.Paragraph(_RATES_MEAN), *tables(report)]),
+        html.Section("What the policies do on the host", [html.Charts(list(shown[0]))]),
+        html.Section("What is done on the device", [html.Charts(list(shown[1]))]),
         html.Section("How it was made", [html.Code(command_line()), html.Facts(facts)]),
     ]
     return html.render_page("The input pipeline", summary, sections, kicker="cnn_jax")
@@ -431,30 +480,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--size", type=int, nargs=2, default=(500, 375), help="their width and height")
     add("--batch-size", type=int, default=128, help="images of a batch")
     add("--repeats", type=int, default=7, help="rounds")
+    add("--max-seconds", type=float, default=40, help="a part's rounds end after this")
     add("--json", type=pathlib.Path, help="write the records to this file")
     add("--report", type=pathlib.Path, help="write an HTML page to this file")
     add("--markdown", action="store_true", help="print tables for a README")
     options = parser.parse_args(arguments)
     if not 0 < options.batch_size <= options.files:
         parser.error("--batch-size: expected 1 to the number of --files")
+    if options.repeats < 1:
+        parser.error("--repeats: expected at least 1")
+    load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as directory:
         root = pathlib.Path(directory)
         _say(f"writing {options.files} files")
         write_photographs(root, options.files, tuple(options.size))
         pack(root)
-        report: dict[str, Any] = {"file_size": list(options.size)}
+        report: dict[str, Any] = {
+            "file_size": list(options.size),
+            "load_before": load_before,
+        }
+        limits = options.repeats, options.max_seconds
         _say("parts")
-        report["pieces"] = measure_pieces(root, options.repeats)
+        report["pieces"] = measure_pieces(root, *limits)
         _say("streams")
-        report["streams"] = measure_streams(root, options.batch_size, options.repeats)
+        report["streams"] = measure_streams(root, options.batch_size, *limits)
+        _say("parts on the device")
+        report["device"] = measure_device_pieces(options.batch_size, *limits)
         _say("resident data")
-        report["resident"] = measure_resident(options.batch_size, options.repeats)
+        report["resident"] = measure_resident(options.batch_size, *limits)
         _say("waiting")
         report["waiting"] = measure_waiting(root, options.batch_size)
     print_tables(tables(report), as_markdown=options.markdown)
     if options.json:
         write_report(options.json, [report])
     if options.report:
+        options.report.parent.mkdir(parents=True, exist_ok=True)
         options.report.write_text(page(report), encoding="utf-8")
         print(options.report)
     return 0

@@ -44,6 +44,7 @@ def evil_page() -> str:
         pages.Paragraph(EVIL),
         Table(EVIL, [Column("a", EVIL, EVIL, note=EVIL)], [{"a": EVIL}], [EVIL]),
         pages.Charts([pages.Chart("<svg></svg>", EVIL, EVIL)]),
+        pages.Charts([pages.Picture(f"data:image/png;{EVIL}", EVIL, EVIL)]),
         pages.Facts({EVIL: EVIL}),
         pages.Code(EVIL),
         pages.Details(EVIL, [pages.Paragraph(EVIL)]),
@@ -54,8 +55,9 @@ def evil_page() -> str:
 def test_page_is_well_formed_and_everything_is_escaped():
     page = Page(evil_page())
     assert "script" not in page.tags
-    assert {name for name, _ in page.attributes}.isdisjoint({"src", "href"})
-    assert sum(EVIL in text for text in page.text) == 20
+    references = [value for name, value in page.attributes if name in ("src", "href")]
+    assert references == [f"data:image/png;{EVIL}"]
+    assert sum(EVIL in text for text in page.text) == 22
 
 
 def test_page_holds_its_style_and_loads_nothing():
@@ -76,3 +78,11 @@ def test_page_is_readable_on_a_phone():
 def test_unknown_block_is_refused():
     with pytest.raises(TypeError, match="got str, expected a Table or a block"):
         pages.render_block("text")
+
+
+@pytest.mark.parametrize(
+    "uri", ["https://example.org/x.png", "x.png", "data:text/html"]
+)
+def test_pictures_are_part_of_the_page(uri):
+    with pytest.raises(ValueError, match="uri: got"):
+        pages.Picture(uri, "t", "c")

@@ -9,6 +9,8 @@ import math
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from cnn_jax.data.host.crop import check_probability
+
 
 @dataclasses.dataclass(frozen=True)
 class ColorJitter:
@@ -23,12 +25,21 @@ class ColorJitter:
       contrast: Around the image's mean grey.
       saturation: Towards or away from grey; leaves grayscale images alone.
       hue: At most 0.5; leaves grayscale images alone.
+
+    Raises:
+      ValueError: If a number is negative, or `hue` above 0.5.
     """
 
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
+
+    def __post_init__(self):
+        for name, strength in dataclasses.asdict(self).items():
+            most = 0.5 if name == "hue" else math.inf
+            if not 0 <= strength <= most:
+                raise ValueError(f"{name}: got {strength}, expected 0 to {most}.")
 
     def __call__(
         self, image: Image.Image, generator: np.random.Generator
@@ -76,11 +87,23 @@ class RandomErasing:
       probability: How often.
       area: The smallest and largest share of the image's area.
       ratio: The smallest height over width; the largest is its inverse.
+
+    Raises:
+      ValueError: If a number is out of range.
     """
 
     probability: float = 0.5
     area: tuple[float, float] = (0.02, 0.4)
     ratio: float = 0.3
+
+    def __post_init__(self):
+        check_probability(self.probability)
+        if not 0 < self.area[0] <= self.area[1] <= 1:
+            raise ValueError(
+                f"area: got {self.area}, expected two ascending shares in (0, 1]."
+            )
+        if not 0 < self.ratio <= 1:
+            raise ValueError(f"ratio: got {self.ratio}, expected a number in (0, 1].")
 
     def __call__(
         self, image: Image.Image, generator: np.random.Generator
@@ -95,8 +118,8 @@ class RandomErasing:
             ratio = math.exp(generator.uniform(*bounds))
             h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < h < height and 0 < w < width:
-                top = int(generator.integers(0, height - h))
-                left = int(generator.integers(0, width - w))
+                top = int(generator.integers(0, height - h + 1))
+                left = int(generator.integers(0, width - w + 1))
                 pixels = np.array(image)
                 part = pixels[top : top + h, left : left + w]
                 part[...] = generator.integers(0, 256, part.shape, np.uint8)

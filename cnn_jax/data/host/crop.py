@@ -24,12 +24,26 @@ class RandomResizedCrop:
       scale: The smallest and largest share of the image's area.
       ratio: The smallest and largest width over height.
       resample: Pillow's filter.
+
+    Raises:
+      ValueError: If a number is out of range.
     """
 
     size: int
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     resample: Image.Resampling = BILINEAR
+
+    def __post_init__(self):
+        _check_size(self.size)
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(
+                f"scale: got {self.scale}, expected two ascending shares in (0, 1]."
+            )
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(
+                f"ratio: got {self.ratio}, expected two ascending numbers above 0."
+            )
 
     def __call__(
         self, image: Image.Image, generator: np.random.Generator
@@ -70,11 +84,21 @@ class CenterCrop:
       size: Height and width of the result.
       fraction: The share of the shorter side that is kept.
       resample: Pillow's filter.
+
+    Raises:
+      ValueError: If a number is out of range.
     """
 
     size: int
     fraction: float = 0.875
     resample: Image.Resampling = BILINEAR
+
+    def __post_init__(self):
+        _check_size(self.size)
+        if not 0 < self.fraction <= 1:
+            raise ValueError(
+                f"fraction: got {self.fraction}, expected a number in (0, 1]."
+            )
 
     def __call__(
         self, image: Image.Image, generator: np.random.Generator | None = None
@@ -93,9 +117,15 @@ class RandomFlip:
 
     Attributes:
       probability: How often.
+
+    Raises:
+      ValueError: If `probability` is not in [0, 1].
     """
 
     probability: float = 0.5
+
+    def __post_init__(self):
+        check_probability(self.probability)
 
     def __call__(
         self, image: Image.Image, generator: np.random.Generator
@@ -104,3 +134,16 @@ class RandomFlip:
         if generator.random() >= self.probability:
             return image
         return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+def check_probability(probability: float) -> None:
+    """Raises a ValueError unless `probability` is in [0, 1]."""
+    if not 0 <= probability <= 1:
+        raise ValueError(
+            f"probability: got {probability}, expected a number in [0, 1]."
+        )
+
+
+def _check_size(size: int) -> None:
+    if size < 1:
+        raise ValueError(f"size: got {size}, expected at least 1.")

@@ -84,7 +84,8 @@ def posterize(image: Image.Image, strength: float, direction: int) -> Image.Imag
 
 def solarize(image: Image.Image, strength: float, direction: int) -> Image.Image:
     """Inverts values from 255 down to a threshold, which falls to 0."""
-    return ImageOps.solarize(image, 255 * (1 - strength))
+    # In this order thirds give whole thresholds, which belong to the inverted values.
+    return ImageOps.solarize(image, 255 - 255 * strength)
 
 
 def autocontrast(image: Image.Image, strength: float, direction: int) -> Image.Image:

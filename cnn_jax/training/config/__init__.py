@@ -13,6 +13,7 @@ from typing import Any
 
 from cnn_jax.training.config.data import DataConfig
 from cnn_jax.training.config.optimizer import OptimizerConfig
+from cnn_jax.training.config.parallel import ParallelConfig
 from cnn_jax.training.config.regularization import RegularizationConfig
 from cnn_jax.training.config.requirements import Requirement
 from cnn_jax.training.config.run import RunConfig
@@ -27,13 +28,23 @@ RESUME_MAY_CHANGE = (
     "checkpoint_every_steps",
     "keep_checkpoints",
     "profile_steps",
+    "parallel",
+    "mesh",
+    "coordinator_address",
+    "num_processes",
+    "process_id",
+    "coordinator_address",
+    "process_id",
 )
-"""Fields that may differ when a run is resumed: they do not touch its numbers."""
+"""Fields that may differ when a run is resumed: they do not touch its numbers, but for
+the order in which devices sum them."""
 
 
 # Python collects the fields of bases from the last to the first.
 @dataclasses.dataclass(frozen=True)
-class TrainConfig(RunConfig, RegularizationConfig, OptimizerConfig, DataConfig):
+class TrainConfig(
+    ParallelConfig, RunConfig, RegularizationConfig, OptimizerConfig, DataConfig
+):
     """Everything that decides a run's numbers, and where its files go."""
 
     def validate(self) -> None:
@@ -63,3 +74,10 @@ class TrainConfig(RunConfig, RegularizationConfig, OptimizerConfig, DataConfig):
         yield from self._optimizer_requirements()
         yield from self._regularization_requirements()
         yield from self._run_requirements()
+        yield from self._parallel_requirements()
+        parts = max(self.accumulate_steps, 1)
+        yield (
+            "accumulate_steps",
+            self.batch_size % parts == 0,
+            f"a divisor of batch_size, {self.batch_size}",
+        )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from collections.abc import Iterable
 from typing import Literal
 
@@ -10,8 +12,10 @@ from cnn_jax.training.config.requirements import (
     Requirement,
     at_least_one,
     below_one,
+    below_one_if_given,
     not_negative,
     positive,
+    positive_if_given,
 )
 
 
@@ -21,18 +25,46 @@ class OptimizerConfig:
 
     epochs: int = 10
     """Passes over the training split."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """`sgd` decays weights through the gradient (coupled), `adamw` apart from it."""
+    optimizer: Literal["sgd", "adamw", "lamb", "lars", "rmsprop", "muon"] = "sgd"
+    """`sgd`, `lars` and `rmsprop` decay weights through the gradient (coupled), the
+    others apart from it; see `cnn_jax.training.make_optimizer`."""
     learning_rate: float = 0.1
     """The schedule's highest value."""
     momentum: float = 0.9
-    """Of `sgd`; the first moment's decay of `adamw`."""
+    """Of `sgd`, `lars`, `rmsprop` and `muon`; the first moment's decay of `adamw` and
+    `lamb`."""
     nesterov: bool = True
     """Whether momentum looks ahead."""
+    second_moment_decay: float | None = None
+    """Of all but `sgd` and `lars`. Default: 0.9 for `rmsprop`, 0.999 for others."""
+    epsilon: float | None = None
+    """What keeps them from dividing by 0. Default: 1e-3 for `rmsprop`, 1e-6 for `lamb`,
+    1e-8 for others."""
     weight_decay: float = 5e-4
     """Coefficient of the weight decay."""
     decayed_parameters: tuple[str, ...] = (r"(^|/)kernel$",)
-    """Patterns on parameter paths that say what is decayed: not norms and biases."""
+    """Patterns on parameter paths that say what is decayed: not norms and biases. For
+    `lars` and `lamb` also what has a rate of its own, from the ratio of norms."""
+    muon_parameters: tuple[str, ...] = (r"(^|/)kernel$",)
+    """Patterns that say what `muon` orthogonalises, matrices and filters among them;
+    what it does not moves by `adamw`."""
+    frozen_parameters: tuple[str, ...] = ()
+    """Patterns that say what never moves. Running statistics go on running."""
+    learning_rate_groups: tuple[tuple[str, float], ...] = ()
+    """Pairs of a pattern and the factor of its parameters' learning rate. Where several
+    match, the first counts."""
+    maximum_gradient_norm: float | None = None
+    """Gradients are scaled down to this norm, taken over all that is trained. Default:
+    never."""
+    accumulate_steps: int = 1
+    """Parts that a batch is worked off in, for batches that do not fit at once. A step
+    remains one update from the whole batch; `batch_size` is the whole."""
+    ema_decay: float | None = None
+    """Decay of a moving average of parameters and running statistics, which is then
+    what is evaluated and kept. Default: no average."""
+    sam_radius: float = 0.0
+    """How far up the slope the gradient is taken (sharpness-aware minimisation, which
+    doubles a step's cost). Default 0: right here."""
     schedule: Literal["constant", "cosine", "linear", "one_cycle", "step"] = "one_cycle"
     """How the learning rate moves over the run."""
     warmup_epochs: float = 0.0
@@ -43,14 +75,36 @@ class OptimizerConfig:
     """For `step`: what it is multiplied by."""
 
     def _optimizer_requirements(self) -> Iterable[Requirement]:
-        yield from at_least_one(self, "epochs")
+        yield from at_least_one(self, "epochs", "accumulate_steps")
         yield from positive(self, "learning_rate", "step_factor")
-        yield from not_negative(self, "weight_decay", "warmup_epochs")
+        yield from positive_if_given(self, "epsilon", "maximum_gradient_norm")
+        yield from not_negative(self, "weight_decay", "warmup_epochs", "sam_radius")
         yield from below_one(self, "momentum")
+        yield from below_one_if_given(self, "second_moment_decay", "ema_decay")
         yield "warmup_epochs", self.warmup_epochs < self.epochs, "less than epochs"
+        for field in ("decayed_parameters", "muon_parameters", "frozen_parameters"):
+            patterns = getattr(self, field)
+            yield field, all(map(_is_pattern, patterns)), "regular expressions"
+        yield (
+            "learning_rate_groups",
+            all(
+                _is_pattern(pattern) and math.isfinite(factor) and factor > 0
+                for pattern, factor in self.learning_rate_groups
+            ),
+            "pairs of a regular expression and a finite factor above 0; what has no "
+            "learning rate belongs into frozen_parameters",
+        )
         yield (
             "step_milestones",
             all(0 < share < 1 for share in self.step_milestones)
             and list(self.step_milestones) == sorted(set(self.step_milestones)),
             "rising numbers in (0, 1)",
         )
+
+
+def _is_pattern(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
 from cnn_jax.training.config.requirements import (
     Requirement,
     at_least_one_if_given,
     below_one,
+    below_one_if_given,
     not_negative,
 )
+
+MODEL_FIELDS = (
+    "dropout_rate",
+    "spatial_dropout_rate",
+    "drop_block_rate",
+    "drop_block_size",
+    "stochastic_depth_rate",
+)
+"""Fields of the configuration that are the model's own, under the same name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +34,35 @@ class RegularizationConfig:
     """Of the Beta distribution of mixup's shares. Default 0: no mixup."""
     cutmix_alpha: float = 0.0
     """The same for CutMix; with both, each batch gets one of them."""
+    dropout_rate: float | None = None
+    """Probability of dropping an entry, where the model has dropout. Default: the
+    model's."""
+    spatial_dropout_rate: float | None = None
+    """That of dropping a whole channel. Default: the model's."""
+    drop_block_rate: float | None = None
+    """The share of a map that DropBlock drops in squares. Default: the model's."""
+    drop_block_size: int | None = None
+    """The squares' height and width. Default: the model's."""
+    stochastic_depth_rate: float | None = None
+    """That of dropping the last block of residual branches. Default: the model's."""
     patience: int | None = None
     """Epochs without gain in validation accuracy before stopping. Default: never."""
     minimum_gain: float = 0.0
     """What counts as gain: more than this above the best so far."""
 
+    def model_overrides(self) -> dict[str, Any]:
+        """Returns the fields that were given and are the model's own.
+
+        They go to `create_model(name, **overrides)`, which refuses those that the model
+        does not have.
+        """
+        fields = {name: getattr(self, name) for name in MODEL_FIELDS}
+        return {name: value for name, value in fields.items() if value is not None}
+
     def _regularization_requirements(self) -> Iterable[Requirement]:
         yield from below_one(self, "label_smoothing")
-        yield from at_least_one_if_given(self, "patience")
+        yield from below_one_if_given(
+            self, *(name for name in MODEL_FIELDS if name.endswith("_rate"))
+        )
+        yield from at_least_one_if_given(self, "patience", "drop_block_size")
         yield from not_negative(self, "minimum_gain", "mixup_alpha", "cutmix_alpha")

@@ -47,3 +47,18 @@ def below_one(config: Any, *fields: str) -> Iterable[Requirement]:
     """Requires shares and decays: 0 or more and below 1."""
     for field in fields:
         yield field, 0 <= getattr(config, field) < 1, "in [0, 1)"
+
+
+def positive_if_given(config: Any, *fields: str) -> Iterable[Requirement]:
+    """Requires finite numbers above 0, or None."""
+    for field in fields:
+        value = getattr(config, field)
+        holds = value is None or (math.isfinite(value) and value > 0)
+        yield field, holds, "a finite number above 0, or None"
+
+
+def below_one_if_given(config: Any, *fields: str) -> Iterable[Requirement]:
+    """Requires shares and decays, or None."""
+    for field in fields:
+        value = getattr(config, field)
+        yield field, value is None or 0 <= value < 1, "in [0, 1), or None"

@@ -21,8 +21,14 @@ class RunConfig:
     """Name of the model, one of `cnn-jax models`."""
     seed: int = 0
     """Seed of everything random: parameters, order, augmentation, dropout."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of activations; parameters, statistics and loss stay float32."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of activations; parameters, statistics and loss stay float32. In `float16` the
+    loss is scaled, so that small gradients do not vanish."""
+    initial_loss_scale: float = 2.0**15
+    """For `float16`: what the loss is multiplied by at first. It halves whenever a
+    gradient overflows; that step's update is skipped."""
+    loss_scale_growth_steps: int = 2000
+    """For `float16`: steps without overflow after which the scale doubles."""
     run_dir: str | None = None
     """Directory for config, metrics, events and checkpoints. Default: keep none."""
     resume: bool = False
@@ -38,7 +44,14 @@ class RunConfig:
     none."""
 
     def _run_requirements(self) -> Iterable[Requirement]:
-        yield from at_least_one(self, "keep_checkpoints", "log_every_steps")
+        yield from at_least_one(
+            self, "keep_checkpoints", "log_every_steps", "loss_scale_growth_steps"
+        )
+        yield (
+            "initial_loss_scale",
+            1 <= self.initial_loss_scale <= 2.0**24,
+            "a number in [1, 2^24]",
+        )
         yield from not_negative(self, "checkpoint_every_steps")
         steps = self.profile_steps
         yield (
