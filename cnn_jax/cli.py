@@ -1,4 +1,4 @@
-"""The command line: `cnn-jax models`, `summary`, `gradcheck`, `prepare`, and others.
+"""The command line: `cnn-jax models`, `summary`, `convert`, `predict` and others.
 
 Results go to standard output, as a table or as JSON; messages and progress go to
 standard error. The exit status is 0 for success, 1 for a check that failed and 2 for a
