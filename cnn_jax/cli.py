@@ -1,4 +1,4 @@
-"""The command line: `cnn-jax models`, `summary`, `gradcheck`, `prepare`, `convert`.
+"""The command line: `cnn-jax models`, `summary`, `convert`, `predict` and others.
 
 Results go to standard output, as a table or as JSON; messages and progress go to
 standard error. The exit status is 0 for success, 1 for a check that failed and 2 for a
@@ -237,6 +237,64 @@ def _print_conversion(options: argparse.Namespace) -> int:
     return 0
 
 
+def _print_predictions(options: argparse.Namespace) -> int:
+    from cnn_jax.prediction import predict
+
+    try:
+        predictions = predict(
+            options.weights,
+            options.images,
+            model=options.model,
+            num_classes=options.num_classes,
+            class_names=_read_class_names(options.classes),
+            top=options.top,
+            cam_directory=options.cam,
+            endpoint=options.endpoint,
+        )
+    except (ImportError, OSError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    if options.json:
+        _print_json([dataclasses.asdict(prediction) for prediction in predictions])
+        return 0
+    columns = (
+        Column("image", "Image"),
+        Column("name", "Class"),
+        Column("probability", "Probability", "%", ".1f", 100.0),
+    )
+    rows = [
+        {
+            "image": "" if place else prediction.image,
+            "name": name,
+            "probability": probability,
+        }
+        for prediction in predictions
+        for place, (name, probability) in enumerate(
+            zip(prediction.names, prediction.probabilities, strict=True)
+        )
+    ]
+    notes = [
+        f"{prediction.image}: map of {prediction.names[0]} in {prediction.picture}"
+        for prediction in predictions
+        if prediction.picture is not None
+    ]
+    print_table(Table(_count(len(predictions), "image"), columns, rows, notes))
+    return 0
+
+
+def _read_class_names(path: str | None) -> list[str] | None:
+    """Reads one name a line."""
+    if path is None:
+        return None
+    with open(path, encoding="utf-8") as file:
+        names = [line.strip() for line in file.read().rstrip().split("\n")]
+    if not all(names):
+        raise UsageError(
+            f"--classes: got {path} with an empty line {names.index('') + 1}, expected "
+            "one name a line."
+        )
+    return names
+
+
 def _with_progress(names: Sequence[str]) -> Iterator[str]:
     """Yields the names, with a bar on standard error if that is a terminal."""
     import rich.console
@@ -414,6 +472,44 @@ def _add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_predict_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "weights",
+        metavar="WEIGHTS",
+        help="a directory that `cnn-jax convert` wrote, or what it converts",
+    )
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="files in any format Pillow reads"
+    )
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="a name out of `cnn-jax models`; a converted checkpoint knows its own",
+    )
+    parser.add_argument(
+        "--top", type=int, default=5, metavar="COUNT", help="how many classes to name"
+    )
+    parser.add_argument(
+        "--classes", metavar="FILE", help="the names of the classes, one a line"
+    )
+    parser.add_argument(
+        "--num-classes",
+        type=int,
+        metavar="COUNT",
+        help="the number of classes, if neither the model nor --classes says it",
+    )
+    parser.add_argument(
+        "--cam",
+        metavar="DIRECTORY",
+        help="write a picture of each image with the Grad-CAM map of its first class",
+    )
+    parser.add_argument(
+        "--endpoint",
+        metavar="NAME",
+        help="the activations to make the map of; the last ones if not given",
+    )
+
+
 COMMANDS = {
     "models": (
         _print_models,
@@ -439,6 +535,11 @@ COMMANDS = {
         _print_conversion,
         "Check weights from elsewhere and write them as a checkpoint.",
         _add_convert_arguments,
+    ),
+    "predict": (
+        _print_predictions,
+        "Classify image files, and show where a network looks.",
+        _add_predict_arguments,
     ),
 }
 """What each command does, in one sentence, and takes."""

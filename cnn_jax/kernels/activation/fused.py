@@ -10,6 +10,7 @@ import jax
 from jax import lax
 
 from cnn_jax.kernels.activation import piecewise, smooth
+from cnn_jax.kernels.activation.guided import passed_back
 
 
 class Fused(NamedTuple):
@@ -25,6 +26,10 @@ class Fused(NamedTuple):
     pull_back: Callable[[jax.Array, jax.Array], jax.Array]
 
 
+def _clamp_pull_back(mask, dy):
+    return piecewise.masked(passed_back(mask, dy), dy)
+
+
 def _from_rule(forward, backward) -> Fused:
     """Makes a row of a kernel's own rule, where that saves its argument."""
     return Fused(lambda z: forward(z)[0], lambda z, dy: backward(z, dy)[0])
@@ -33,11 +38,11 @@ def _from_rule(forward, backward) -> Fused:
 FUSED: dict[Callable[[jax.Array], jax.Array], Fused] = {
     piecewise.relu: Fused(
         lambda z: piecewise.clamped(z, 0),
-        lambda z, dy: piecewise.masked(piecewise.inside(z, 0), dy),
+        lambda z, dy: _clamp_pull_back(piecewise.inside(z, 0), dy),
     ),
     piecewise.relu6: Fused(
         lambda z: piecewise.clamped(z, 0, 6),
-        lambda z, dy: piecewise.masked(piecewise.inside(z, 0, 6), dy),
+        lambda z, dy: _clamp_pull_back(piecewise.inside(z, 0, 6), dy),
     ),
     piecewise.hard_sigmoid: Fused(
         lambda z: piecewise.hard_gate(z)[0],

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnn_jax.kernels.activation.guided import passed_back
 from cnn_jax.kernels.operands import require_floating, widen
 
 
@@ -45,7 +46,7 @@ def _relu_fwd(x):
 
 
 def _relu_bwd(mask, dy):
-    return (masked(mask, dy),)
+    return (masked(passed_back(mask, dy), dy),)
 
 
 _relu.defvjp(_relu_fwd, _relu_bwd)

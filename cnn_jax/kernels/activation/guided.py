@@ -1,0 +1,44 @@
+"""Guided gradients: a rule for relu's way back that is not its derivative.
+
+Guided backpropagation asks which pixels speak for a class. relu's derivative hands on
+what comes from above wherever the input was positive; the guided rule does so only
+where that is positive, too, so that what speaks against the class is dropped on the
+way. The rule belongs to the kernel, since relu also runs inside others' passes (batch
+normalisation, squeeze-and-excite), where nothing outside can take its place.
+
+Source: Springenberg, Dosovitskiy, Brox and Riedmiller, "Striving for Simplicity: The
+All Convolutional Net", 2015.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+
+# Part of JAX's trace cache key, as the target platform is.
+_guided = jax.make_user_context(default_value=False)
+
+
+@contextlib.contextmanager
+def guided_gradients() -> Iterator[None]:
+    """Gradients traced inside follow the guided rule at `relu` and `relu6`.
+
+    Both the function and its gradient must be traced inside. Wherever the rule acts,
+    the traced program calls `guided_sign`, by which one can see whether it did.
+    Values do not change, nor do the gradients of other activations.
+    """
+    with _guided(True):
+        yield
+
+
+def passed_back(mask: jax.Array, dy: jax.Array) -> jax.Array:
+    """Returns where a clamp hands dy on: where `mask` holds, and dy > 0 if guided."""
+    return mask & guided_sign(dy) if _guided.value else mask
+
+
+@jax.jit
+def guided_sign(dy: jax.Array) -> jax.Array:
+    """Returns dy > 0; jitted, so that it has a name in the traced program."""
+    return dy > 0

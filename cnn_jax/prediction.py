@@ -1,0 +1,271 @@
+"""Classes of image files by a model whose weights lie in a file: `cnn-jax predict`.
+
+Images are prepared as the model was evaluated: decoded, the middle of them brought to
+the input's size, and normalised. What the weights say of that comes first (those from
+the Hub, and checkpoints converted from there, know it), then the model's entry in the
+registry.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from cnn_jax.analysis.overlay import overlay
+from cnn_jax.analysis.saliency import grad_cam
+from cnn_jax.data.device import normalize
+from cnn_jax.models import create_model, model_info
+from cnn_jax.pretrained import load_pretrained
+from cnn_jax.report.captions import with_caption
+from cnn_jax.report.images import contact_sheet
+
+CROP_FRACTION = 224 / 256
+"""The share of the shorter side that ImageNet's networks are evaluated on."""
+
+SMALL_SIDE = 64
+"""Up to this input size, networks are evaluated on whole images, as CIFAR's are."""
+
+_PICTURE_SIDE = 320
+"""About how wide an image is drawn in an annotated picture."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """What images go through on their way to a model.
+
+    Attributes:
+      input_shape: (height, width, channels), height and width equal.
+      mean: Subtracted from each channel of an image in [0, 1].
+      std: What each channel is then divided by.
+      crop_fraction: The share of the shorter side that is kept.
+      interpolation: `"bilinear"` or `"bicubic"`.
+    """
+
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_fraction: float
+    interpolation: str = "bilinear"
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image.
+
+    Attributes:
+      image: The file's path.
+      classes: The most probable classes, the most probable first.
+      names: Their names.
+      probabilities: Their probabilities, after softmax.
+      picture: Where the annotated picture was written, or None.
+    """
+
+    image: str
+    classes: tuple[int, ...]
+    names: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    picture: str | None = None
+
+
+def predict(
+    weights: str | os.PathLike,
+    images: Sequence[str | os.PathLike],
+    *,
+    model: str | None = None,
+    num_classes: int | None = None,
+    class_names: Sequence[str] | None = None,
+    top: int = 5,
+    cam_directory: str | os.PathLike | None = None,
+    endpoint: str | None = None,
+) -> list[Prediction]:
+    """Classifies image files, one after the other.
+
+    Args:
+      weights: What `load_pretrained` reads: a file, a name on the Hub, or a directory
+        that `cnn-jax convert` wrote.
+      images: Paths of image files in any format that Pillow reads; at least one.
+      model: The model's name; None takes the one that a converted checkpoint names.
+      num_classes: How many classes the weights are for; None takes what a converted
+        checkpoint says, the number of names, or the model's usual number.
+      class_names: One for each class; None calls them `class 0` and so on.
+      top: How many classes to name, at most all.
+      cam_directory: Where to write an annotated picture of each image: itself, and a
+        Grad-CAM map of the most probable class over it. It is made if need be.
+      endpoint: The activations that the map is made of; None for the last that have
+        positions.
+
+    Returns:
+      One prediction for each image, in order.
+
+    Raises:
+      FileNotFoundError: If there are no such weights.
+      ImportError: If what reads such weights is not installed.
+      ValueError: If an image cannot be read (the message names all such), there is no
+        such model or endpoint, or the weights do not fit.
+    """
+    if not images or top < 1:
+        raise ValueError(
+            f"predict: got {len(images)} images and top {top}, expected at least one "
+            "of each."
+        )
+    metadata = _converted_metadata(weights)
+    model = model or metadata.get("model")
+    if model is None:
+        raise ValueError(
+            f"{weights}: does not say which model's weights it has; name the model."
+        )
+    if num_classes is None:
+        usual = None if class_names is None else len(class_names)
+        num_classes = metadata.get("num_classes", usual)
+    info = model_info(model)
+    network = create_model(model, num_classes=num_classes)
+    _check_class_names(class_names, network.num_classes, model)
+    variables, report = load_pretrained(model, weights, num_classes=num_classes)
+    preprocessing = _preprocessing(info, report.provenance.preprocessing)
+    crops = _read_images(images, preprocessing)
+    names = class_names or [f"class {index}" for index in range(network.num_classes)]
+    places = _picture_paths(images, cam_directory)
+
+    @jax.jit
+    def classify(variables, pixels):
+        x = normalize(pixels, preprocessing.mean, preprocessing.std)
+        probabilities = jax.nn.softmax(network.apply(variables, x, train=False))
+        if cam_directory is None:
+            return probabilities, None
+        return probabilities, grad_cam(network, variables, x, endpoint=endpoint)
+
+    predictions = []
+    for path, crop, place in zip(images, crops, places, strict=True):
+        found, maps = jax.device_get(classify(variables, crop[None]))
+        chosen = np.argsort(-found[0], kind="stable")[:top]
+        prediction = Prediction(
+            image=os.fspath(path),
+            classes=tuple(map(int, chosen)),
+            names=tuple(names[index] for index in chosen),
+            probabilities=tuple(float(found[0, index]) for index in chosen),
+            picture=None if place is None else str(place),
+        )
+        if place is not None:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(annotated(crop, maps[0], prediction)).save(place)
+        predictions.append(prediction)
+    return predictions
+
+
+def annotated(image: np.ndarray, cam: np.ndarray, prediction: Prediction) -> np.ndarray:
+    """Returns an image beside its map, with the classes below.
+
+    Args:
+      image: uint8 `(height, width, c)`, one channel or three.
+      cam: The map `(h, w)`, at least 0.
+      prediction: What is written below.
+
+    Returns:
+      uint8 `(h', w', 3)`.
+    """
+    scale = max(1, round(_PICTURE_SIDE / image.shape[1]))
+    large = image.repeat(scale, axis=0).repeat(scale, axis=1)
+    covered = overlay(large[None], cam[None])[0]
+    sheet = contact_sheet([np.broadcast_to(large, covered.shape), covered], columns=2)
+    named = zip(prediction.names, prediction.probabilities, strict=True)
+    lines = [pathlib.Path(prediction.image).name]
+    lines += [f"{probability:6.1%}  {name}" for name, probability in named]
+    return with_caption(sheet, "\n".join(lines))
+
+
+def _converted_metadata(weights: str | os.PathLike) -> Mapping[str, Any]:
+    """Returns what `cnn-jax convert` noted, or nothing if it did not write this."""
+    path = pathlib.Path(weights)
+    if not path.is_dir() or not any(path.iterdir()):
+        return {}
+    from cnn_jax.checkpoint import Checkpointer, CheckpointError
+    from cnn_jax.pretrained.files.own_checkpoints import KIND
+
+    with Checkpointer(path) as checkpointer:
+        try:
+            metadata = checkpointer.metadata()
+        except CheckpointError as error:
+            raise ValueError(str(error)) from error
+    # Of any other checkpoint `load_pretrained` says what it is.
+    return metadata if metadata.get("kind") == KIND else {}
+
+
+def _check_class_names(
+    class_names: Sequence[str] | None, num_classes: int, model: str
+) -> None:
+    if class_names is not None and len(class_names) != num_classes:
+        raise ValueError(
+            f"class names: got {len(class_names)}, expected {num_classes}, one for "
+            f"each class of this {model}."
+        )
+
+
+def _preprocessing(info: Any, said: Mapping[str, Any]) -> Preprocessing:
+    shape = tuple(said.get("input_shape", info.input_shape))
+    if shape[0] != shape[1]:
+        raise ValueError(
+            f"predict: got an input shape {shape}, expected equal height and width."
+        )
+    small = shape[0] <= SMALL_SIDE
+    return Preprocessing(
+        input_shape=shape,
+        mean=tuple(said.get("mean", info.mean)),
+        std=tuple(said.get("std", info.std)),
+        crop_fraction=said.get("crop_fraction", 1.0 if small else CROP_FRACTION),
+        interpolation=said.get("interpolation", "bilinear"),
+    )
+
+
+def _read_images(
+    paths: Sequence[str | os.PathLike], preprocessing: Preprocessing
+) -> list[np.ndarray]:
+    """Returns the middle of each image, uint8 of the input's shape."""
+    from cnn_jax.data.host import CenterCrop, ImageError, open_image
+    from cnn_jax.data.host.crop import BICUBIC, BILINEAR
+    from cnn_jax.data.host.decode import to_array
+
+    size, _, channels = preprocessing.input_shape
+    crop = CenterCrop(
+        size,
+        preprocessing.crop_fraction,
+        BICUBIC if preprocessing.interpolation == "bicubic" else BILINEAR,
+    )
+    crops, problems = [], []
+    for path in paths:
+        try:
+            encoded = pathlib.Path(path).read_bytes()
+            image = open_image(encoded, origin=os.fspath(path), channels=channels)
+            crops.append(to_array(crop(image)))
+        except ImageError as error:
+            problems.append(str(error))
+        except OSError as error:
+            problems.append(f"{path}: cannot be read: {error.strerror}.")
+    if problems:
+        raise ValueError("\n  ".join([f"{len(problems)} bad images:", *problems]))
+    return crops
+
+
+def _picture_paths(
+    images: Sequence[str | os.PathLike], directory: str | os.PathLike | None
+) -> list[pathlib.Path | None]:
+    """Returns a path for each picture, after its image's name and all different."""
+    if directory is None:
+        return [None] * len(images)
+    taken: set[str] = set()
+    paths: list[pathlib.Path | None] = []
+    for image in images:
+        stem = name = pathlib.Path(image).stem
+        number = 1
+        while name in taken:
+            number += 1
+            name = f"{stem}_{number}"
+        taken.add(name)
+        paths.append(pathlib.Path(directory) / f"{name}_cam.png")
+    return paths

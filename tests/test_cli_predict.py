@@ -1,0 +1,286 @@
+"""`cnn-jax predict`: what it says of images equals the model's own word."""
+
+import json
+import os
+import pathlib
+
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+import safetensors.numpy
+
+import cnn_jax
+from cnn_jax import cli
+from cnn_jax.analysis.overlay import overlay
+from cnn_jax.analysis.saliency import grad_cam
+from cnn_jax.data import load_dataset
+from cnn_jax.prediction import _preprocessing
+from cnn_jax.pretrained import convert
+from cnn_jax.report.images import MARGIN
+from cnn_jax.trees import named_leaves
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SHARED = pathlib.Path(os.environ.get("CNN_JAX_DATA") or ROOT / ".." / "shared")
+WEIGHTS = SHARED / "weights" / "cifar10_resnet20.safetensors"
+
+INFO = cnn_jax.model_info("lenet5")
+NAMES = [f"digit {number}" for number in range(10)]
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    status = cli.main(list(map(str, arguments)))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A LeNet-5 and variables with which every image gets logits of its own."""
+    model = cnn_jax.create_model("lenet5")
+    generator = np.random.default_rng(0)
+    shapes = jax.eval_shape(
+        model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 1), "float32")
+    )
+    variables = jax.tree.map(
+        lambda leaf: generator.normal(size=leaf.shape).astype(np.float32) / 3, shapes
+    )
+    return model, variables
+
+
+@pytest.fixture(scope="module")
+def folder(network, tmp_path_factory):
+    """Weights, two gray images of the input's size, and the classes' names."""
+    folder = tmp_path_factory.mktemp("predict")
+    arrays = named_leaves(network[1])
+    safetensors.numpy.save_file(arrays, folder / "weights.safetensors")
+    generator = np.random.default_rng(1)
+    (folder / "other").mkdir()
+    for name in ("one.png", "other/one.png"):
+        pixels = generator.integers(0, 256, (32, 32), np.uint8)
+        PIL.Image.fromarray(pixels).save(folder / name)
+    (folder / "names.txt").write_text("\n".join(NAMES) + "\n")
+    return folder
+
+
+def prepared(pixels):
+    mean, std = np.float32(INFO.mean[0]), np.float32(INFO.std[0])
+    return ((pixels.astype(np.float32) / 255 - mean) / std)[None, ..., None]
+
+
+def expected_probabilities(network, pixels):
+    model, variables = network
+    logits = np.asarray(model.apply(variables, prepared(pixels), train=False))[0]
+    exponentials = np.exp(logits - logits.max())
+    return exponentials / exponentials.sum()
+
+
+def pixels_of(path):
+    return np.asarray(PIL.Image.open(path))
+
+
+def test_the_most_probable_classes_in_order(capsys, folder, network):
+    images = [folder / "one.png", folder / "other/one.png"]
+    arguments = [folder / "weights.safetensors", *images, "--model", "lenet5"]
+    arguments += ["--classes", folder / "names.txt", "--top", 3]
+    status, out, err = run(capsys, "predict", *arguments, "--json")
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    assert [entry["image"] for entry in found] == list(map(str, images))
+    for entry, path in zip(found, images, strict=True):
+        expected = expected_probabilities(network, pixels_of(path))
+        order = np.argsort(-expected)[:3].tolist()
+        assert entry["classes"] == order
+        assert entry["names"] == [NAMES[index] for index in order]
+        np.testing.assert_allclose(entry["probabilities"], expected[order], rtol=1e-4)
+        assert entry["picture"] is None
+    status, table, _ = run(capsys, "predict", *arguments)
+    assert status == 0
+    for entry in found:
+        assert f"{100 * entry['probabilities'][0]:.1f}" in table
+        assert entry["names"][2] in table
+
+
+def test_the_middle_of_an_image_is_brought_to_size(capsys, folder, network, tmp_path):
+    """Of a small network's images the whole shorter side."""
+    generator = np.random.default_rng(2)
+    wide = generator.integers(0, 256, (64, 100), np.uint8)
+    PIL.Image.fromarray(wide).save(tmp_path / "wide.bmp")
+    middle = PIL.Image.fromarray(np.ascontiguousarray(wide[:, 18:82]))
+    pixels = np.asarray(middle.resize((32, 32), PIL.Image.Resampling.BILINEAR))
+    expected = expected_probabilities(network, pixels)
+    _, out, _ = run(
+        capsys,
+        "predict",
+        folder / "weights.safetensors",
+        tmp_path / "wide.bmp",
+        *("--model", "lenet5", "--top", 99, "--json"),
+    )
+    (entry,) = json.loads(out)
+    assert len(entry["classes"]) == 10
+    assert entry["names"][0] == f"class {np.argmax(expected)}"
+    probabilities = np.zeros(10)
+    probabilities[entry["classes"]] = entry["probabilities"]
+    # Not exactly: resized at once, the edges know what lies beyond them.
+    np.testing.assert_allclose(probabilities, expected, atol=2e-3)
+    whole = PIL.Image.fromarray(wide).resize((32, 32), PIL.Image.Resampling.BILINEAR)
+    squeezed = expected_probabilities(network, np.asarray(whole))
+    assert np.abs(squeezed - expected).max() > 0.02
+
+
+def test_pictures_show_the_map(capsys, folder, network, tmp_path):
+    images = [folder / "one.png", folder / "other/one.png"]
+    arguments = [folder / "weights.safetensors", *images, "--model", "lenet5"]
+    arguments += ["--cam", tmp_path / "new" / "cam", "--endpoint", "stage1"]
+    status, out, _ = run(capsys, "predict", *arguments, "--json")
+    assert status == 0
+    pictures = [entry["picture"] for entry in json.loads(out)]
+    assert [pathlib.Path(path).name for path in pictures] == [
+        "one_cam.png",
+        "one_2_cam.png",
+    ]
+    model, variables = network
+    for path, picture in zip(images, pictures, strict=True):
+        pixels = pixels_of(path)
+        maps = grad_cam(model, variables, prepared(pixels), endpoint="stage1")
+        large = pixels.repeat(10, axis=0).repeat(10, axis=1)
+        covered = overlay(large[None, ..., None], np.asarray(maps))[0]
+        drawn = pixels_of(picture)
+        body = drawn[:320]
+        left = (drawn.shape[1] - 2 * 320 - MARGIN) // 2
+        np.testing.assert_array_equal(body[:, left : left + 320, 0], large)
+        right = left + 320 + MARGIN
+        difference = body[:, right : right + 320].astype(int) - covered
+        assert np.abs(difference).max() <= 2
+        assert (drawn[320:] < 128).any()
+    _, table, _ = run(capsys, "predict", *arguments)
+    assert "map of class" in table
+
+
+def test_a_converted_checkpoint_knows_its_model_and_classes(capsys, folder, tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    convert(
+        folder / "weights.safetensors",
+        checkpoint,
+        "lenet5",
+        num_classes=4,
+        key=jax.random.key(0),
+    )
+    arguments = ["predict", checkpoint, folder / "one.png", "--json"]
+    status, out, err = run(capsys, *arguments)
+    assert (status, err) == (0, "")
+    (entry,) = json.loads(out)
+    assert sorted(entry["classes"]) == [0, 1, 2, 3]
+    assert sum(entry["probabilities"]) == pytest.approx(1, rel=1e-5)
+    status, _, err = run(capsys, *arguments, "--classes", folder / "names.txt")
+    assert status == 2
+    assert "class names: got 10, expected 4" in err
+
+
+def test_all_bad_images_are_named(capsys, folder, tmp_path):
+    good = folder / "one.png"
+    truncated = tmp_path / "truncated.png"
+    truncated.write_bytes(good.read_bytes()[:300])
+    text = tmp_path / "text.jpg"
+    text.write_text("no image")
+    missing = tmp_path / "missing.png"
+    status, out, err = run(
+        capsys,
+        *("predict", folder / "weights.safetensors"),
+        *(truncated, good, text, missing, tmp_path),
+        *("--model", "lenet5"),
+    )
+    assert (status, out) == (2, "")
+    assert err.startswith("cnn-jax: error: 4 bad images:")
+    assert "Traceback" not in err
+    for path in (truncated, text, missing, tmp_path):
+        assert f"  {path}: " in err
+    assert str(good) not in err
+    assert "No such file" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "lenet6"], ["unknown name 'lenet6'", "'lenet5'"]),
+        ([], ["does not say which model's", "name the model"]),
+        (["--model", "resnet20"], ["fit"]),
+        (["--model", "lenet5", "--top", "0"], ["top 0"]),
+        (["--model", "lenet5", "--num-classes", "7"], ["10 classes"]),
+        (["--model", "lenet5", "--classes", "NONE"], ["NONE"]),
+        (["--model", "lenet5", "--cam", "X", "--endpoint", "stage8"], ["'stage8'"]),
+        (["--model", "lenet5", "--cam", "X", "--endpoint", "features"], ["(n, h, w"]),
+    ],
+)
+def test_mistakes_exit_with_2(capsys, folder, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(
+        capsys,
+        "predict",
+        folder / "weights.safetensors",
+        folder / "one.png",
+        *arguments,
+    )
+    assert (status, out) == (2, "")
+    assert err.startswith("cnn-jax: error: ")
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_line_is_no_name(capsys, folder, tmp_path):
+    (tmp_path / "names.txt").write_text("a\n\nb\n\n\n")
+    arguments = (
+        folder / "weights.safetensors",
+        folder / "one.png",
+        "--model",
+        "lenet5",
+    )
+    status, _, err = run(
+        capsys, "predict", *arguments, "--classes", tmp_path / "names.txt"
+    )
+    assert status == 2
+    assert "an empty line 2" in err
+
+
+def test_weights_that_know_their_preprocessing_are_believed():
+    said = {
+        "mean": [0.5],
+        "std": [0.25],
+        "input_shape": [48, 48, 1],
+        "crop_fraction": 0.9,
+        "interpolation": "bicubic",
+    }
+    found = _preprocessing(INFO, said)
+    assert (found.mean, found.std) == ((0.5,), (0.25,))
+    assert found.input_shape == (48, 48, 1)
+    assert (found.crop_fraction, found.interpolation) == (0.9, "bicubic")
+    default = _preprocessing(cnn_jax.model_info("resnet50"), {})
+    assert (default.crop_fraction, default.interpolation) == (0.875, "bilinear")
+    assert default.input_shape == (224, 224, 3)
+    with pytest.raises(ValueError, match="equal height and width"):
+        _preprocessing(INFO, {"input_shape": [48, 32, 1]})
+
+
+@pytest.mark.slow
+def test_a_trained_network_names_what_is_there(capsys, tmp_path):
+    if not WEIGHTS.is_file() or not (SHARED / "tfds" / "cifar10").is_dir():
+        pytest.skip(f"no {WEIGHTS} or no tfds/cifar10 beside it; set CNN_JAX_DATA")
+    test = load_dataset("cifar10", "test", data_dir=SHARED / "tfds", progress=False)
+    (tmp_path / "names.txt").write_text("\n".join(test.class_names))
+    paths = [tmp_path / f"{index}.png" for index in range(60)]
+    for path, pixels in zip(paths, test.images, strict=False):
+        PIL.Image.fromarray(pixels).save(path)
+    arguments = ["--model", "resnet20", "--classes", tmp_path / "names.txt", "--json"]
+    arguments += ["--cam", tmp_path / "cam"]
+    status, out, _ = run(capsys, "predict", WEIGHTS, *paths, *arguments)
+    assert status == 0
+    found = json.loads(out)
+    right = [
+        entry["names"][0] == test.class_names[label]
+        for entry, label in zip(found, test.labels, strict=False)
+    ]
+    # 81 % of the whole split are right.
+    assert sum(right) >= 42
+    assert all(pathlib.Path(entry["picture"]).is_file() for entry in found)
