@@ -142,8 +142,8 @@ class Checkpointer:
             raise CheckpointError(f"{self.directory} was opened for reading only.")
         self.wait()
         self._steps.check_free(step)
-        points.reach("save_begins")
         try:
+            points.reach("save_begins")
             self._steps.check_in_place()
             self._synchronize()
             if self._primary:

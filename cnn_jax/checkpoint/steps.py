@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import re
 
 from etils import epath
@@ -60,7 +61,7 @@ class StepDirectory:
         return sorted(
             int(path.name)
             for path in self.path.iterdir()
-            if _STEP.fullmatch(path.name) and path.is_dir()
+            if _STEP.fullmatch(path.name) and _is_directory(path)
         )
 
     def read(self, step: int, *, content: bool) -> Manifest:
@@ -152,5 +153,9 @@ class StepDirectory:
 
     def _remove_leftovers(self) -> None:
         for path in list(self.path.iterdir()):
-            if _LEFTOVER.fullmatch(path.name) and path.is_dir():
+            if _LEFTOVER.fullmatch(path.name) and _is_directory(path):
                 path.rmtree()
+
+
+def _is_directory(path: epath.Path) -> bool:
+    return path.is_dir() and not os.path.islink(path)  # a link is not ours

@@ -172,11 +172,6 @@ def test_a_save_that_fails_in_the_background_is_raised(tmp_path, monkeypatch, no
         assert reopened.steps == (1, 2)
 
 
-def test_keep_must_be_positive(tmp_path):
-    with pytest.raises(ValueError, match="at least 1"):
-        Checkpointer(tmp_path, keep=0)
-
-
 def test_a_changed_description_is_refused_with_all_differences():
     saved = {"rate": 0.1, "layers": (1, 2), "gone": None, "where": "a"}
     current = {"rate": 0.2, "layers": [1, 2], "new": 1, "where": "b"}
