@@ -155,11 +155,8 @@ class Checkpointer:
                 digest=_digest(tree),
                 user=user,
             )
-            self._orbax.save(
-                self._steps.unfinished_path(step), trees.named_leaves(tree)
-            )
+            self._begin(step, tree)
         except Exception as error:
-            self._steps.discard_unfinished(step)
             raise self._not_saved(step, error) from error
         self._thread = threading.Thread(
             target=self._complete, args=(record,), name=f"save-{step}"
@@ -246,6 +243,16 @@ class Checkpointer:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _begin(self, step: int, tree: Any) -> None:
+        """Copies the arrays and has them written in the background."""
+        try:
+            self._orbax.save(
+                self._steps.unfinished_path(step), trees.named_leaves(tree)
+            )
+        except BaseException:
+            self._steps.discard_unfinished(step)
+            raise
 
     def _complete(self, record: Manifest) -> None:
         """Makes of arrays that are being written a step that counts."""
