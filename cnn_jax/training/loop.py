@@ -234,10 +234,16 @@ class _Store:
         }
         self._refuse_if_changed()
 
-    def restore(self, template: Carry, step: int) -> tuple[Carry, _Record]:
-        """Returns the carry and the record of a checkpoint."""
+    def restore(
+        self, template: Carry, step: int | None = None
+    ) -> tuple[int, Carry, _Record]:
+        """Returns step, carry and record of a checkpoint, the newest sound by default.
+
+        Raises:
+          FileNotFoundError: If there is none.
+        """
         found = self.checkpoints.restore(template, step=step)
-        return found.tree, _Record(**found.metadata["record"])
+        return found.step, found.tree, _Record(**found.metadata["record"])
 
     def save(
         self, step: int, carry: Carry, record: _Record, position: Mapping[str, int]
@@ -262,9 +268,10 @@ class _Store:
         self.files.open(self._description, step=step)
 
     def _refuse_if_changed(self) -> None:
-        if self.checkpoints.latest_step is None:
+        try:
+            saved = self.checkpoints.metadata()
+        except FileNotFoundError:
             return
-        saved = self.checkpoints.metadata()
         for what, may_change in (("config", RESUME_MAY_CHANGE), ("dataset", ())):
             checkpoint.check_unchanged(
                 what, saved[what], self._description[what], may_change=may_change
@@ -302,14 +309,14 @@ class _Run:
         self.carry = self.programs.start()
         if self.store is None:
             return
-        latest = self.store.checkpoints.latest_step
-        if latest is not None:
-            self.carry, self.record = self.store.restore(self.carry, latest)
-            self.step = latest
+        try:
+            self.step, self.carry, self.record = self.store.restore(self.carry)
+        except FileNotFoundError:
+            if self.config.resume:
+                _say(f"No checkpoint in {self.config.run_dir}: starting from scratch.")
+        else:
             self._restore_best()
-            _say(f"Resuming at step {latest} of {self.num_steps}.")
-        elif self.config.resume:
-            _say(f"No checkpoint in {self.config.run_dir}: starting from scratch.")
+            _say(f"Resuming at step {self.step} of {self.num_steps}.")
         self.store.open(self.step)
 
     def train(self) -> None:
@@ -473,7 +480,7 @@ class _Run:
 
     def _restore_best(self) -> None:
         if self.record.best_epoch:
-            carry, _ = self.store.restore(self.carry, self.record.best_step)
+            _, carry, _ = self.store.restore(self.carry, self.record.best_step)
             self.best_variables = jax.device_get(carry["state"].evaluated_variables)
 
 

@@ -1,0 +1,42 @@
+"""Checkpoints: a tree of arrays and what must be known about it, saved for good.
+
+The only room that knows Orbax. It knows no model and no training: what is saved is any
+tree, under a step number, with a metadata mapping that JSON can hold. Nothing damaged
+or mismatched is loaded silently, and no kill leaves more than the last save undone.
+
+A directory of checkpoints holds
+
+    lock               who writes here; see `cnn_jax.checkpoint.lock`
+    <step>/            a checkpoint: Orbax's files, which
+                       `orbax.checkpoint.StandardCheckpointer().restore` reads too, and
+                       `MANIFEST`, which says what they must be, to the bit
+    <step>.unfinished  a save in progress, or a dead run's; likewise with Orbax's
+                       `.orbax-checkpoint-tmp`
+    <step>.removed     an old checkpoint on its way out
+    <step>.damaged     one that was damaged, when its step was saved again
+
+The middle three vanish when the next run starts; whatever else lies there is ignored
+and left alone. Checkpoints made before there was a manifest are not read.
+"""
+
+from cnn_jax.checkpoint.changes import check_unchanged, installed_versions
+from cnn_jax.checkpoint.checkpointer import Checkpoint, Checkpointer
+from cnn_jax.checkpoint.errors import (
+    CheckpointError,
+    DamagedCheckpointWarning,
+    DirectoryInUseError,
+    ResumeRefusedError,
+    SaveError,
+)
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "Checkpointer",
+    "DamagedCheckpointWarning",
+    "DirectoryInUseError",
+    "ResumeRefusedError",
+    "SaveError",
+    "check_unchanged",
+    "installed_versions",
+]

@@ -1,0 +1,386 @@
+"""Saves and restores: the arrays, by Orbax, and the thread that completes a step."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+
+from cnn_jax import trees
+from cnn_jax.checkpoint import files, manifest, points, retention
+from cnn_jax.checkpoint.changes import differences
+from cnn_jax.checkpoint.errors import (
+    CheckpointError,
+    DamagedCheckpointWarning,
+    DamagedError,
+    SaveError,
+)
+from cnn_jax.checkpoint.manifest import Manifest
+from cnn_jax.checkpoint.steps import StepDirectory
+
+_T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What `Checkpointer.restore` returns.
+
+    Attributes:
+      step: The step it was saved under.
+      tree: The arrays, in the template's structure and on its shardings.
+      metadata: What was saved with them.
+    """
+
+    step: int
+    tree: Any
+    metadata: dict[str, Any]
+
+
+class Checkpointer:
+    """Saves and restores checkpoints in one directory.
+
+    Saving is asynchronous: `save` returns once the arrays are copied. In the background
+    Orbax writes them, the files reach the disk, the manifest sums them up, and one
+    rename gives the whole its name: a step without a valid manifest does not count.
+    What goes wrong in the background is raised, once, by the next `save`, `restore`,
+    `wait`, `close` or look at the steps.
+
+    Kept are the newest checkpoints, the best one (the highest finite metric, the
+    earliest of equals) and every k-th step. What a dead process left unfinished is
+    removed at the start. Damaged steps count for nothing and are never removed.
+
+    Only one object at a time, of all processes, writes into a local directory. Behind
+    `gs://` (which needs `gcsfs`) there is no lock and no rename: give every run a
+    directory of its own; there the manifest, which is written last, is the commit.
+
+    With several processes all make the same calls, and the first writes the manifest.
+    Arrays that no process can read whole are verified by their files' sums alone.
+
+    Use it as a context manager, or call `close`.
+
+    Args:
+      directory: Where the checkpoints lie; created if missing.
+      keep: How many of the newest to keep.
+      keep_every: Keeps the steps that are multiples of it, if it is not None.
+      read_only: Reads beside a run that writes: takes no lock and changes nothing.
+
+    Raises:
+      ValueError: If `keep` or `keep_every` is not positive.
+      DirectoryInUseError: If another run writes into the directory.
+      OSError: If the directory cannot be created or written.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        keep: int = 2,
+        keep_every: int | None = None,
+        read_only: bool = False,
+    ):
+        for name, value in (("keep", keep), ("keep_every", keep_every)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: got {value}, expected at least 1.")
+        self.directory = files.as_path(directory)
+        self._keep, self._keep_every = keep, keep_every
+        self._read_only = read_only
+        self._primary = jax.process_index() == 0
+        self._steps = StepDirectory(
+            self.directory, writes=self._primary and not read_only
+        )
+        self._thread: threading.Thread | None = None
+        self._error: CheckpointError | None = None
+        self._closed = False
+        self._num_meetings = 0
+        self._orbax = ocp.StandardCheckpointer(
+            async_options=ocp.options.AsyncOptions(
+                post_finalization_callback=lambda: points.reach("arrays_written"),
+                # Else its writers wait for a directory that cannot be made.
+                create_directories_asynchronously=False,
+            )
+        )
+
+    def save(
+        self,
+        step: int,
+        tree: Any,
+        metadata: Mapping[str, Any],
+        *,
+        metric: float | None = None,
+    ) -> None:
+        """Saves a tree under a step number.
+
+        The arrays are copied before this returns, so they may be donated afterwards.
+
+        Args:
+          step: The step's number, not saved before. A damaged checkpoint in its place
+            is renamed.
+          tree: A tree of arrays.
+          metadata: What JSON can hold.
+          metric: What the best checkpoint is chosen by, higher is better; None, NaN or
+            an infinity for one that is not to be chosen.
+
+        Raises:
+          ValueError: If the step is negative, or exists and is sound.
+          TypeError: If JSON cannot hold the metadata.
+          SaveError: If this save cannot begin, or the last one failed.
+          CheckpointError: If this object only reads.
+        """
+        if step < 0:
+            raise ValueError(f"step: got {step}, expected at least 0.")
+        # Its own copy: the caller may go on with the old one.
+        user = json.loads(json.dumps(dict(metadata)))
+        if self._read_only:
+            raise CheckpointError(f"{self.directory} was opened for reading only.")
+        self.wait()
+        self._steps.check_free(step)
+        try:
+            points.reach("save_begins")
+            self._steps.check_in_place()
+            self._synchronize()
+            if self._primary:
+                self._steps.make_room(step)
+            record = Manifest(
+                step=step,
+                metric=_finite_or_none(metric),
+                leaves=trees.leaf_specs(tree),
+                digest=_digest(tree),
+                user=user,
+            )
+            self._begin(step, tree)
+        except Exception as error:
+            raise self._not_saved(step, error) from error
+        self._thread = threading.Thread(
+            target=self._complete, args=(record,), name=f"save-{step}"
+        )
+        self._thread.start()
+
+    def restore(self, template: Any, *, step: int | None = None) -> Checkpoint:
+        """Restores a checkpoint and verifies it.
+
+        Args:
+          template: A tree of arrays, or of `jax.ShapeDtypeStruct` with shardings, of
+            the structure, shapes and dtypes saved. The result lies where it says,
+            wherever the arrays lay when they were saved.
+          step: Which checkpoint; when None, the newest that is sound, with a
+            `DamagedCheckpointWarning` for every newer one.
+
+        Returns:
+          The checkpoint.
+
+        Raises:
+          FileNotFoundError: If there is no such checkpoint.
+          CheckpointError: If it is damaged, or, when `step` is None, all are (each is
+            listed with what is wrong with it); if its leaves are not the template's
+            (all differences are listed).
+        """
+        return self._use(step, lambda step: self._restore(template, step))
+
+    def metadata(self, step: int | None = None) -> dict[str, Any]:
+        """Returns a checkpoint's metadata; chooses and verifies as `restore` does."""
+        return self._use(step, lambda step: self._steps.read(step, content=True).user)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The steps that count, in ascending order, once saves are done.
+
+        Those with a valid manifest and files of the right sizes; what is in the files
+        is verified when they are used. What was then found damaged is left out.
+        """
+        self.wait()
+        return tuple(self._steps.sound())
+
+    @property
+    def latest_step(self) -> int | None:
+        """The newest of `steps`, or None."""
+        return max(self.steps, default=None)
+
+    @property
+    def best_step(self) -> int | None:
+        """The one of `steps` with the highest metric, the earliest of equals."""
+        self.wait()
+        sound = self._steps.sound()
+        return retention.best_step({step: sound[step].metric for step in sound})
+
+    def wait(self) -> None:
+        """Returns when every save is on disk; raises what went wrong with one.
+
+        Raises:
+          SaveError: If the last save failed; the next may succeed.
+          CheckpointError: If it succeeded, but older steps could not be removed.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+            self._synchronize()
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        """Waits for every save, then frees what this object holds."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self.wait()
+        finally:
+            try:
+                self._orbax.close()
+            finally:
+                self._steps.close()
+
+    def __enter__(self) -> Checkpointer:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _begin(self, step: int, tree: Any) -> None:
+        """Copies the arrays and has them written in the background."""
+        try:
+            self._orbax.save(
+                self._steps.unfinished_path(step), trees.named_leaves(tree)
+            )
+        except BaseException:
+            self._steps.discard_unfinished(step)
+            raise
+
+    def _complete(self, record: Manifest) -> None:
+        """Makes of arrays that are being written a step that counts."""
+        step = record.step
+        try:
+            self._orbax.wait_until_finished()
+            if not self._primary:
+                return
+            points.reach("arrays_committed")
+            manifest.write(self._steps.unfinished_path(step), record)
+            points.reach("manifest_written")
+            self._steps.publish(step)
+        except BaseException as error:  # a thread has nobody to raise it to
+            self._steps.discard_unfinished(step)
+            self._error = self._not_saved(step, error)
+            self._error.__cause__ = error
+            return
+        points.reach("step_committed")
+        try:
+            self._steps.remove_old(keep=self._keep, keep_every=self._keep_every)
+        except BaseException as error:
+            self._error = CheckpointError(
+                f"{self._steps.step_path(step)}: the step is saved, but older ones "
+                f"could not be removed: {error}"
+            )
+            self._error.__cause__ = error
+
+    def _use(self, step: int | None, read: Callable[[int], _T]) -> _T:
+        """Reads a step, or the newest that turns out to be sound."""
+        self.wait()
+        there = self._steps.all()
+        if not there or (step is not None and step not in there):
+            wanted = "a checkpoint" if step is None else f"step {step}"
+            raise FileNotFoundError(
+                f"{self.directory}: expected {wanted}, found "
+                f"{f'the steps {there}' if there else 'none'}."
+            )
+        if step is None:
+            return self._use_newest(there, read)
+        try:
+            return read(step)
+        except DamagedError as error:
+            raise CheckpointError(
+                f"{self._steps.step_path(step)}: the checkpoint is damaged: {error}."
+            ) from error
+
+    def _use_newest(self, there: list[int], read: Callable[[int], _T]) -> _T:
+        damage, passed_over = self._steps.damage, []
+        for step in reversed(there):
+            if step in damage:
+                continue
+            try:
+                found = read(step)
+            except DamagedError as error:
+                damage[step] = str(error)
+                passed_over.append(step)
+                continue
+            for damaged in passed_over:
+                warnings.warn(
+                    f"{self._steps.step_path(damaged)}: the checkpoint is damaged: "
+                    f"{damage[damaged]}. Step {step} is used.",
+                    DamagedCheckpointWarning,
+                    stacklevel=4,
+                )
+            return found
+        raise CheckpointError(
+            f"{self.directory}: every checkpoint is damaged:\n"
+            + "\n".join(f"  {step}: {damage[step]}" for step in there)
+            + "\nMove them away to start from scratch."
+        )
+
+    def _restore(self, template: Any, step: int) -> Checkpoint:
+        record = self._steps.read(step, content=True)
+        path = self._steps.step_path(step)
+        changed = differences(record.leaves, trees.leaf_specs(template))
+        if changed:
+            raise CheckpointError(
+                f"{path}: the checkpoint's arrays are not those expected:\n"
+                + "\n".join(changed)
+            )
+        wanted = {
+            name: _abstract(leaf) for name, leaf in trees.named_leaves(template).items()
+        }
+        try:
+            leaves = self._orbax.restore(path, wanted)
+        except Exception as error:  # not damage: the files are as they were written
+            raise CheckpointError(
+                f"{path}: the files are sound, but the arrays cannot be read: {error}"
+            ) from error
+        tree = jax.tree.unflatten(
+            jax.tree.structure(template), [leaves[name] for name in wanted]
+        )
+        digest = _digest(tree)
+        if None not in (digest, record.digest) and digest != record.digest:
+            raise DamagedError("its arrays are not those that were saved")
+        return Checkpoint(step, tree, record.user)
+
+    def _not_saved(self, step: int, error: BaseException) -> SaveError:
+        return SaveError(
+            f"{self._steps.step_path(step)}: step {step} could not be saved; the steps "
+            f"before it are untouched. {type(error).__name__}: {error}"
+        )
+
+    def _synchronize(self) -> None:
+        """Waits for the other processes, without occupying the devices."""
+        if jax.process_count() > 1:
+            self._num_meetings += 1
+            ocp.multihost.sync_global_processes(
+                f"{self.directory}:{self._num_meetings}",
+                processes=set(range(jax.process_count())),
+            )
+
+
+def _digest(tree: Any) -> str | None:
+    """Returns the tree's digest, or None if this process cannot read all of it."""
+    arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    if all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in arrays):
+        return trees.digest(tree)
+    return None
+
+
+def _finite_or_none(metric: float | None) -> float | None:
+    if metric is None or not math.isfinite(metric):
+        return None
+    return float(metric)
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None)
+    )

@@ -1,0 +1,98 @@
+"""Files, on a disk or behind `gs://`: durable on the one, plain on the other.
+
+Paths are `epath.Path`. What is local only (syncing, renaming a directory) does nothing
+or is not called elsewhere: an object store has neither directories nor a page cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterator
+
+from etils import epath
+
+
+def as_path(directory: str | os.PathLike) -> epath.Path:
+    """Returns an absolute path; `gs://` stays as it is."""
+    text = os.fspath(directory)
+    if is_local(text):
+        text = pathlib.Path(text).expanduser().absolute()
+    return epath.Path(text)
+
+
+def is_local(path: str | os.PathLike) -> bool:
+    """Whether a path lies on a file system of this machine."""
+    return "://" not in os.fspath(path)
+
+
+def all_files(directory: epath.Path, prefix: str = "") -> Iterator[str]:
+    """Yields the '/'-joined names of all files below a directory."""
+    for path in directory.iterdir():
+        name = prefix + path.name
+        if path.is_dir():
+            yield from all_files(path, name + "/")
+        else:
+            yield name
+
+
+def sha256(path: epath.Path) -> str:
+    """Returns the sha256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def size(path: epath.Path) -> int:
+    """Returns the number of bytes in a file."""
+    return path.stat().length
+
+
+def write_atomically(path: epath.Path, content: bytes) -> None:
+    """Writes a whole file that outlives a power cut, or nothing.
+
+    A local file is written under another name, synced and renamed; an object appears
+    whole by the store's own promise.
+    """
+    if not is_local(path):
+        path.write_bytes(content)
+        return
+    temporary = path.parent / (path.name + ".new")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync(path.parent)
+
+
+def sync_tree(directory: epath.Path) -> None:
+    """Has all files and directories below and at a local directory reach the disk."""
+    if is_local(directory):
+        for parent, _, names in os.walk(directory):
+            for name in names:
+                sync(os.path.join(parent, name))
+            sync(parent)
+
+
+def sync(path: str | os.PathLike) -> None:
+    """Has a local file's content, or a directory's list of names, reach the disk."""
+    if is_local(path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def rename(source: epath.Path, target: epath.Path) -> None:
+    """Renames a local directory, for good when this returns."""
+    os.rename(source, target)
+    sync(target.parent)
+
+
+def discard(directory: epath.Path) -> None:
+    """Removes a directory if it is there and can be removed."""
+    with contextlib.suppress(OSError):
+        directory.rmtree(missing_ok=True)

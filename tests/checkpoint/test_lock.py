@@ -1,0 +1,127 @@
+"""Two runs cannot share a directory, and a dead one is in nobody's way."""
+
+import os
+import signal
+import subprocess
+import sys
+import warnings
+
+import jax.numpy as jnp
+import pytest
+
+from cnn_jax.checkpoint import Checkpointer, CheckpointError, DirectoryInUseError
+from cnn_jax.checkpoint.files import as_path
+from cnn_jax.checkpoint.lock import DirectoryLock
+
+# Without JAX, to be quick.
+HOLD = """
+import sys, types
+sys.modules["jax"] = types.ModuleType("jax")
+sys.path.insert(0, sys.argv[2])
+sys.modules["cnn_jax"] = package = types.ModuleType("cnn_jax")
+package.__path__ = [sys.argv[2] + "/cnn_jax"]
+sys.modules["cnn_jax.checkpoint"] = package = types.ModuleType("cnn_jax.checkpoint")
+package.__path__ = [sys.argv[2] + "/cnn_jax/checkpoint"]
+from etils import epath
+from cnn_jax.checkpoint.lock import DirectoryLock
+lock = DirectoryLock(epath.Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path, request):
+    """Another process that holds the lock of `tmp_path`."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path, request.config.rootpath],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_another_process_is_named_and_its_death_frees_the_lock(tmp_path, holder):
+    with pytest.raises(DirectoryInUseError) as error:
+        Checkpointer(tmp_path)
+    text = str(error.value)
+    assert text.startswith(
+        f"{tmp_path}: another run writes here (process {holder.pid} "
+    )
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, {"x": jnp.zeros(2)}, {})
+        assert checkpointer.steps == (1,)
+
+
+def test_one_process_cannot_open_it_twice(tmp_path):
+    with (
+        Checkpointer(tmp_path),
+        pytest.raises(DirectoryInUseError, match=f"{os.getpid()}"),
+    ):
+        Checkpointer(tmp_path)
+    Checkpointer(tmp_path).close()
+
+
+def test_nothing_is_removed_before_the_lock_is_held(tmp_path):
+    with Checkpointer(tmp_path):
+        (tmp_path / "4.unfinished").mkdir()
+        with pytest.raises(DirectoryInUseError):
+            Checkpointer(tmp_path)
+        assert (tmp_path / "4.unfinished").exists()
+    Checkpointer(tmp_path).close()
+    assert not (tmp_path / "4.unfinished").exists()
+
+
+def test_a_lock_that_says_nothing_still_locks(tmp_path):
+    lock = DirectoryLock(as_path(tmp_path))
+    (tmp_path / "lock").write_text("?")
+    with pytest.raises(DirectoryInUseError, match="does not say"):
+        DirectoryLock(as_path(tmp_path))
+    lock.release()
+    lock.release()
+    DirectoryLock(as_path(tmp_path)).release()
+
+
+def test_a_forked_child_does_not_hold_on_to_it(tmp_path):
+    lock = DirectoryLock(as_path(tmp_path))
+    ready, go_on = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # JAX is multithreaded; the child only waits
+        child = os.fork()
+    if child == 0:
+        os.close(go_on)
+        os.read(ready, 1)
+        os._exit(0)
+    try:
+        with pytest.raises(DirectoryInUseError):  # the parent still has it
+            DirectoryLock(as_path(tmp_path))
+        lock.release()
+        DirectoryLock(as_path(tmp_path)).release()
+    finally:
+        os.close(go_on)
+        os.close(ready)
+        os.waitpid(child, 0)
+
+
+def test_reading_beside_a_run_changes_nothing(tmp_path):
+    tree = {"x": jnp.arange(3.0)}
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, tree, {"a": 1})
+        checkpointer.wait()
+        (tmp_path / "2.unfinished").mkdir()
+        with Checkpointer(tmp_path, read_only=True) as beside:
+            assert beside.restore(tree).metadata == {"a": 1}
+            with pytest.raises(CheckpointError, match="for reading only"):
+                beside.save(2, tree, {})
+        assert (tmp_path / "2.unfinished").exists()
+    with Checkpointer(tmp_path / "nowhere", read_only=True) as checkpointer:
+        assert checkpointer.steps == ()
+        with pytest.raises(FileNotFoundError, match="found none"):
+            checkpointer.restore(tree)
+    assert not (tmp_path / "nowhere").exists()
