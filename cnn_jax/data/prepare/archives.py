@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 _CHUNK = 2**20
+_MOST_HEADER = 2**20  # a long name, or pax headers
 
 
 class ArchiveError(ValueError):
@@ -31,20 +32,20 @@ def sha256_of(path: pathlib.Path, advance: Callable[[int], None]) -> str:
 
 
 def read_member(path: pathlib.Path, name: str, *, most: int) -> bytes:
-    """Reads one file of a tar archive, compressed or not, by the end of its path.
+    """Reads one file of a gzipped tar archive by the end of its path.
 
     Args:
       path: The archive.
       name: The last part of the member's path.
-      most: The most bytes it may hold.
+      most: The most bytes that the archive may hold, decompressed.
 
     Raises:
-      ArchiveError: If the archive is damaged, or has no such regular file, or it is
+      ArchiveError: If the archive is damaged, or has no such regular file, or is
         larger.
     """
-    for member, file in _regular_members(path):
+    for member, file in _regular_members(path, most):
         if pathlib.PurePosixPath(member.name).name == name:
-            return _read(path, member, file, most)
+            return _read(path, member, file)
     raise ArchiveError(f"{path}: expected a file called {name} in it, found none.")
 
 
@@ -74,7 +75,10 @@ def index_members(
                 for member in archive:
                     if member.isdir():
                         continue
-                    if not member.isreg() or not member.name.lower().endswith(suffix):
+                    _require_plausible(path, member)
+                    if not _is_plain(member) or not member.name.lower().endswith(
+                        suffix
+                    ):
                         raise ArchiveError(
                             f"{path}: got {member.name!r} in it, expected regular "
                             f"files that end with {suffix}."
@@ -154,6 +158,12 @@ class Window(io.RawIOBase):
         self._position = start[whence] + position
         return self._position
 
+    def read(self, size: int = -1) -> bytes:
+        """Reads what a header may have; tarfile reads no more than those here."""
+        if not 0 <= size <= _MOST_HEADER:
+            raise tarfile.ReadError(f"it announces {size:,} bytes of headers")
+        return super().read(size)
+
     def readinto(self, buffer: memoryview) -> int:
         """Reads up to the window's end."""
         self._file.seek(self._offset + self._position)
@@ -164,33 +174,72 @@ class Window(io.RawIOBase):
         return len(content)
 
 
+class _Limited:
+    """A stream that fails, rather than ends, after so many bytes.
+
+    A few megabytes of gzip decompress to gigabytes, which tarfile would hold in memory
+    where they pass for headers, and otherwise skip at a cost.
+    """
+
+    def __init__(self, path: pathlib.Path, file: io.BufferedIOBase, most: int):
+        self._path, self._file, self._most, self._left = path, file, most, most
+
+    def read(self, size: int) -> bytes:
+        content = self._file.read(size)
+        self._left -= len(content)
+        if self._left < 0:
+            raise ArchiveError(
+                f"{self._path}: got more than {self._most:,} bytes in it, "
+                "decompressed, expected no more."
+            )
+        return content
+
+
+def _is_plain(member: tarfile.TarInfo) -> bool:
+    # The bytes of a sparse file do not lie one after another.
+    return member.isreg() and not member.issparse()
+
+
+def _require_plausible(path: pathlib.Path, member: tarfile.TarInfo) -> None:
+    # tarfile accepts a negative size, would read everything for it, and go back.
+    if member.size < 0:
+        raise ArchiveError(
+            f"{path}: got {member.size:,} bytes in {member.name}, expected none or "
+            "more."
+        )
+
+
 def _regular_members(
-    path: pathlib.Path,
+    path: pathlib.Path, most: int
 ) -> Iterator[tuple[tarfile.TarInfo, io.BufferedReader]]:
     """Yields what may be read: no links, no devices, nothing outside."""
     try:
-        with tarfile.open(path, mode="r|*") as archive:
+        with (
+            gzip.open(path, "rb") as file,
+            tarfile.open(fileobj=_Limited(path, file, most), mode="r|") as archive,
+        ):
             for member in archive:
+                _require_plausible(path, member)
+                if member.size > most:
+                    raise ArchiveError(
+                        f"{path}: got {member.size:,} bytes in {member.name}, expected "
+                        f"no more than {most:,}."
+                    )
                 parts = pathlib.PurePosixPath(member.name).parts
                 if member.name.startswith("/") or ".." in parts:
                     raise ArchiveError(
                         f"{path}: got a member called {member.name!r}, expected names "
                         "inside the archive."
                     )
-                if member.isreg():
+                if _is_plain(member):
                     yield member, archive.extractfile(member)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise ArchiveError(f"{path}: the archive is damaged: {error}.") from error
 
 
 def _read(
-    path: pathlib.Path, member: tarfile.TarInfo, file: io.BufferedReader, most: int
+    path: pathlib.Path, member: tarfile.TarInfo, file: io.BufferedReader
 ) -> bytes:
-    if member.size > most:
-        raise ArchiveError(
-            f"{path}: got {member.size:,} bytes in {member.name}, expected no more "
-            f"than {most:,}."
-        )
     try:
         return file.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:

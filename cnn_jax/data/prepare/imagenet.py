@@ -8,12 +8,16 @@ come from the lists that TensorFlow Datasets is installed with.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from cnn_jax.data.prepare.archives import ArchiveError, index_members
 from cnn_jax.data.prepare.recipe import (
+    Bar,
     Recipe,
     Record,
     Shard,
@@ -22,73 +26,54 @@ from cnn_jax.data.prepare.recipe import (
 )
 
 _MOST_IMAGE = 100_000_000
-_VALIDATION_SHARD = 1000
+_IMAGES_PER_SHARD = 1000
+
+Member = tuple[str, int, int, str]
+"""An image in an archive: name, offset, size and class, a WordNet number."""
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassShard:
-    """A class of the training split: an archive within the archive.
-
-    Attributes:
-      archive: The outer archive.
-      label: The class, a WordNet number such as `"n01440764"`.
-      offset: Where the inner archive begins.
-      size: How many bytes it has.
-    """
-
-    archive: pathlib.Path
-    label: str
-    offset: int
-    size: int
-
-    def records(self) -> Iterator[Record]:
-        """Yields the class's images."""
-        members = index_members(
-            self.archive, suffix=".jpeg", offset=self.offset, size=self.size
-        )
-        yield from _records(self.archive, [(*m, self.label) for m in members])
-
-
-@dataclasses.dataclass(frozen=True)
-class ValidationShard:
-    """Some of the validation images.
+class ImageShard:
+    """Some of the images of a split.
 
     Attributes:
       archive: The archive.
-      members: `(name, offset, size, label)` of each.
+      members: The images, in the order of the records.
     """
 
     archive: pathlib.Path
-    members: tuple[tuple[str, int, int, str], ...]
+    members: tuple[Member, ...]
 
     def records(self) -> Iterator[Record]:
-        """Yields the images with their labels."""
-        yield from _records(self.archive, self.members)
+        """Yields the images with their labels.
 
-
-def _records(
-    archive: pathlib.Path, members: Sequence[tuple[str, int, int, str]]
-) -> Iterator[Record]:
-    with open(archive, "rb") as file:
-        for name, offset, size, label in members:
-            if size > _MOST_IMAGE:
-                raise ArchiveError(
-                    f"{archive}: got {size:,} bytes in {name}, expected no more than "
-                    f"{_MOST_IMAGE:,}."
-                )
-            file.seek(offset)
-            content = file.read(size)
-            if len(content) != size:
-                raise ArchiveError(f"{archive}: {name} is cut short.")
+        Raises:
+          ArchiveError: If an image is cut short or implausibly large.
+        """
+        contents = {}
+        with open(self.archive, "rb") as file:
+            # In the archive's order, so that a disk need not go back and forth.
+            for name, offset, size, _ in sorted(self.members, key=lambda m: m[1]):
+                if size > _MOST_IMAGE:
+                    raise ArchiveError(
+                        f"{self.archive}: got {size:,} bytes in {name}, expected no "
+                        f"more than {_MOST_IMAGE:,}."
+                    )
+                file.seek(offset)
+                contents[offset] = file.read(size)
+                if len(contents[offset]) != size:
+                    raise ArchiveError(f"{self.archive}: {name} is cut short.")
+        for name, offset, _, label in self.members:
             file_name = pathlib.PurePosixPath(name).name
-            yield {"image": content, "label": label, "file_name": file_name}
+            yield {"image": contents[offset], "label": label, "file_name": file_name}
 
 
-def _list(name: str) -> list[str]:
+@functools.cache
+def _list(name: str) -> tuple[str, ...]:
     import tensorflow_datasets as tfds
 
     path = pathlib.Path(tfds.__file__).parent / "datasets" / "imagenet2012" / name
-    return path.read_text(encoding="utf-8").split()
+    return tuple(path.read_text(encoding="utf-8").split())
 
 
 def _features(directory: pathlib.Path) -> Any:
@@ -100,36 +85,53 @@ def _features(directory: pathlib.Path) -> Any:
     )
 
 
-def _shards(directory: pathlib.Path) -> Mapping[str, Sequence[Shard]]:
-    found = {}
+def _shards(directory: pathlib.Path, bar: Bar) -> Mapping[str, Sequence[Shard]]:
     train, validation = (directory / file.name for file in IMAGENET.files)
+    found = {}
     if train.exists():
-        inner = index_members(train, suffix=".tar")
-        found["train"] = [
-            ClassShard(train, pathlib.PurePosixPath(name).stem, offset, size)
-            for name, offset, size in sorted(inner)
-        ]
-        unknown = {shard.label for shard in found["train"]} - set(_list("labels.txt"))
-        if unknown:
-            raise ArchiveError(
-                f"{train}: got archives of unknown classes: {sorted(unknown)[:5]}."
-            )
+        found["train"] = _in_shards(train, _training_members(train, bar))
     if validation.exists():
-        members = sorted(index_members(validation, suffix=".jpeg"))
-        labels = _list("validation_labels.txt")
-        if len(members) > len(labels):
-            raise ArchiveError(
-                f"{validation}: got {len(members)} images, expected no more than the "
-                f"{len(labels)} that have a label."
-            )
-        rows = [
-            (*member, labels[_number(validation, member[0]) - 1]) for member in members
-        ]
-        found["validation"] = [
-            ValidationShard(validation, tuple(rows[start : start + _VALIDATION_SHARD]))
-            for start in range(0, len(rows), _VALIDATION_SHARD)
-        ]
+        found["validation"] = _in_shards(validation, _validation_members(validation))
     return found
+
+
+def _in_shards(archive: pathlib.Path, members: Sequence[Member]) -> list[ImageShard]:
+    return [
+        ImageShard(archive, tuple(members[start : start + _IMAGES_PER_SHARD]))
+        for start in range(0, len(members), _IMAGES_PER_SHARD)
+    ]
+
+
+def _training_members(archive: pathlib.Path, bar: Bar) -> list[Member]:
+    """All images of the archives in the archive, one for each class, in mixed order."""
+    classes = sorted(index_members(archive, suffix=".tar"))
+    labels = [pathlib.PurePosixPath(name).stem for name, _, _ in classes]
+    unknown = set(labels) - set(_list("labels.txt"))
+    if unknown:
+        raise ArchiveError(
+            f"{archive}: got archives of unknown classes: {sorted(unknown)[:5]}."
+        )
+    advance = bar(f"Indexing {archive.name}", len(classes))
+    members = []
+    for label, (_, offset, size) in zip(labels, classes, strict=True):
+        found = index_members(archive, suffix=".jpeg", offset=offset, size=size)
+        members += [(*member, label) for member in found]
+        advance(1)
+    # A class after the other, `train[:10%]` would be a hundred classes. RandomState's
+    # stream is frozen by NumPy's policy: the set comes out the same everywhere.
+    order = np.random.RandomState(0).permutation(len(members))
+    return [members[number] for number in order]
+
+
+def _validation_members(archive: pathlib.Path) -> list[Member]:
+    members = sorted(index_members(archive, suffix=".jpeg"))
+    labels = _list("validation_labels.txt")
+    if len(members) > len(labels):
+        raise ArchiveError(
+            f"{archive}: got {len(members)} images, expected no more than the "
+            f"{len(labels)} that have a label."
+        )
+    return [(*member, labels[_number(archive, member[0]) - 1]) for member in members]
 
 
 def _number(archive: pathlib.Path, name: str) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from cnn_jax.data.prepare.archives import ArchiveError, read_idx
 from cnn_jax.data.prepare.recipe import (
+    Bar,
     Recipe,
     Record,
     Shard,
@@ -37,8 +38,8 @@ class IdxShard:
         """Yields the images, PNG-encoded, with their labels.
 
         Raises:
-          ArchiveError: If a file is damaged, the two do not fit each other, or a label
-            is out of range.
+          ArchiveError: If a file is damaged or empty, the two do not fit each other, or
+            a label is out of range.
         """
         images = read_idx(self.images, rank=3, most=_MOST_BYTES)
         labels = read_idx(self.labels, rank=1, most=_MOST_BYTES)
@@ -47,6 +48,8 @@ class IdxShard:
                 f"{self.images}: got images of shape {images.shape} for {len(labels)} "
                 "labels, expected 28 x 28 pixels and one label each."
             )
+        if len(images) == 0:
+            raise ArchiveError(f"{self.images}: got no image, expected at least one.")
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
             if label >= _NUM_CLASSES:
                 raise ArchiveError(
@@ -67,7 +70,7 @@ def _recipe(name: str, class_names: Sequence[str], **checksums: str) -> Recipe:
     def features(directory: pathlib.Path) -> Any:
         return labelled_image_features((28, 28, 1), class_names, "png")
 
-    def shards(directory: pathlib.Path) -> Mapping[str, Sequence[Shard]]:
+    def shards(directory: pathlib.Path, bar: Bar) -> Mapping[str, Sequence[Shard]]:
         return {
             split: [
                 IdxShard(

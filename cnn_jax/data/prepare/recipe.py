@@ -15,6 +15,10 @@ Record = dict[str, Any]
 """`{"image": encoded bytes, "label": int or class name, ...}`."""
 
 
+Bar = Callable[[str, int], Callable[[int], None]]
+"""From a description and a total to what moves the bar."""
+
+
 class Shard(Protocol):
     """A part of a split that one process reads and writes; can be pickled."""
 
@@ -46,14 +50,15 @@ class Recipe:
       version: As TFDS numbers what holds the same images and labels.
       files: What it is made from.
       features: From the directory of the files to the TFDS features.
-      shards: From the directory of the files to the shards of each split.
+      shards: From the directory of the files to the shards of each split; a bar is for
+        what takes long.
     """
 
     name: str
     version: str
     files: tuple[SourceFile, ...]
     features: Callable[[pathlib.Path], Any]
-    shards: Callable[[pathlib.Path], Mapping[str, Sequence[Shard]]]
+    shards: Callable[[pathlib.Path, Bar], Mapping[str, Sequence[Shard]]]
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

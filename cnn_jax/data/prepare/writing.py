@@ -9,7 +9,6 @@ import difflib
 import multiprocessing
 import os
 import pathlib
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +17,7 @@ from cnn_jax.data.prepare.archives import ArchiveError, sha256_of
 from cnn_jax.data.prepare.cifar import CIFAR10, CIFAR100
 from cnn_jax.data.prepare.imagenet import IMAGENET
 from cnn_jax.data.prepare.mnist import FASHION_MNIST, MNIST
-from cnn_jax.data.prepare.recipe import Recipe, Shard
+from cnn_jax.data.prepare.recipe import Bar, Recipe, Shard
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -59,7 +58,7 @@ def prepare(
     Args:
       name: A key of `RECIPES`.
       source: The directory with the files, under their publishers' names.
-      data_dir: Gets `NAME/VERSION/`.
+      data_dir: Gets `NAME/VERSION/`; like `source` a local directory.
       processes: How many work side by side, each on a shard.
       check: Whether the files' sha256 must be the published ones.
       overwrite: Whether a set that is already there is replaced.
@@ -69,8 +68,8 @@ def prepare(
       What was written.
 
     Raises:
-      ValueError: If there is no such recipe, a file is not the published one, or it is
-        damaged (`ArchiveError`).
+      ValueError: If there is no such recipe, a directory is not a local one, a file is
+        not the published one, or it is damaged (`ArchiveError`).
       FileNotFoundError: If a file is missing; the message lists all that are.
       FileExistsError: If the set is already there.
     """
@@ -83,8 +82,8 @@ def prepare(
     if processes < 1:
         raise ValueError(f"processes: got {processes}, expected at least 1.")
     recipe = RECIPES[name]
-    source = pathlib.Path(source).expanduser().absolute()
-    home = pathlib.Path(data_dir).expanduser().absolute() / recipe.name
+    source = _local("source", source)
+    home = _local("data_dir", data_dir) / recipe.name
     target = home / recipe.version
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} is already there; --overwrite replaces it.")
@@ -97,10 +96,20 @@ def prepare(
         with tempfile.TemporaryDirectory(prefix=".incomplete-", dir=home) as scratch:
             written = _write(recipe, source, pathlib.Path(scratch), processes, bar)
             if target.exists():
-                shutil.rmtree(target)
+                # Half removed, the old set would still look like a prepared one.
+                target.rename(pathlib.Path(scratch) / "replaced")
             # The directory that is removed at the end is `scratch`, not what it held.
             (pathlib.Path(scratch) / recipe.version).rename(target)
     return dataclasses.replace(written, directory=target)
+
+
+def _local(argument: str, path: str | os.PathLike) -> pathlib.Path:
+    if "://" in os.fspath(path):
+        raise ValueError(
+            f"{argument}: got {os.fspath(path)!r}, expected a local directory; a set "
+            "that was prepared locally can be copied there."
+        )
+    return pathlib.Path(path).expanduser().absolute()
 
 
 def _find_files(recipe: Recipe, source: pathlib.Path) -> dict[pathlib.Path, str]:
@@ -121,10 +130,6 @@ def _find_files(recipe: Recipe, source: pathlib.Path) -> dict[pathlib.Path, str]
             "none of that name."
         )
     return present
-
-
-Bar = Callable[[str, int], Callable[[int], None]]
-"""From a description and a total to what moves the bar."""
 
 
 def _check(files: Mapping[pathlib.Path, str], bar: Bar) -> None:
@@ -148,7 +153,7 @@ def _write(
 
     directory = scratch / recipe.version
     directory.mkdir()
-    shards = recipe.shards(source)
+    shards = recipe.shards(source, bar)
     jobs = {
         (split, number): _Job(
             recipe.name,
@@ -203,13 +208,19 @@ class _Job:
     def __call__(self) -> tuple[int, int]:
         """Returns the number of records and of bytes."""
         from array_record.python.array_record_module import ArrayRecordWriter
+        from tensorflow_datasets.proto import tf_example_pb2
 
         features = RECIPES[self.recipe].features(self.source)
         writer = ArrayRecordWriter(os.fspath(self.path), "group_size:1")
         num_records = num_bytes = 0
         try:
             for record in self.shard.records():
-                serialized = features.serialize_example(record)
+                example = tf_example_pb2.Example.FromString(
+                    features.serialize_example(record)
+                )
+                # TFDS leaves the order of an example's entries to chance: the same
+                # files would give each process other bytes, and so a fingerprint.
+                serialized = example.SerializeToString(deterministic=True)
                 writer.write(serialized)
                 num_records += 1
                 num_bytes += len(serialized)

@@ -58,6 +58,11 @@ def open_source(
         return load_digits(split, 32)
     kind, _, rest = name.partition(":")
     if kind == "folder":
+        if not rest:
+            raise ValueError(
+                f"dataset: got {name!r}, expected folder:PATH, folder:/data/flowers "
+                "say."
+            )
         return Folder(rest, split)
     if kind == "synthetic":
         return Synthetic(name, split)

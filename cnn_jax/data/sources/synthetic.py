@@ -62,6 +62,9 @@ class Synthetic:
         return SIZES[self.split]
 
     def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            # Also what ends a loop over a source.
+            raise IndexError(f"{self.name} {self.split}: got the index {index}.")
         label = index % NUM_CLASSES
         # Philox counts: example i is drawn without drawing those before it.
         stream = list(SIZES).index(self.split)

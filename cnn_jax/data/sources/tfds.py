@@ -8,6 +8,7 @@ import hashlib
 import os
 from typing import Any
 
+from cnn_jax.data.host.decode import ImageError
 from cnn_jax.data.source import Example, Features
 from cnn_jax.data.sources.content import hash_files
 
@@ -52,7 +53,11 @@ class TfdsSource:
     @functools.cached_property
     def features(self) -> Features:
         """Images of the declared shape, encoded but for mocked data."""
-        return Features(self._shape, encoded=isinstance(self[0].image, bytes))
+        try:
+            encoded = isinstance(self[0].image, bytes)
+        except ImageError:
+            encoded = True  # mocked data is never damaged
+        return Features(self._shape, encoded)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -61,15 +66,23 @@ class TfdsSource:
         total = hashlib.sha256()
         parts = (info.full_name, self.split, self.class_names)
         total.update(repr(parts).encode())
-        total.update(hash_files(info.splits[self.split].filepaths).encode())
+        if info.splits:
+            total.update(hash_files(info.splits[self.split].filepaths).encode())
+        else:  # mocked: there is nothing but a number of examples
+            total.update(str(len(self)).encode())
         return total.hexdigest()
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Example:
-        record = self._records[index]
         origin = f"{self.name} {self.split}[{index}]"
+        if not 0 <= index < len(self):
+            raise IndexError(f"{origin}: expected an index below {len(self)}.")
+        try:
+            record = self._records[index]
+        except RuntimeError as error:  # what array_record calls damage
+            raise ImageError(origin, f"the record cannot be read: {error}") from error
         return Example(record[self._image_key], int(record[self._label_key]), origin)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -104,8 +117,8 @@ class TfdsSource:
             ) from error
         try:
             records[0]
-        except IndexError:
-            pass
+        except (IndexError, RuntimeError):
+            pass  # an empty split; a damaged record, which is told when it is read
         except ModuleNotFoundError:
             # `tfds.testing.mock_data` makes up pixels, and would need TensorFlow to
             # encode them.
@@ -160,7 +173,8 @@ def _require_prepared(name: str, directory: Any) -> None:
         if directory.is_dir()
         else []
     )
-    near = difflib.get_close_matches(base, [*present, "digits"], n=3)
+    others = [known for known in (*present, "digits") if known != base]
+    near = difflib.get_close_matches(base, others, n=3)
     raise FileNotFoundError(
         f"dataset {name!r}: looked in {directory}, {problem}."
         + (f" Did you mean {' or '.join(map(repr, near))}?" if near else "")

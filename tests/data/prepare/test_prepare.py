@@ -3,7 +3,9 @@
 import gzip
 import io
 import json
+import os
 import pathlib
+import signal
 import struct
 import subprocess
 import sys
@@ -15,7 +17,14 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from cnn_jax import cli, data
-from cnn_jax.data.prepare import RECIPES, ArchiveError, prepare
+from cnn_jax.data.prepare import (
+    RECIPES,
+    ArchiveError,
+    archives,
+    cifar,
+    imagenet,
+    prepare,
+)
 
 CLASSES_10 = [f"class {n}" for n in range(10)]
 
@@ -85,14 +94,18 @@ def jpeg(shade, mode="RGB"):
 
 
 def write_imagenet(directory):
-    """Two classes with three and two images, and four validation images."""
+    """Two classes with three and two images, and four validation images.
+
+    Of the training images, red tells the class and its number, twenty times each.
+    """
     with tarfile.open(directory / "ILSVRC2012_img_train.tar", "w") as outer:
         for label, count in (("n01443537", 2), ("n01440764", 3)):
             inner = io.BytesIO()
             with tarfile.open(fileobj=inner, mode="w") as archive:
                 for n in range(count):
                     mode = "CMYK" if n == 1 else "RGB"
-                    add(archive, f"{label}_{n}.JPEG", jpeg((40 * n, 0, 0), mode))
+                    red = 20 * (n + 3 * (label == "n01443537"))
+                    add(archive, f"{label}_{n}.JPEG", jpeg((red, 0, 0), mode))
             add(outer, f"{label}.tar", inner.getvalue())
     with tarfile.open(directory / "ILSVRC2012_img_val.tar", "w") as archive:
         for n in (2, 1, 4, 3):
@@ -146,8 +159,11 @@ def test_imagenet_keeps_its_files(tmp_path):
     assert done.num_examples == {"train": 5, "validation": 4}
     train = data.open_source("imagenet2012", "train", data_dir=tmp_path)
     assert len(train.class_names) == 1000
-    assert [train[n].label for n in range(5)] == [0, 0, 0, 1, 1]
-    assert train[0].image == jpeg((0, 0, 0))
+    found = {train[n].image: train[n].label for n in range(5)}
+    modes = ("RGB", "CMYK", "RGB", "RGB", "CMYK")
+    assert found == {
+        jpeg((20 * n, 0, 0), mode): int(n > 2) for n, mode in enumerate(modes)
+    }
     assert train.features == data.Features((None, None, 3), encoded=True)
     validation = data.open_source("imagenet2012", "validation", data_dir=tmp_path)
     labels = pathlib.Path(tfds.__file__).parent / "datasets/imagenet2012"
@@ -161,6 +177,29 @@ def test_imagenet_keeps_its_files(tmp_path):
         )
     ]
     assert images[0].shape == (14, 20, 3)
+
+
+def test_a_part_of_imagenets_training_split_has_images_of_every_class(
+    tmp_path, monkeypatch
+):
+    labels = imagenet._list("labels.txt")[:4]
+    with tarfile.open(tmp_path / "ILSVRC2012_img_train.tar", "w") as outer:
+        for label in labels:
+            inner = io.BytesIO()
+            with tarfile.open(fileobj=inner, mode="w") as archive:
+                for n in range(20):
+                    add(archive, f"{label}_{n}.JPEG", f"{label} {n}".encode())
+            add(outer, f"{label}.tar", inner.getvalue())
+    monkeypatch.setattr(imagenet, "_IMAGES_PER_SHARD", 15)
+    done = prepare("imagenet2012", tmp_path, tmp_path, check=False)
+    assert len(list(done.directory.glob("*.array_record-*-of-00006"))) == 6
+    for split, count in (("train[:25%]", 20), ("train", 80)):
+        part = data.open_source("imagenet2012", split, data_dir=tmp_path)
+        examples = [part[n] for n in range(len(part))]
+        assert len({example.image for example in examples}) == count
+        assert {example.label for example in examples} == {0, 1, 2, 3}
+        for example in examples:
+            assert example.image.decode().split()[0] == labels[example.label]
 
 
 def test_one_of_imagenets_archives_is_enough(tmp_path):
@@ -200,6 +239,86 @@ def test_a_prepared_set_is_not_overwritten_unless_told(tmp_path, generator):
     write_mnist(tmp_path, np.random.default_rng(1))
     prepare("mnist", tmp_path, tmp_path / "tfds", check=False, overwrite=True)
     assert {p.name: p.read_bytes() for p in before.directory.iterdir()} != content
+    assert [path.name for path in before.directory.parent.iterdir()] == ["3.0.1"]
+
+
+def test_an_interrupted_overwriting_leaves_no_half_of_a_set(
+    tmp_path, generator, monkeypatch
+):
+    write_mnist(tmp_path, generator)
+    done = prepare("mnist", tmp_path, tmp_path / "tfds", check=False)
+    names = {path.name for path in done.directory.iterdir()}
+    unlink, calls = os.unlink, []
+
+    def interrupt(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        unlink(*arguments, **options)
+
+    monkeypatch.setattr(os, "unlink", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        prepare("mnist", tmp_path, tmp_path / "tfds", check=False, overwrite=True)
+    assert {path.name for path in done.directory.iterdir()} == names
+
+
+def test_a_killed_preparation_does_not_look_prepared(tmp_path, generator):
+    write_mnist(tmp_path, generator)
+    # Killed when all is written but the last rename.
+    program = """
+import os, pathlib, signal, sys
+from cnn_jax.data.prepare import prepare
+
+rename = pathlib.Path.rename
+def kill(path, target):
+    if path.name == "3.0.1":
+        print(*sorted(each.name for each in path.iterdir()), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(path, target)
+pathlib.Path.rename = kill
+prepare("mnist", sys.argv[1], sys.argv[1], check=False)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert "dataset_info.json" in done.stdout
+    with pytest.raises(
+        FileNotFoundError, match="expected a prepared TFDS set"
+    ) as error:
+        data.open_source("mnist", "train", data_dir=tmp_path)
+    assert "Did you mean" not in str(error.value)
+    assert prepare("mnist", tmp_path, tmp_path, check=False).num_examples["train"] == 5
+    assert len(data.open_source("mnist", "train", data_dir=tmp_path)) == 5
+
+
+def test_the_same_archive_gives_the_same_bytes_in_every_process(
+    tmp_path, generator, monkeypatch
+):
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    write_cifar100(tmp_path, generator)
+    serialize = tfds.features.FeaturesDict.serialize_example
+
+    def prepared(name, is_reversed):
+        def in_order(features, record):
+            example = tf_example_pb2.Example.FromString(serialize(features, record))
+            parts = []
+            for key in sorted(example.features.feature, reverse=is_reversed):
+                part = tf_example_pb2.Example()
+                part.features.feature[key].CopyFrom(example.features.feature[key])
+                parts.append(part.SerializeToString())
+            return b"".join(parts)  # messages one after another are merged
+
+        monkeypatch.setattr(tfds.features.FeaturesDict, "serialize_example", in_order)
+        prepare("cifar100", tmp_path, tmp_path / name, check=False)
+        source = data.open_source("cifar100", "train", data_dir=tmp_path / name)
+        return source.fingerprint
+
+    assert prepared("one", False) == prepared("other", True)
 
 
 def broken_cifar(tmp_path, change):
@@ -272,6 +391,83 @@ def test_a_member_that_claims_too_much_is_refused(tmp_path):
         archive.fileobj.write(big.tobuf())
     with pytest.raises(ArchiveError, match=r"got 1,000,000,000 bytes|damaged"):
         prepare("cifar10", tmp_path, tmp_path / "tfds", check=False)
+
+
+def header(name, size, kind=tarfile.REGTYPE):
+    """A tar header that says what tarfile would not write."""
+    member = tarfile.TarInfo(name)
+    member.type = kind
+    block = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    block[124:136] = size.to_bytes(12, "big", signed=True)
+    if size >= 0:
+        block[124] = 0o200
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block[:512])
+    return bytes(block[:512])
+
+
+END = bytes(1024)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (header("batches.meta.txt", -512), "got -512 bytes in batches.meta.txt"),
+        (header("junk", 10**9), "got 1,000,000,000 bytes in junk, expected no more"),
+        # Many members that are each small enough, and headers that are not.
+        (20 * (header("junk", 512) + bytes(512)), "more than 5,000 bytes in it, decom"),
+        (header("x", 10**9, tarfile.XHDTYPE) + bytes(9000), "more than 5,000 bytes"),
+        (header("x", 10**9, tarfile.GNUTYPE_LONGNAME) + bytes(9000), "more than 5,000"),
+        (header("batches.meta.txt", 512, tarfile.CHRTYPE), "found none"),
+        (header("batches.meta.txt", 512, tarfile.GNUTYPE_SPARSE) + bytes(512), "found"),
+    ],
+)
+def test_implausible_archives(tmp_path, monkeypatch, content, message):
+    monkeypatch.setattr(cifar, "_MOST_BYTES", 5000)
+    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(gzip.compress(content + END))
+    with pytest.raises(ArchiveError, match=message):
+        prepare("cifar10", tmp_path, tmp_path / "tfds", check=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (header("a.jpeg", -1024), "got -1,024 bytes in a.jpeg"),
+        (header("a.jpeg", 10**12), "damaged"),
+        (header("x", 2**21, tarfile.XHDTYPE) + bytes(2**21), "2,097,152 bytes of head"),
+        (header("x", -512, tarfile.XHDTYPE), "damaged"),
+        (header("a.jpeg", 512, tarfile.SYMTYPE), "expected regular files"),
+        (
+            header("a.jpeg", 512, tarfile.GNUTYPE_SPARSE) + bytes(512),
+            "expected regular",
+        ),
+    ],
+)
+def test_implausible_members_are_not_indexed(tmp_path, content, message):
+    path = tmp_path / "images.tar"
+    path.write_bytes(content + END)
+    with pytest.raises(ArchiveError, match=message):
+        archives.index_members(path, suffix=".jpeg")
+
+
+@pytest.mark.parametrize("place", ["source", "data_dir"])
+def test_only_local_directories_are_worked_on(tmp_path, generator, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    write_mnist(tmp_path, generator)
+    places = {"source": tmp_path, "data_dir": tmp_path, place: "gs://bucket/tfds"}
+    with pytest.raises(ValueError, match=f"{place}: got 'gs://bucket/tfds', expected"):
+        prepare("mnist", **places, check=False)
+    assert not (tmp_path / "gs:").exists()
+
+
+def test_an_empty_split_is_refused(tmp_path, generator):
+    write_mnist(tmp_path, generator)
+    for kind, shape in (("images-idx3", (0, 28, 28)), ("labels-idx1", (0,))):
+        path = tmp_path / f"t10k-{kind}-ubyte.gz"
+        path.write_bytes(idx(np.zeros(shape, np.uint8)))
+    with pytest.raises(ArchiveError, match=r"t10k-images.*got no image"):
+        prepare("mnist", tmp_path, tmp_path / "tfds", check=False)
+    assert list((tmp_path / "tfds" / "mnist").iterdir()) == []
 
 
 @pytest.mark.parametrize(

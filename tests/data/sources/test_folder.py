@@ -68,6 +68,8 @@ def test_a_changed_file_changes_the_fingerprint(folder, tmp_path):
 
 
 def test_what_is_wrong_with_a_folder_is_said_at_once(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"got 'folder:', expected folder:PATH"):
+        open_folder("")
     with pytest.raises(FileNotFoundError, match=f"{tmp_path}/nowhere: expected a dir"):
         open_folder(tmp_path / "nowhere")
     with pytest.raises(

@@ -1,8 +1,13 @@
 """Reading datasets: bundled, prepared on disk, and not there at all."""
 
+import concurrent.futures
 import json
+import multiprocessing
+import operator
 import os
 import pathlib
+import pickle
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -10,7 +15,8 @@ import textwrap
 import numpy as np
 import pytest
 
-from cnn_jax.data import load_dataset
+from cnn_jax.data import ImageError, load_dataset, open_source
+from cnn_jax.data.sources.tfds import tfds_directory
 
 ROOT = pathlib.Path(__file__).parents[3]
 REAL = pathlib.Path(os.environ.get("CNN_JAX_DATA") or ROOT / ".." / "shared") / "tfds"
@@ -123,8 +129,6 @@ def test_images_are_padded_when_close_and_resized_otherwise(prepared):
 
 
 def test_labels_out_of_range_are_found_in_the_source(prepared, tmp_path):
-    import shutil
-
     shutil.copytree(prepared / "shapes", tmp_path / "shapes")
     features = next(tmp_path.rglob("features.json"))
     content = json.loads(features.read_text())
@@ -162,13 +166,139 @@ def test_a_missing_set_says_where_it_was_sought_and_how_to_get_it(
 
 
 def test_a_set_in_another_file_format_is_named_as_such(prepared, tmp_path):
-    import shutil
-
     shutil.copytree(prepared / "shapes", tmp_path / "shapes")
     info = next(tmp_path.rglob("dataset_info.json"))
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(FileNotFoundError, match="not as array_record"):
         load_dataset("shapes", "train", data_dir=tmp_path)
+
+
+def open_shapes(directory, split="train"):
+    return open_source("shapes", split, data_dir=directory)
+
+
+def test_sources_are_read_from_threads_and_other_processes(prepared, folder):
+    sources = [
+        open_shapes(prepared),
+        open_source(f"folder:{folder}", "train"),
+        open_source("synthetic:4x4x3", "train"),
+    ]
+    shapes = sources[0]
+    again = pickle.loads(pickle.dumps(shapes))
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        found = pool.map(again.__getitem__, list(range(4)) * 25)
+        assert list(found) == [shapes[index] for index in range(4)] * 25
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        for source in sources:
+            for found in pool.map(operator.getitem, [source] * 2, (1, 3)):
+                index = 1 if found.origin == source[1].origin else 3
+                assert found.label == source[index].label
+                np.testing.assert_array_equal(
+                    np.frombuffer(found.image, np.uint8),
+                    np.frombuffer(source[index].image, np.uint8),
+                )
+            assert pool.submit(len, source).result() == len(source)
+
+
+def test_a_loop_over_a_source_ends(prepared, folder):
+    for source in (
+        open_shapes(prepared),
+        open_shapes(prepared, "train[1:3]"),
+        open_source(f"folder:{folder}", "test"),
+        open_source("synthetic:4x4x3", "test"),
+        open_source("digits", "test"),
+    ):
+        assert len(list(source)) == len(source)
+        with pytest.raises(IndexError):
+            source[len(source)]
+
+
+def find_shard(directory):
+    return next(pathlib.Path(directory).rglob("*array_record-*"))
+
+
+def flip(path, position):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+def test_the_fingerprint_sees_content_split_and_class_names(prepared, tmp_path):
+    before = open_shapes(prepared).fingerprint
+    copy = tmp_path / "copy"
+    shutil.copytree(prepared, copy)
+    assert open_shapes(copy).fingerprint == before
+    parts = [open_shapes(copy, f"train[{part}]") for part in (":2", "2:")]
+    assert len({before, *(part.fingerprint for part in parts)}) == 3
+    names = next(copy.rglob("label.labels.txt"))
+    names.write_text(names.read_text().replace("tall", "high"))
+    assert open_shapes(copy).fingerprint != before
+    names.write_text(names.read_text().replace("high", "tall"))
+    assert open_shapes(copy).fingerprint == before
+    flip(find_shard(copy), find_shard(copy).read_bytes().index(b"IDAT") + 8)
+    assert open_shapes(copy).fingerprint != before
+
+
+def test_a_damaged_record_is_an_image_error_that_names_it(prepared, tmp_path):
+    shutil.copytree(prepared / "shapes", tmp_path / "shapes")
+    shard = find_shard(tmp_path)
+    flip(shard, shard.read_bytes().index(b"IDAT") + 8)
+    source = open_shapes(tmp_path)
+    assert source.features.encoded
+    with pytest.raises(
+        ImageError, match=r"shapes train\[0\]: the record cannot be read: .*mismatch"
+    ):
+        source[0]
+    whole = open_shapes(prepared)
+    assert [source[index] for index in (1, 2, 3)] == [
+        whole[index] for index in (1, 2, 3)
+    ]
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(ImageError, match=r"train\[3\]: the record cannot be read"):
+        open_shapes(tmp_path)[3]
+
+
+def test_a_bucket_stays_a_bucket(monkeypatch):
+    assert os.fspath(tfds_directory("gs://bucket/sets")) == "gs://bucket/sets"
+    monkeypatch.setenv("CNN_JAX_DATA", "gs://bucket/sets")
+    assert os.fspath(tfds_directory(None)) == "gs://bucket/sets/tfds"
+
+
+def test_sets_are_read_where_tensorflow_cannot_be_imported(prepared, tmp_path):
+    script = """
+        import sys
+
+        # None in sys.modules would do for Python, but TFDS would take it for loaded.
+        class Refuse:
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] == "tensorflow":
+                    raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        sys.meta_path.insert(0, Refuse())
+        import tensorflow_datasets as tfds
+        from cnn_jax.data import open_source
+
+        prepared, scratch = sys.argv[1:]
+        source = open_source("shapes", "train", data_dir=prepared)
+        print(len(source), type(source[0].image).__name__)
+        with tfds.testing.mock_data(num_examples=5, data_dir=scratch):
+            source = open_source("imagenet2012", "train", data_dir=scratch)
+            print(len(source), source[4].image.dtype, len(source.class_names))
+            more = open_source("imagenet2012", "validation", data_dir=scratch)
+            assert len({source.fingerprint, more.fingerprint}) == 2
+            print(len(source.fingerprint))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(prepared), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["4", "bytes", "5", "uint8", "1000", "64"]
 
 
 @pytest.mark.parametrize("module", ["tensorflow", "torch"])
