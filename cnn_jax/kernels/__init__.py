@@ -26,7 +26,12 @@ from cnn_jax.kernels.conv import (
 from cnn_jax.kernels.conv_general import conv_general_dilated
 from cnn_jax.kernels.conv_transpose import conv_transpose
 from cnn_jax.kernels.dense import dense
-from cnn_jax.kernels.dropout import dropout, stochastic_depth
+from cnn_jax.kernels.dropout import (
+    drop_block,
+    dropout,
+    spatial_dropout,
+    stochastic_depth,
+)
 from cnn_jax.kernels.group_norm import group_norm, layer_norm
 from cnn_jax.kernels.local_response_norm import local_response_norm
 from cnn_jax.kernels.loss import softmax_cross_entropy
@@ -55,6 +60,7 @@ __all__ = [
     "conv_input_grad",
     "conv_transpose",
     "dense",
+    "drop_block",
     "dropout",
     "gelu",
     "global_avg_pool",
@@ -70,6 +76,7 @@ __all__ = [
     "sigmoid",
     "silu",
     "softmax_cross_entropy",
+    "spatial_dropout",
     "squeeze_excite",
     "stochastic_depth",
     "target_platform",

@@ -1,17 +1,22 @@
-"""Dropout and stochastic depth: a random mask that is drawn twice, never stored.
+"""Dropout of entries, channels, squares and examples: a mask drawn twice, never stored.
 
-Both multiply by a random m, so y = m x and dx = m dy with the same m. The mask is a
+All multiply by a random m, so y = m x and dx = m dy with the same m. The mask is a
 pure function of the key: the key is saved, and the backward pass draws the mask again.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 
-from cnn_jax.kernels.operands import align_manual_axes, require_floating
+from cnn_jax.kernels.operands import (
+    accumulation_dtype,
+    align_manual_axes,
+    require_floating,
+)
 
 
 def dropout(x: jax.Array, key: jax.Array, rate: float) -> jax.Array:
@@ -66,9 +71,99 @@ def stochastic_depth(x: jax.Array, key: jax.Array, rate: float) -> jax.Array:
     return _masked("stochastic_depth", x, key, rate, mask_shape)
 
 
-def _masked(name, x, key, rate, mask_shape):
+def spatial_dropout(x: jax.Array, key: jax.Array, rate: float) -> jax.Array:
+    """Zeroes whole channels with probability `rate`, scales the rest by 1/(1 - rate).
+
+    dx = m[n, c] dy[n, ..., c], one m for each channel of each example: neighbouring
+    pixels say much the same, so that dropping a few of them withholds little.
+
+    Args:
+      x: `(n, *spatial, c)`, floating-point.
+      key: A key of `jax.random.key` (or a legacy uint32 key).
+      rate: The probability of dropping, a Python float in [0, 1); 0 is the identity.
+
+    Returns:
+      The shape and dtype of `x`.
+
+    Raises:
+      ValueError: If the rate is not in [0, 1), or x has fewer than two dimensions or is
+        not floating-point.
+
+    Source: Tompson et al., "Efficient Object Localization Using Convolutional
+    Networks", 2015.
+    """
+    x = jnp.asarray(x)
+    require_floating("spatial_dropout", x=x)
+    if x.ndim < 2:
+        raise ValueError(
+            f"spatial_dropout: got an input of shape {x.shape}, expected (n, *spatial, "
+            "c)."
+        )
+    mask_shape = (x.shape[0],) + (1,) * (x.ndim - 2) + (x.shape[-1],)
+    return _masked("spatial_dropout", x, key, rate, mask_shape)
+
+
+def drop_block(
+    x: jax.Array, key: jax.Array, rate: float, *, block_size: int
+) -> jax.Array:
+    """Zeroes squares of each channel and scales each example's rest to its old mean.
+
+    A square of side b begins at each place where one fits, with the probability gamma
+    at which about `rate` of a map is dropped:
+
+        gamma = rate prod_d(s_d / (b_d (s_d - b_d + 1))),    b_d = min(b, s_d)
+
+    over the spatial sizes s (equation 1 of the paper). What remains is multiplied by
+    entries / entries that remain, counted over an example: dx = m dy, with m that
+    number or 0. The paper leaves open what is counted together; a whole batch would tie
+    its examples, and the devices that hold them, to each other. An example of which
+    nothing remains is zero.
+
+    Args:
+      x: `(n, *spatial, c)`, floating-point.
+      key: A key of `jax.random.key` (or a legacy uint32 key).
+      rate: The share to drop, a Python float in [0, 1); 0 is the identity. Squares
+        overlap, so somewhat less is dropped.
+      block_size: b, at least 1; 1 drops single entries.
+
+    Returns:
+      The shape and dtype of `x`.
+
+    Raises:
+      ValueError: If the rate is not in [0, 1), the size is below 1, or x has no spatial
+        dimension or is not floating-point.
+
+    Source: Ghiasi et al., "DropBlock: A regularization method for convolutional
+    networks", 2018; channels have masks of their own, which they found better.
+    """
+    x = jnp.asarray(x)
+    require_floating("drop_block", x=x)
+    _require_rate("drop_block", rate)
+    if x.ndim < 3:
+        raise ValueError(
+            f"drop_block: got an input of shape {x.shape}, expected (n, *spatial, c)."
+        )
+    if (
+        isinstance(block_size, bool)
+        or not isinstance(block_size, int)
+        or block_size < 1
+    ):
+        raise ValueError(
+            f"drop_block: got block_size {block_size!r}, expected a positive integer."
+        )
+    if rate == 0.0 or x.size == 0:
+        return x
+    x, key = align_manual_axes(x, key)
+    return _drop_block(x, key, float(rate), block_size)
+
+
+def _require_rate(name, rate):
     if isinstance(rate, jax.core.Tracer) or not 0.0 <= rate < 1.0:
         raise ValueError(f"{name}: got rate {rate}, expected a number in [0, 1).")
+
+
+def _masked(name, x, key, rate, mask_shape):
+    _require_rate(name, rate)
     if rate == 0.0:
         return x
     x, key = align_manual_axes(x, key)
@@ -94,3 +189,43 @@ def _apply_mask_bwd(rate, mask_shape, key, dy):
 
 
 _apply_mask.defvjp(_apply_mask_fwd, _apply_mask_bwd)
+
+
+def _drop_squares(x, key, rate, block_size):
+    sizes = x.shape[1:-1]
+    sides = tuple(min(block_size, size) for size in sizes)
+    places = tuple(size - side + 1 for size, side in zip(sizes, sides, strict=True))
+    gamma = rate * math.prod(sizes) / (math.prod(sides) * math.prod(places))
+    begins = jax.random.bernoulli(
+        key, min(gamma, 1.0), (x.shape[0], *places, x.shape[-1])
+    )
+    dropped = jax.lax.reduce_window(
+        begins,
+        False,
+        jax.lax.bitwise_or,
+        window_dimensions=(1, *sides, 1),
+        window_strides=(1,) * x.ndim,
+        padding=((0, 0), *((side - 1, side - 1) for side in sides), (0, 0)),
+    )
+    kept = ~dropped
+    axes = tuple(range(1, x.ndim))
+    remaining = jnp.sum(kept, axis=axes, keepdims=True, dtype=jnp.int32)
+    dtype = accumulation_dtype(x.dtype)
+    scale = math.prod(x.shape[1:]) / jnp.maximum(remaining, 1).astype(dtype)
+    return jnp.where(kept, x * scale.astype(x.dtype), 0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _drop_block(x, key, rate, block_size):
+    return _drop_squares(x, key, rate, block_size)
+
+
+def _drop_block_fwd(x, key, rate, block_size):
+    return _drop_squares(x, key, rate, block_size), key
+
+
+def _drop_block_bwd(rate, block_size, key, dy):
+    return _drop_squares(dy, key, rate, block_size), None
+
+
+_drop_block.defvjp(_drop_block_fwd, _drop_block_bwd)

@@ -31,7 +31,9 @@ from cnn_jax.layers.preactivation import (
 from cnn_jax.layers.preactivation import (
     PreactivationBottleneck as PreactivationBottleneck,
 )
+from cnn_jax.layers.regularization import DropBlock as DropBlock
 from cnn_jax.layers.regularization import Dropout as Dropout
+from cnn_jax.layers.regularization import SpatialDropout as SpatialDropout
 from cnn_jax.layers.regularization import StochasticDepth as StochasticDepth
 from cnn_jax.layers.remat import apply_stage as apply_stage
 from cnn_jax.layers.remat import rematerialized as rematerialized

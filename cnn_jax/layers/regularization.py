@@ -70,6 +70,72 @@ class StochasticDepth(nn.Module):
         return K.stochastic_depth(x, self.make_rng("dropout"), self.rate)
 
 
+class SpatialDropout(nn.Module):
+    """Drops whole channels at random, rescales the others (Tompson et al. 2015).
+
+    The key comes from the rng collection `dropout`.
+
+    Attributes:
+      rate: The probability that a channel of an example is dropped, in [0, 1).
+      deterministic: Whether to return the input as it is (inference). Given here or
+        in the call, not in both.
+    """
+
+    rate: float
+    deterministic: bool | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool | None = None) -> jax.Array:
+        """Returns `x` `(n, *spatial, c)` with channels dropped.
+
+        Raises:
+          ValueError: If `rate` is outside [0, 1).
+        """
+        _check_rate(self.rate)
+        deterministic = nn.merge_param(
+            "deterministic", self.deterministic, deterministic
+        )
+        if deterministic or self.rate == 0.0:
+            return x
+        return K.spatial_dropout(x, self.make_rng("dropout"), self.rate)
+
+
+class DropBlock(nn.Module):
+    """Drops squares of each channel at random (Ghiasi et al. 2018).
+
+    What remains of an example is rescaled by the number of its entries over that of
+    those which remain. The key comes from the rng collection `dropout`.
+
+    Attributes:
+      rate: The share of a map to drop, in [0, 1); the paper raises it from 0 to 0.1
+        over the training of ResNet-50.
+      block_size: The squares' side; where the map is smaller, the map's.
+      deterministic: Whether to return the input as it is (inference). Given here or
+        in the call, not in both.
+    """
+
+    rate: float
+    block_size: int = 7
+    deterministic: bool | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool | None = None) -> jax.Array:
+        """Returns `x` `(n, *spatial, c)` with squares dropped.
+
+        Raises:
+          ValueError: If `rate` is outside [0, 1), or `block_size` is below 1.
+        """
+        _check_rate(self.rate)
+        deterministic = nn.merge_param(
+            "deterministic", self.deterministic, deterministic
+        )
+        if deterministic or self.rate == 0.0:
+            return x
+        return K.drop_block(
+            x, self.make_rng("dropout"), self.rate, block_size=self.block_size
+        )
+
+
 def _check_rate(rate: float) -> None:
     if not 0.0 <= rate < 1.0:
         raise ValueError(

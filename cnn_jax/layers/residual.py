@@ -98,6 +98,7 @@ class BasicBlock(nn.Module):
       norm: Makes the normalisations.
       activation: Applied after the first convolution and after the sum.
       squeeze_excite: Makes the channel gate at the branch's end, or None.
+      stochastic_depth: Makes what drops the branch in training, or None.
     """
 
     features: int
@@ -107,6 +108,7 @@ class BasicBlock(nn.Module):
     norm: ModuleFactory = BatchNorm
     activation: Activation = K.relu
     squeeze_excite: ModuleFactory | None = None
+    stochastic_depth: ModuleFactory | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -117,6 +119,9 @@ class BasicBlock(nn.Module):
         y = layer(activation=None, name="conv2")(y)
         if self.squeeze_excite is not None:
             y = self.squeeze_excite(name="squeeze_excite")(y)
+        if self.stochastic_depth is not None:
+            _require_shortcut(self.shortcut)
+            y = self.stochastic_depth(name="stochastic_depth")(y)
         if self.shortcut is not None:
             y = y + self.shortcut(x, self.features, self.strides, **make)
         return self.activation(y)
@@ -140,6 +145,7 @@ class Bottleneck(nn.Module):
       norm: Makes the normalisations.
       activation: Applied after each convolution but the last, and after the sum.
       squeeze_excite: Makes the channel gate at the branch's end, or None.
+      stochastic_depth: Makes what drops the branch in training, or None.
     """
 
     features: int
@@ -151,6 +157,7 @@ class Bottleneck(nn.Module):
     norm: ModuleFactory = BatchNorm
     activation: Activation = K.relu
     squeeze_excite: ModuleFactory | None = None
+    stochastic_depth: ModuleFactory | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -165,6 +172,17 @@ class Bottleneck(nn.Module):
         y = layer(self.features, 1, activation=None, name="conv3")(y)
         if self.squeeze_excite is not None:
             y = self.squeeze_excite(name="squeeze_excite")(y)
+        if self.stochastic_depth is not None:
+            _require_shortcut(self.shortcut)
+            y = self.stochastic_depth(name="stochastic_depth")(y)
         if self.shortcut is not None:
             y = y + self.shortcut(x, self.features, self.strides, **make)
         return self.activation(y)
+
+
+def _require_shortcut(shortcut: Shortcut | None) -> None:
+    if shortcut is None:
+        raise ValueError(
+            "stochastic_depth: got a block without shortcut, of which nothing would "
+            "remain; expected None, or a rate of 0."
+        )

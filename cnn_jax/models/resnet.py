@@ -60,8 +60,10 @@ from cnn_jax.layers import (
     Conv,
     ConvNormActivation,
     Dense,
+    DropBlock,
     ModuleFactory,
     SpaceToDepthConv,
+    StochasticDepth,
     rematerialized,
     zero_padded_shortcut,
 )
@@ -83,6 +85,11 @@ class ResNet(nn.Module):
       small_images: Whether the stem is a 3x3 convolution that keeps the resolution,
         instead of a 7x7 one and a max-pool that quarter it.
       num_classes: The number of logits, or 0 for the pooled features.
+      stochastic_depth_rate: The probability of dropping a residual branch in training,
+        which grows linearly from the first block to this at the last.
+      drop_block_rate: The share of the output of each block of the last two stages that
+        is dropped in squares, in training.
+      drop_block_size: The squares' side.
       norm: Makes the normalisations; it gets `use_running_average`, `dtype` and
         `param_dtype`.
       activation: Applied after each normalisation.
@@ -99,6 +106,9 @@ class ResNet(nn.Module):
     stem_features: int = 64
     small_images: bool = False
     num_classes: int = 1000
+    stochastic_depth_rate: float = 0.0
+    drop_block_rate: float = 0.0
+    drop_block_size: int = 7
     norm: ModuleFactory = functools.partial(BatchNorm, unbiased_running_var=True)
     activation: Activation = K.relu
     space_to_depth: bool = False
@@ -112,7 +122,8 @@ class ResNet(nn.Module):
 
         Args:
           x: Normalised images.
-          train: Whether batches are normalised by their own statistics.
+          train: Whether batches are normalised by their own statistics, and something
+            is dropped (which needs `rngs={"dropout": key}`).
           endpoints: Whether to return `(logits, {"stem", "stage1", ...,
             "features"})`.
         """
@@ -147,21 +158,38 @@ class ResNet(nn.Module):
             x = K.max_pool(x, 3, strides=2, padding=1)
         named["stem"] = x
         stages = zip(self.stage_sizes, self.stage_features, strict=True)
+        total, number = sum(self.stage_sizes), 0
         for stage, (num_blocks, features) in enumerate(stages, start=1):
             for index in range(1, num_blocks + 1):
+                number += 1
                 x = block(
                     features,
                     strides=2 if stage > 1 and index == 1 else 1,
                     conv=conv,
                     squeeze_excite=squeeze_excite,
+                    stochastic_depth=self._stochastic_depth(number / total, train),
                     **parts,
                     name=f"stage{stage}_block{index}",
                 )(x)
+                if self.drop_block_rate and stage > len(self.stage_sizes) - 2:
+                    x = DropBlock(
+                        self.drop_block_rate,
+                        self.drop_block_size,
+                        deterministic=not train,
+                        name=f"stage{stage}_drop{index}",
+                    )(x)
             named[f"stage{stage}"] = x
         x = named["features"] = K.global_avg_pool(x)
         if self.num_classes:
             x = dense(self.num_classes, name="head")(x)
         return finish(x, named, endpoints)
+
+    def _stochastic_depth(self, depth: float, train: bool) -> ModuleFactory | None:
+        """Returns what drops a branch, at this part of the way to the last block."""
+        if not self.stochastic_depth_rate:
+            return None
+        rate = self.stochastic_depth_rate * depth
+        return functools.partial(StochasticDepth, rate, deterministic=not train)
 
 
 _BASIC = {"stage_features": (64, 128, 256, 512)}

@@ -44,6 +44,7 @@ from cnn_jax.layers import (
     PreactivationBasicBlock,
     PreactivationBottleneck,
     SpaceToDepthConv,
+    SpatialDropout,
     normalize_and_activate,
     rematerialized,
 )
@@ -65,6 +66,7 @@ class ResNetV2(nn.Module):
       num_classes: The number of logits, or 0 for the pooled features.
       dropout_rate: The share of activations dropped before the last convolution of
         each block.
+      spatial_dropout_rate: The share of channels dropped there instead.
       norm: Makes the normalisations; it gets `use_running_average`, `dtype` and
         `param_dtype`.
       activation: Applied after each normalisation.
@@ -81,6 +83,7 @@ class ResNetV2(nn.Module):
     small_images: bool = False
     num_classes: int = 1000
     dropout_rate: float = 0.0
+    spatial_dropout_rate: float = 0.0
     norm: ModuleFactory = functools.partial(BatchNorm, unbiased_running_var=True)
     activation: Activation = K.relu
     space_to_depth: bool = False
@@ -95,7 +98,7 @@ class ResNetV2(nn.Module):
         Args:
           x: Normalised images.
           train: Whether batches are normalised by their own statistics and dropout
-            drops; with a `dropout_rate` it needs the rng `dropout`.
+            drops; with a rate of it it needs the rng `dropout`.
           endpoints: Whether to return `(logits, {"stem", "stage1", ...,
             "features"})`; those before `features` are sums, not yet normalised.
         """
@@ -106,7 +109,6 @@ class ResNetV2(nn.Module):
         parts = {"kernel_init": he_normal, **dtypes}
         conv = functools.partial(Conv, **parts)
         norm = functools.partial(self.norm, use_running_average=not train, **dtypes)
-        dropout = functools.partial(Dropout, self.dropout_rate, deterministic=not train)
         block = rematerialized(self.block) if self.remat else self.block
         named = {}
 
@@ -127,7 +129,7 @@ class ResNetV2(nn.Module):
                     conv=conv,
                     norm=norm,
                     activation=self.activation,
-                    dropout=dropout if self.dropout_rate else None,
+                    dropout=self._dropout(train),
                     name=f"stage{stage}_block{index}",
                 )(x)
             named[f"stage{stage}"] = x
@@ -136,6 +138,23 @@ class ResNetV2(nn.Module):
         if self.num_classes:
             x = Dense(self.num_classes, **parts, name="head")(x)
         return finish(x, named, endpoints)
+
+    def _dropout(self, train: bool) -> ModuleFactory | None:
+        """Returns what drops entries or channels inside a block."""
+        if self.dropout_rate and self.spatial_dropout_rate:
+            raise ValueError(
+                f"ResNetV2: got dropout_rate {self.dropout_rate} and "
+                f"spatial_dropout_rate {self.spatial_dropout_rate}, expected one."
+            )
+        if self.spatial_dropout_rate:
+            return functools.partial(
+                SpatialDropout, self.spatial_dropout_rate, deterministic=not train
+            )
+        if self.dropout_rate:
+            return functools.partial(
+                Dropout, self.dropout_rate, deterministic=not train
+            )
+        return None
 
 
 _BASIC = {"stage_features": (64, 128, 256, 512), "block": PreactivationBasicBlock}

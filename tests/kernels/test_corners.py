@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 
 import chex
 import jax
@@ -633,6 +634,53 @@ class TestMasks:
         assert (y[~dropped] == 2).all()
         assert 16 < dropped.sum() < 48
 
+    def test_spatial_dropout_drops_whole_channels(self):
+        y = kernels.spatial_dropout(jnp.ones((32, 3, 2, 8)), jax.random.key(0), 0.25)
+        y = np.asarray(y).reshape(32, 6, 8)
+        assert (y == y[:, :1]).all()
+        np.testing.assert_allclose(np.unique(y), [0.0, 1 / 0.75], rtol=1e-6)
+        # Five standard deviations of 256 draws.
+        assert abs((y[:, 0] == 0).mean() - 0.25) < 5 * (0.25 * 0.75 / 256) ** 0.5
+
+    def test_drop_block_drops_whole_squares(self):
+        """Every dropped pixel lies in a square of dropped pixels inside the map."""
+        x = jnp.ones((8, 9, 7, 4))
+        y = kernels.drop_block(x, jax.random.key(0), 0.2, block_size=3)
+        dropped = np.moveaxis(np.asarray(y) == 0, -1, 1).reshape(-1, 9, 7)
+        covered = np.zeros_like(dropped)
+        for row, column in itertools.product(range(7), range(5)):
+            square = (slice(None), slice(row, row + 3), slice(column, column + 3))
+            covered[square] |= dropped[square].all((1, 2), keepdims=True)
+        np.testing.assert_array_equal(covered, dropped)
+        assert 0 < dropped.sum() < dropped.size
+        # Channels differ.
+        assert len({each.tobytes() for each in dropped[:4]}) > 1
+
+    def test_drop_block_keeps_each_example_s_mean_and_the_stated_share(self):
+        x = jnp.ones((100, 12, 12, 4))
+        y = np.asarray(kernels.drop_block(x, jax.random.key(1), 0.1, block_size=3))
+        np.testing.assert_allclose(y.mean((1, 2, 3)), 1.0, rtol=1e-5)
+        # Squares overlap: 0.1 is the expected number of squares on a pixel, not the
+        # chance of any. Pixels at the edge lie in fewer squares.
+        chance = 0.1 * 144 / (9 * 100)
+        along = np.minimum(np.minimum(np.arange(12) + 1, 12 - np.arange(12)), 3)
+        expected = 1 - (1 - chance) ** np.outer(along, along)
+        np.testing.assert_allclose(
+            (y == 0).mean((0, 3)), expected, atol=5 * np.sqrt(0.15 / 400)
+        )
+
+    def test_squares_of_one_pixel_are_dropout(self):
+        y = kernels.drop_block(
+            jnp.ones((64, 8, 8, 4)), jax.random.key(0), 0.3, block_size=1
+        )
+        assert abs(float((y == 0).mean()) - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 16_384)
+
+    def test_an_example_of_which_nothing_remains_is_zero(self):
+        x = jnp.ones((64, 2, 2, 1))
+        y = kernels.drop_block(x, jax.random.key(0), 0.5, block_size=2)
+        sums = np.asarray(y).sum((1, 2, 3))
+        assert set(sums.tolist()) == {0.0, 4.0}
+
     @pytest.mark.parametrize("fn", [kernels.dropout, kernels.stochastic_depth])
     def test_the_backward_pass_draws_the_same_mask(self, fn):
         x = jnp.ones((32, 4))
@@ -838,6 +886,10 @@ RESIDUALS = {
     "gelu": (kernels.gelu, {"float32[2,4,4,3]"}),
     "silu": (kernels.silu, {"float32[2,4,4,3]"}),
     "dropout": (lambda x: kernels.dropout(x, jax.random.key(0), 0.5), {"key<fry>[]"}),
+    "drop_block": (
+        lambda x: kernels.drop_block(x, jax.random.key(0), 0.5, block_size=2),
+        {"key<fry>[]"},
+    ),
     "batch_norm": (
         lambda x: kernels.batch_norm(x, jnp.ones(3), jnp.zeros(3), epsilon=1e-3),
         {"float32[2,4,4,3]", "float32[3]", "float32[0]"},

@@ -561,6 +561,36 @@ REJECTED = {
     "rate 1": (K.dropout, (ones(3), KEY), {"rate": 1.0}, r"rate 1.0.*\[0, 1\)"),
     "negative rate": (K.dropout, (ones(3), KEY), {"rate": -0.1}, "rate -0.1"),
     "rate that is NaN": (K.dropout, (ones(3), KEY), {"rate": float("nan")}, "rate nan"),
+    "squares at rate 1": (
+        K.drop_block,
+        (ones(2, 4, 4, 3), KEY),
+        {"rate": 1.0, "block_size": 3},
+        "drop_block: got rate 1.0",
+    ),
+    "squares without side": (
+        K.drop_block,
+        (ones(2, 4, 4, 3), KEY),
+        {"rate": 0.1, "block_size": 0},
+        "block_size 0, expected a positive integer",
+    ),
+    "squares of features": (
+        K.drop_block,
+        (ones(2, 3), KEY),
+        {"rate": 0.1, "block_size": 1},
+        r"drop_block: got an input of shape \(2, 3\)",
+    ),
+    "channels at rate 2": (
+        K.spatial_dropout,
+        (ones(2, 3), KEY),
+        {"rate": 2},
+        "spatial_dropout: got rate 2",
+    ),
+    "channels of a vector": (
+        K.spatial_dropout,
+        (ones(3), KEY),
+        {"rate": 0.1},
+        r"spatial_dropout: got an input of shape \(3,\)",
+    ),
     "stochastic rate 2": (K.stochastic_depth, (ones(3, 2), KEY), {"rate": 2}, "rate 2"),
     "labels of another shape": (
         K.softmax_cross_entropy,

@@ -260,7 +260,10 @@ def response_normalizations(draw, kernel, rank):
 def maskings(draw, kernel, rank):
     shape = draw(integers(1, 4, rank + 2))
     arguments = {"x": normal(*shape), "key": random_key()}
-    return Case(kernel, "drawn", arguments, {"rate": draw(st.floats(0.1, 0.6))})
+    options = {"rate": draw(st.floats(0.1, 0.6))}
+    if kernel == "drop_block":
+        options["block_size"] = draw(st.integers(1, 5))
+    return Case(kernel, "drawn", arguments, options)
 
 
 @st.composite
@@ -294,6 +297,8 @@ DRAWS = {
     "local_response_norm": (response_normalizations, 2, 0),
     "dropout": (maskings, 1, 0),
     "stochastic_depth": (maskings, 2, 0),
+    "spatial_dropout": (maskings, 2, 0),
+    "drop_block": (maskings, 6, 1),
 }
 
 

@@ -205,6 +205,16 @@ OPERATIONS = {
         (("x",),),
         drawn=with_mask(kernels.stochastic_depth, lambda shape: shape[:1]),
     ),
+    "spatial_dropout": Operation(
+        lambda a, dy, o: {"x": textbook.spatial_dropout_grad(dy, a["mask"], **o)},
+        (("x",),),
+        drawn=with_mask(kernels.spatial_dropout, lambda shape: (shape[0], shape[-1])),
+    ),
+    "drop_block": Operation(
+        lambda a, dy, o: {"x": textbook.drop_block_grad(dy, a["mask"], **o)},
+        (("x",),),
+        drawn=with_mask(kernels.drop_block, lambda shape: shape),
+    ),
     "softmax_cross_entropy": Operation(loss_gradients),
     "squeeze_excite": Operation(squeeze_excite_gradients),
     "adaptive_avg_pool": Operation(

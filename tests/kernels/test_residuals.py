@@ -20,6 +20,7 @@ FIRST_ORDER_CASES = [case for case in CASES if not case.kernel.endswith("_grad")
 # Kernels that keep at most half of what autodiff keeps.
 HALVED = {
     *("max_pool", "dropout", "stochastic_depth", "silu"),
+    *("spatial_dropout", "drop_block"),
     *("batch_norm", "batch_norm_inference"),
 }
 

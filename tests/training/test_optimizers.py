@@ -47,9 +47,7 @@ def descend(config, params=PARAMS, gradient_fn=gradients_of, steps=STEPS):
 
     @jax.jit
     def step(params, opt_state):
-        updates, opt_state = optimizer.update(
-            gradient_fn(params), opt_state, params
-        )
+        updates, opt_state = optimizer.update(gradient_fn(params), opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
@@ -210,9 +208,11 @@ def test_muon_leaves_vectors_depthwise_filters_and_the_unmatched_to_adamw():
         "conv": {"kernel": generator.normal(size=(3, 3, 2, 4))},
         "head": {"kernel": generator.normal(size=(4, 4)), "bias": np.ones(4)},
     }
-    fields = dict(second_moment_decay=SECOND, epsilon=1e-3)
+    fields = {"second_moment_decay": SECOND, "epsilon": 1e-3}
     by_muon, _ = descend(
-        configured(optimizer="muon", muon_parameters=(r"(conv|wise)/kernel",), **fields),
+        configured(
+            optimizer="muon", muon_parameters=(r"(conv|wise)/kernel",), **fields
+        ),
         params,
     )
     by_adamw, _ = descend(configured(optimizer="adamw", **fields), params)
@@ -311,4 +311,6 @@ def test_a_pattern_may_match_frozen_parameters_alone():
         frozen_parameters=("^conv/",), decayed_parameters=("^conv/kernel",)
     )
     found, _ = descend(config, steps=1)
-    assert not np.array_equal(found["head/kernel"], np.float32(PARAMS["head"]["kernel"]))
+    assert not np.array_equal(
+        found["head/kernel"], np.float32(PARAMS["head"]["kernel"])
+    )

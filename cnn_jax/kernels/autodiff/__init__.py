@@ -37,7 +37,9 @@ from cnn_jax.kernels.autodiff.dense import (
     dense,
 )
 from cnn_jax.kernels.autodiff.dropout import (
+    drop_block,
     dropout,
+    spatial_dropout,
     stochastic_depth,
 )
 from cnn_jax.kernels.autodiff.group_norm import (
@@ -78,6 +80,7 @@ __all__ = [
     "conv_input_grad",
     "conv_transpose",
     "dense",
+    "drop_block",
     "dropout",
     "gelu",
     "global_avg_pool",
@@ -93,6 +96,7 @@ __all__ = [
     "sigmoid",
     "silu",
     "softmax_cross_entropy",
+    "spatial_dropout",
     "squeeze_excite",
     "stochastic_depth",
 ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -14,6 +17,43 @@ def dropout(x: jax.Array, key: jax.Array, rate: float) -> jax.Array:
 def stochastic_depth(x: jax.Array, key: jax.Array, rate: float) -> jax.Array:
     """Zeroes each example with probability `rate`, scales the rest by 1/(1 - rate)."""
     return _keep(x, key, rate, x.shape[:1] + (1,) * (x.ndim - 1))
+
+
+def spatial_dropout(x: jax.Array, key: jax.Array, rate: float) -> jax.Array:
+    """Zeroes each channel with probability `rate`, scales the rest by 1/(1 - rate)."""
+    mask_shape = x.shape[:1] + (1,) * (x.ndim - 2) + x.shape[-1:]
+    return _keep(x, key, rate, mask_shape)
+
+
+def drop_block(
+    x: jax.Array, key: jax.Array, rate: float, *, block_size: int
+) -> jax.Array:
+    """Zeroes squares, scales each example's rest to its mean; see `kernels`.
+
+    A pixel is kept if no square that would cover it begins: one shift for each place
+    in a square.
+    """
+    if rate == 0.0:
+        return x
+    sizes = x.shape[1:-1]
+    sides = tuple(min(block_size, size) for size in sizes)
+    places = tuple(size - side + 1 for size, side in zip(sizes, sides, strict=True))
+    gamma = rate * math.prod(sizes) / (math.prod(sides) * math.prod(places))
+    seed_shape = (x.shape[0], *places, x.shape[-1])
+    begins = jax.random.bernoulli(key, min(gamma, 1.0), seed_shape)
+    mask = jnp.ones(x.shape, bool)
+    for offset in itertools.product(*map(range, sides)):
+        around = (
+            (0, 0),
+            *((o, side - 1 - o) for o, side in zip(offset, sides, strict=True)),
+            (0, 0),
+        )
+        mask = mask & ~jnp.pad(begins, around)
+    count = jnp.sum(mask, axis=tuple(range(1, x.ndim)), keepdims=True)
+    kept = jnp.where(mask, x, jnp.zeros((), x.dtype))
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    scale = math.prod(x.shape[1:]) / jnp.maximum(count, 1).astype(wide)
+    return kept * scale.astype(x.dtype)
 
 
 def _keep(x, key, rate, mask_shape):

@@ -53,8 +53,12 @@ from cnn_jax.kernels.textbook.dense import (
     dense_grad,
 )
 from cnn_jax.kernels.textbook.dropout import (
+    drop_block,
+    drop_block_grad,
     dropout,
     dropout_grad,
+    spatial_dropout,
+    spatial_dropout_grad,
     stochastic_depth,
     stochastic_depth_grad,
 )
@@ -116,6 +120,8 @@ __all__ = [
     "conv_transpose_grad",
     "dense",
     "dense_grad",
+    "drop_block",
+    "drop_block_grad",
     "dropout",
     "dropout_grad",
     "gelu",
@@ -146,6 +152,8 @@ __all__ = [
     "silu_grad",
     "softmax_cross_entropy",
     "softmax_cross_entropy_grad",
+    "spatial_dropout",
+    "spatial_dropout_grad",
     "squeeze_excite",
     "squeeze_excite_grad",
     "stochastic_depth",

@@ -1,0 +1,350 @@
+"""What a step adds to gradient and update, on networks of a matrix or two."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cnn_jax.training import (
+    LossScale,
+    TrainConfig,
+    TrainState,
+    step_options,
+    train_step,
+)
+
+CLASSES = 3
+KEY = jax.random.key(3)
+
+
+class TwoLayers:
+    """A network in plain jax, with statistics that count what it has seen."""
+
+    def __init__(self, dtype=jnp.float32):
+        self.dtype = dtype
+
+    def init(self, key, images, train):
+        keys = jax.random.split(key)
+        return {
+            "params": {
+                "first": {"kernel": jax.random.normal(keys[0], (4, 8))},
+                "head": {
+                    "kernel": jax.random.normal(keys[1], (8, CLASSES)),
+                    "bias": jnp.array([-0.0, 0.0, 1.0]),
+                },
+            },
+            "batch_stats": {"mean": jnp.zeros(4)},
+        }
+
+    def apply(self, variables, images, *, train, rngs=None, mutable=()):
+        params = jax.tree.map(lambda leaf: leaf.astype(self.dtype), variables["params"])
+        images = images.reshape(images.shape[0], -1).astype(self.dtype)
+        hidden = jnp.tanh(images @ params["first"]["kernel"])
+        logits = hidden @ params["head"]["kernel"] + params["head"]["bias"][None]
+        mean = variables["batch_stats"]["mean"]
+        batch_mean = images.mean(0).astype(jnp.float32)
+        updates = {"batch_stats": {"mean": 0.5 * mean + 0.5 * batch_mean}}
+        logits = logits.astype(jnp.float32)
+        return (logits, updates) if mutable else logits
+
+
+def make_batch(num_examples=12, seed=1):
+    images = jax.random.normal(jax.random.key(seed), (num_examples, 2, 2, 1))
+    return {"image": images, "label": jnp.arange(num_examples) % CLASSES}
+
+
+def make_state(optimizer=None, model=None, **options):
+    return TrainState.create(
+        model or TwoLayers(),
+        optimizer or optax.sgd(0.5, momentum=0.9),
+        jax.random.key(0),
+        make_batch(1)["image"],
+        **options,
+    )
+
+
+def jitted(**options):
+    return jax.jit(functools.partial(train_step, **options))
+
+
+def mean_loss(params, batch, model=TwoLayers):
+    logits, _ = model().apply(
+        {"params": params, "batch_stats": {"mean": jnp.zeros(4)}},
+        batch["image"],
+        train=True,
+        mutable=["batch_stats"],
+    )
+    log_probabilities = jax.nn.log_softmax(logits)
+    return -jnp.mean(log_probabilities[jnp.arange(len(logits)), batch["label"]])
+
+
+def norm(tree):
+    return np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(tree)))
+
+
+@pytest.mark.parametrize("parts", [2, 3, 12])
+@pytest.mark.parametrize("sam_radius", [0.0, 0.5])
+def test_parts_of_a_batch_give_the_update_of_the_whole(parts, sam_radius):
+    whole = jitted(sam_radius=sam_radius)
+    accumulated = jitted(sam_radius=sam_radius, accumulate_steps=parts)
+    expected = found = make_state()
+    for seed in range(3):
+        batch = make_batch(seed=seed)
+        expected, expected_metrics = whole(expected, batch, KEY)
+        found, metrics = accumulated(found, batch, KEY)
+    chex.assert_trees_all_close(found.params, expected.params, rtol=1e-6, atol=1e-6)
+    chex.assert_trees_all_close(metrics, expected_metrics, rtol=1e-6)
+    assert int(found.step) == 3
+
+
+def test_statistics_run_through_the_parts_one_after_the_other():
+    batch = make_batch()
+    state, _ = jitted(accumulate_steps=3)(make_state(), batch, KEY)
+    mean = np.zeros(4)
+    for part in range(3):
+        images = np.asarray(batch["image"])[part::3].reshape(4, 4)
+        mean = 0.5 * mean + 0.5 * images.mean(0)
+    np.testing.assert_allclose(state.batch_stats["mean"], mean, rtol=1e-5)
+
+
+def test_each_part_draws_by_a_key_of_its_own():
+    class Noisy(TwoLayers):
+        def apply(self, variables, images, *, train, rngs=None, mutable=()):
+            noise = jax.random.normal(rngs["dropout"], ())
+            return super().apply(
+                variables, images * 0 + noise, train=train, mutable=mutable
+            )
+
+    state, _ = jitted(accumulate_steps=2)(make_state(model=Noisy()), make_batch(), KEY)
+    drawn = [jax.random.normal(jax.random.fold_in(KEY, part), ()) for part in (0, 1)]
+    expected = 0.25 * drawn[0] + 0.5 * drawn[1]
+    np.testing.assert_allclose(state.batch_stats["mean"], expected, rtol=1e-5)
+
+
+def test_parts_must_divide_the_batch():
+    with pytest.raises(ValueError, match="got 5 for a batch of 12"):
+        train_step(make_state(), make_batch(), KEY, accumulate_steps=5)
+
+
+def test_sam_descends_the_gradient_from_uphill():
+    batch, radius = make_batch(), 0.3
+    state = make_state(optax.sgd(0.5))
+    gradients = jax.grad(mean_loss)(state.params, batch)
+    length = np.sqrt(
+        sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradients))
+    )
+    uphill = jax.tree.map(lambda w, g: w + radius * g / length, state.params, gradients)
+    expected = jax.tree.map(
+        lambda w, g: w - 0.5 * g, state.params, jax.grad(mean_loss)(uphill, batch)
+    )
+    found, metrics = jitted(sam_radius=radius)(state, batch, KEY)
+    chex.assert_trees_all_close(found.params, expected, rtol=1e-5, atol=1e-6)
+    plain, plain_metrics = jitted()(state, batch, KEY)
+    chex.assert_trees_all_equal(metrics, plain_metrics)
+    chex.assert_trees_all_equal(found.batch_stats, plain.batch_stats)
+    assert norm(jax.tree.map(jnp.subtract, found.params, plain.params)) > 1e-3
+
+
+def test_sam_measures_what_is_trained_alone():
+    batch, radius = make_batch(), 0.3
+    state = make_state(optax.sgd(0.5))
+    first = state.params["first"]["kernel"]
+
+    def loss_fn(head):
+        return mean_loss({"first": {"kernel": first}, "head": head}, batch)
+
+    head = state.params["head"]
+    gradients = jax.grad(loss_fn)(head)
+    length = np.sqrt(
+        sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradients))
+    )
+    uphill = jax.tree.map(lambda w, g: w + radius * g / length, head, gradients)
+    expected = jax.tree.map(lambda w, g: w - 0.5 * g, head, jax.grad(loss_fn)(uphill))
+    found, _ = jitted(sam_radius=radius, frozen_parameters=("^first/",))(
+        state, batch, KEY
+    )
+    chex.assert_trees_all_close(found.params["head"], expected, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_equal(found.params["first"]["kernel"], first)
+
+
+def test_no_gradient_leads_nowhere_uphill():
+    class Constant(TwoLayers):
+        def apply(self, variables, images, **options):
+            variables = jax.lax.stop_gradient(variables)
+            return super().apply(variables, images, **options)
+
+    state = make_state(model=Constant())
+    found, _ = jitted(sam_radius=0.3)(state, make_batch(), KEY)
+    chex.assert_trees_all_equal(found.params, state.params)
+
+
+def test_frozen_parameters_keep_every_bit():
+    """Negative zeros included, whatever the optimizer would do."""
+    step = jitted(frozen_parameters=("^head/bias$",))
+    state = start = make_state(optax.adamw(0.1, weight_decay=0.5))
+    for seed in range(20):
+        state, _ = step(state, make_batch(seed=seed), KEY)
+    bias, expected = (
+        np.asarray(each.params["head"]["bias"]).tobytes() for each in (state, start)
+    )
+    assert bias == expected
+    moved = jax.tree.map(lambda old, new: bool(np.any(old != new)), start, state).params
+    assert moved["first"]["kernel"]
+    assert moved["head"]["kernel"]
+
+
+def test_averages_follow_weights_and_statistics():
+    step, decay = jitted(ema_decay=0.5), 0.5
+    state = make_state(averages=True)
+    average = jax.tree.map(np.asarray, state.variables)
+    for number in range(12):
+        state, _ = step(state, make_batch(seed=number), KEY)
+        share = min(decay, (1 + number) / (10 + number))
+        average = jax.tree.map(
+            lambda old, new, share=share: share * old + (1 - share) * np.asarray(new),
+            average,
+            state.variables,
+        )
+    chex.assert_trees_all_close(state.average, average, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_equal(state.evaluated_variables, state.average)
+    chosen = jax.tree.map(jnp.zeros_like, average)
+    replaced = state.with_evaluated(chosen)
+    chex.assert_trees_all_equal(replaced.evaluated_variables, chosen)
+    chex.assert_trees_all_equal(replaced.variables, state.variables)
+
+
+def test_averages_of_what_stands_still_stand_still():
+    state = make_state(optax.set_to_zero(), averages=True)
+    found, _ = jitted(ema_decay=0.9)(state, make_batch(), KEY)
+    chex.assert_trees_all_equal(found.average["params"], state.params)
+
+
+def test_a_state_without_averages_evaluates_its_weights():
+    state = make_state()
+    chex.assert_trees_all_equal(state.evaluated_variables, state.variables)
+    chosen = jax.tree.map(jnp.zeros_like, state.variables)
+    chex.assert_trees_all_equal(state.with_evaluated(chosen).variables, chosen)
+
+
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_averages_and_their_decay_belong_together(decay):
+    state = make_state(averages=decay is None)
+    with pytest.raises(ValueError, match=f"ema_decay: got {decay} for a state"):
+        train_step(state, make_batch(), KEY, ema_decay=decay)
+
+
+def scaled_state(initial=2.0**10, growth_steps=3, **options):
+    return make_state(loss_scale=LossScale.create(initial, growth_steps), **options)
+
+
+def test_loss_scaling_changes_no_update():
+    """A power of two passes through float32 without a rounding."""
+    expected, expected_metrics = jitted()(make_state(), make_batch(), KEY)
+    found, metrics = jitted()(scaled_state(), make_batch(), KEY)
+    chex.assert_trees_all_equal(found.params, expected.params)
+    assert float(metrics.pop("skipped")) == 0.0
+    chex.assert_trees_all_equal(metrics, expected_metrics)
+
+
+def test_loss_scaling_saves_gradients_that_float16_loses():
+    class Faint(TwoLayers):
+        """Logits that hang on the first layer by a thread of 2^-20."""
+
+        def apply(self, variables, images, *, train, rngs=None, mutable=()):
+            kernel = variables["params"]["first"]["kernel"].astype(jnp.float16)
+            images = images.reshape(images.shape[0], -1).astype(jnp.float16)
+            hidden = (images @ kernel)[:, :CLASSES]
+            logits = (hidden.astype(jnp.float32) * 2.0**-22).astype(jnp.float32)
+            return (logits, {}) if mutable else logits
+
+    def moved(state):
+        new_state, _ = jitted()(state, make_batch(), KEY)
+        change = new_state.params["first"]["kernel"] - state.params["first"]["kernel"]
+        return float(jnp.abs(change).max())
+
+    optimizer = optax.sgd(2.0**22)
+    assert moved(make_state(optimizer, Faint())) == 0.0
+    scaled = scaled_state(2.0**18, optimizer=optimizer, model=Faint())
+    assert moved(scaled) > 0.0
+
+
+def test_an_overflow_skips_the_update_and_halves_the_scale():
+    step = jitted(ema_decay=0.9)
+    state = scaled_state(averages=True)
+    state, _ = step(state, make_batch(), KEY)
+    assert int(state.loss_scale.good_steps) == 1
+    batch = make_batch()
+    batch["image"] = batch["image"].at[0, 0, 0, 0].set(jnp.inf)
+    skipped, metrics = step(state, batch, KEY)
+    assert float(metrics["skipped"]) == 1.0
+    assert float(skipped.loss_scale.value) == 2.0**9
+    assert int(skipped.loss_scale.good_steps) == 0
+    # The step counts: the next one has another batch and other keys.
+    assert int(skipped.step) == 2
+    chex.assert_trees_all_equal(
+        skipped.replace(step=0, loss_scale=None), state.replace(step=0, loss_scale=None)
+    )
+
+
+def test_the_scale_doubles_after_good_steps():
+    step, state, scales = jitted(), scaled_state(growth_steps=3), []
+    for _ in range(7):
+        state, _ = step(state, make_batch(), KEY)
+        scales.append(float(state.loss_scale.value))
+    assert [scale / 2**10 for scale in scales] == [1, 1, 2, 2, 2, 4, 4]
+
+
+def test_the_scale_stays_in_its_range():
+    largest = LossScale.create(2.0**24, 1).after(jnp.bool_(True))
+    assert float(largest.value) == 2.0**24
+    smallest = LossScale.create(1.0, 1).after(jnp.bool_(False))
+    assert float(smallest.value) == 1.0
+    for initial, growth_steps in ((0.5, 1), (2.0**25, 1), (1.0, 0), (np.nan, 1)):
+        with pytest.raises(ValueError, match="LossScale: got initial"):
+            LossScale.create(initial, growth_steps)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_narrow_computation_leaves_the_state_wide(dtype):
+    loss_scale = LossScale.create(2.0**10, 5) if dtype == jnp.float16 else None
+    state = make_state(model=TwoLayers(dtype), loss_scale=loss_scale)
+    found, metrics = jitted()(state, make_batch(), KEY)
+    expected, expected_metrics = jitted()(make_state(), make_batch(), KEY)
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves((found.variables, metrics))}
+    assert dtypes == {jnp.dtype(jnp.float32)}
+    chex.assert_trees_all_close(found.params, expected.params, atol=0.05)
+    metrics.pop("skipped", None)
+    chex.assert_trees_all_close(metrics, expected_metrics, atol=0.1)
+    assert not np.array_equal(
+        found.params["first"]["kernel"], expected.params["first"]["kernel"]
+    )
+
+
+def test_mixed_targets_are_smoothed_like_classes():
+    batch = make_batch()
+    shares = jax.nn.one_hot(batch["label"], CLASSES) * 0.7 + (
+        0.3 * jax.nn.one_hot((batch["label"] + 1) % CLASSES, CLASSES)
+    )
+    smoothed = 0.9 * shares + 0.1 / CLASSES
+    step = jitted(label_smoothing=0.1)
+    found, metrics = step(make_state(), {**batch, "label": shares}, KEY)
+    expected, expected_metrics = jitted()(
+        make_state(), {**batch, "label": smoothed}, KEY
+    )
+    chex.assert_trees_all_close(found.params, expected.params, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(metrics, expected_metrics, rtol=1e-5)
+
+
+def test_the_configuration_reaches_the_step():
+    options = {
+        "label_smoothing": 0.1,
+        "accumulate_steps": 4,
+        "sam_radius": 0.05,
+        "ema_decay": 0.99,
+        "frozen_parameters": ("^first/",),
+    }
+    assert step_options(TrainConfig(**options)) == options
