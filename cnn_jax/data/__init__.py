@@ -3,6 +3,7 @@
 source.py    the protocol: examples by number; `dataset.py` holds one in memory
 sources/     digits, TFDS sets, folders, made-up images
 resident.py  small sets: on the device as bytes, batches cut inside jit
+stream.py    other sets: read, decoded and transformed on the host, by Grain
 host/        transforms of single images with Pillow and NumPy
 device/      transforms of batches, inside jit
 """
@@ -19,6 +20,7 @@ from cnn_jax.data.device import (
 from cnn_jax.data.host import ImageError, eval_transform, train_transform
 from cnn_jax.data.opening import open_split
 from cnn_jax.data.prefetch import device_prefetch
+from cnn_jax.data.reading import LabelError
 from cnn_jax.data.resident import (
     Arrays,
     epoch_order,
@@ -46,6 +48,7 @@ __all__ = [
     "Example",
     "Features",
     "ImageError",
+    "LabelError",
     "Source",
     "Subset",
     "TooManyBadImagesError",

@@ -19,7 +19,8 @@ def device_prefetch(
     """Puts this process's blocks together with the others' into arrays on the devices.
 
     Transfers are asynchronous, so with a `size` of 2 the next batch is on its way while
-    a step uses this one.
+    a step uses this one. An error of the host is raised where it stands in the order,
+    behind the batches that were put on the devices before it.
 
     Args:
       batches: This process's blocks; closed when the result is.
@@ -51,6 +52,10 @@ def device_prefetch(
                 ahead.append(put(batch))
                 if len(ahead) == size:
                     yield ahead.popleft()
+        except Exception:
+            yield from ahead
+            raise
+        else:
             yield from ahead
         finally:
             batches.close()

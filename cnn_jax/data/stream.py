@@ -17,35 +17,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import multiprocessing
-import multiprocessing.connection
 import os
+import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from cnn_jax.data.host.decode import ImageError, open_image, to_array
-from cnn_jax.data.source import Example, Source
-
-Transform = Callable[[Image.Image, np.random.Generator], Image.Image]
-"""Changes one image, of mode `"RGB"` or `"L"`; all results have one size."""
+from cnn_jax.data.host.decode import ImageError
+from cnn_jax.data.reading import BadImage, Read, ReadOrMask, Transform, collate
+from cnn_jax.data.source import Source
 
 NUM_THREADS = 2
 """Threads that decode, in each process: Pillow lets others run while it decodes."""
-
-
-class BadImage(NamedTuple):
-    """An image that could not be read.
-
-    Attributes:
-      origin: Which one.
-      reason: What is wrong with it.
-    """
-
-    origin: str
-    reason: str
 
 
 class TooManyBadImagesError(ImageError):
@@ -59,6 +44,10 @@ class TooManyBadImagesError(ImageError):
         )
         ValueError.__init__(self, message)
         self.origin, self.reason = bad_images[-1]
+        self._arguments = (tuple(bad_images), allowed)
+
+    def __reduce__(self):
+        return type(self), self._arguments
 
 
 class TrainStream:
@@ -104,7 +93,7 @@ class TrainStream:
             )
         self.steps_per_epoch = len(source) // batch_size
         self._source, self._batch_size = source, batch_size
-        self._read = _Read(source, transform, max_bad_images)
+        self._read = Read(source, transform, max_bad_images)
         self._order = _Order(len(source), self.steps_per_epoch * batch_size, seed)
         self._seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         self._num_workers = num_workers
@@ -133,14 +122,19 @@ class TrainStream:
           int32 `(n,)`; and `index`, int64 `(n,)`: the examples' numbers in the source.
 
         Raises:
+          ValueError: At once, if `start_step` is negative.
           TooManyBadImagesError: Before the batch that holds one too many.
-          ValueError: If a label is out of range.
+          LabelError: If a label is out of range.
+          Exception: What reading or the transform raises, from a worker process too
+            (as a `RuntimeError` if it cannot be sent); a note names the example.
         """
         import grain
 
+        if start_step < 0:
+            raise ValueError(f"start_step: got {start_step}, expected 0 or more.")
         numbers = grain.MapDataset.source(self._order)
         examples = numbers.random_map(self._read, seed=self._seed)
-        blocks = examples.batch(self._local_size, batch_fn=_collate)[self._block]
+        blocks = examples.batch(self._local_size, batch_fn=collate)[self._block]
         batches = _iterate(blocks[start_step:stop_step], self._num_workers)
         return self._budget.checked(batches, ("image", "label", "index"))
 
@@ -182,7 +176,7 @@ class EvalStream:
         _check(source, batch_size, process_index, process_count)
         self.num_batches = -(-len(source) // batch_size)
         self._batch_size = batch_size
-        self._read = _ReadOrMask(source, transform)
+        self._read = ReadOrMask(source, transform)
         self._num_workers = num_workers
         self._block = slice(process_index, None, process_count)
         self._local_size = batch_size // process_count
@@ -201,15 +195,14 @@ class EvalStream:
           1.0 for an example that counts.
 
         Raises:
-          TooManyBadImagesError: Before the batch that holds one too many.
-          ValueError: If a label is out of range.
+          Exception: As from `TrainStream.batches`.
         """
         import grain
 
         numbers = grain.MapDataset.range(self.num_batches * self._batch_size)
         # Evaluation draws nothing, but transforms take a generator.
         examples = numbers.random_map(self._read, seed=0)
-        blocks = examples.batch(self._local_size, batch_fn=_collate)[self._block]
+        blocks = examples.batch(self._local_size, batch_fn=collate)[self._block]
         batches = _iterate(blocks, self._num_workers)
         return self._budget.checked(batches, ("image", "label", "index", "mask"))
 
@@ -264,115 +257,6 @@ def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     return np.random.RandomState(bits).permutation(num_examples)
 
 
-class _Element(NamedTuple):
-    """What a worker makes of one example; errors travel as data.
-
-    An exception would lose its type on the way out of a worker process, and would tell
-    the count of bad images nothing.
-    """
-
-    image: np.ndarray | None
-    label: int
-    index: int
-    mask: float
-    bad: tuple[tuple[int, BadImage], ...] = ()
-    error: ValueError | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Read:
-    """Reads, decodes and transforms an example, or the next readable one."""
-
-    source: Source
-    transform: Transform
-    max_bad_images: int
-
-    def __call__(self, number: int, generator: np.random.Generator) -> _Element:
-        bad = []
-        # One more than allowed ends the run, so there is no need to look further.
-        for offset in range(min(len(self.source), self.max_bad_images + 1)):
-            index = (number + offset) % len(self.source)
-            try:
-                image, label = _read_example(
-                    self.source, index, self.transform, generator
-                )
-            except (ImageError, OSError) as error:
-                bad.append((index, _bad_image(self.source, index, error)))
-            except ValueError as error:
-                return _Element(None, 0, index, 0.0, tuple(bad), error)
-            else:
-                return _Element(image, label, index, 1.0, tuple(bad))
-        return _Element(None, 0, number, 0.0, tuple(bad))
-
-
-@dataclasses.dataclass(frozen=True)
-class _ReadOrMask:
-    """Reads an example, or leaves a gap that is masked."""
-
-    source: Source
-    transform: Transform
-
-    def __call__(self, index: int, generator: np.random.Generator) -> _Element:
-        if index >= len(self.source):
-            return _Element(self._black(generator), 0, -1, 0.0)
-        try:
-            image, label = _read_example(self.source, index, self.transform, generator)
-        except (ImageError, OSError) as error:
-            bad = ((index, _bad_image(self.source, index, error)),)
-            return _Element(self._black(generator), 0, index, 0.0, bad)
-        except ValueError as error:
-            return _Element(None, 0, index, 0.0, (), error)
-        return _Element(image, label, index, 1.0)
-
-    def _black(self, generator: np.random.Generator) -> np.ndarray:
-        """A black image as large as the transform makes them."""
-        mode = "L" if self.source.features.image_shape[2] == 1 else "RGB"
-        height, width = (side or 64 for side in self.source.features.image_shape[:2])
-        black = Image.new(mode, (width, height))
-        return np.zeros_like(to_array(self.transform(black, generator)))
-
-
-def _read_example(
-    source: Source, index: int, transform: Transform, generator: np.random.Generator
-) -> tuple[np.ndarray, int]:
-    example = source[index]
-    if not 0 <= example.label < len(source.class_names):
-        raise ValueError(
-            f"{example.origin}: got the label {example.label}, expected 0 to "
-            f"{len(source.class_names) - 1}."
-        )
-    image = _image_of(example, source.features.image_shape[2])
-    return to_array(transform(image, generator)), example.label
-
-
-def _image_of(example: Example, channels: int) -> Image.Image:
-    if isinstance(example.image, bytes):
-        return open_image(example.image, origin=example.origin, channels=channels)
-    pixels = example.image
-    return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
-
-
-def _bad_image(source: Source, index: int, error: Exception) -> BadImage:
-    if isinstance(error, ImageError):
-        return BadImage(error.origin, error.reason)
-    return BadImage(f"{source.name} {source.split}[{index}]", str(error))
-
-
-def _collate(elements: Sequence[_Element]) -> dict[str, Any]:
-    """Makes a batch of elements, or passes on why there is none."""
-    bad = tuple(each for element in elements for each in element.bad)
-    errors = [element.error for element in elements if element.error is not None]
-    if errors or any(element.image is None for element in elements):
-        return {"bad": bad, "error": errors[0] if errors else None}
-    return {
-        "bad": bad,
-        "image": np.stack([element.image for element in elements]),
-        "label": np.asarray([element.label for element in elements], np.int32),
-        "index": np.asarray([element.index for element in elements], np.int64),
-        "mask": np.asarray([element.mask for element in elements], np.float32),
-    }
-
-
 class _Budget:
     """Counts the different images that were bad, wherever they were read."""
 
@@ -418,7 +302,7 @@ def _iterate(blocks: Any, num_workers: int) -> Iterator[Any]:
             grain.MultiprocessingOptions(
                 num_workers=num_workers, per_worker_buffer_size=2
             ),
-            worker_init_fn=_end_with_parent,
+            worker_init_fn=_prepare_worker,
         )
     iterator = iter(dataset)
     try:
@@ -429,14 +313,17 @@ def _iterate(blocks: Any, num_workers: int) -> Iterator[Any]:
         iterator.close()
 
 
-def _end_with_parent(worker_index: int, worker_count: int) -> None:
-    """Lets a worker end when the process that it works for was killed."""
+def _prepare_worker(index: int, count: int) -> None:
+    """Ties a worker process to its parent: it ends when that does, not before."""
+    # Ctrl-C reaches every process of a terminal, and the parent may want to save first.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
-    def watch() -> None:
-        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-        os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+def _end_with_parent() -> None:
+    # A killed parent tells nobody; its workers would wait for it, memory and all.
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _owned(batch: Mapping[str, Any]) -> dict[str, Any]:

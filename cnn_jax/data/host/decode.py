@@ -11,12 +11,38 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import threading
+import warnings
 
 import numpy as np
 from PIL import Image, ImageOps
 
 MAX_PIXELS = 89_478_485
 """What is refused beyond: Pillow's own limit, a quarter of a gigabyte as RGB."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+"""What is decoded, whatever a file is called.
+
+Pillow reads more, but not all of it by itself: an EPS file is handed to Ghostscript.
+"""
+
+_this_thread = threading.local()
+
+
+class _AnyWhileDecoding(type):
+    def __subclasscheck__(cls, category: type) -> bool:
+        return getattr(_this_thread, "decodes", False)
+
+
+class _WarningWhileDecoding(Warning, metaclass=_AnyWhileDecoding):
+    """Every category of warning, but only in a thread that is decoding.
+
+    Pillow warns of what is here either an error or of no matter. Filters belong to the
+    whole process, and `warnings.catch_warnings` in one thread undoes what others set.
+    """
+
+
+warnings.simplefilter("ignore", _WarningWhileDecoding)
 
 
 class ImageError(ValueError):
@@ -47,8 +73,7 @@ def open_image(
     """Decodes an image file.
 
     Args:
-      encoded: The file's bytes, in any format that Pillow reads; its name does not
-        matter.
+      encoded: The file's bytes, in one of `FORMATS`; its name does not matter.
       origin: What an error calls it.
       channels: 3 for RGB, 1 for grayscale. Transparency is dropped, as torchvision's
         and most loaders do; what lies under a transparent pixel shows.
@@ -60,13 +85,14 @@ def open_image(
       A Pillow image of mode `"RGB"` or `"L"`.
 
     Raises:
-      ImageError: If the file is empty, truncated, damaged, in no known format, or too
+      ImageError: If the file is empty, truncated, damaged, in another format, or too
         large.
     """
     if not encoded:
         raise ImageError(origin, "the file is empty")
+    _this_thread.decodes = True
     try:
-        image = Image.open(io.BytesIO(encoded))
+        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
         if math.prod(image.size) > max_pixels:
             raise _too_large(origin, image.size, max_pixels)
         if smallest_side is not None:
@@ -77,13 +103,18 @@ def open_image(
         raise
     except Image.UnidentifiedImageError:
         start = bytes(encoded[:8])
-        reason = f"no image format that Pillow knows begins with {start!r}"
-        raise ImageError(origin, reason) from None
+        raise ImageError(
+            origin,
+            f"got a file that begins with {start!r}, which is no image format that is "
+            f"read here; expected one of {', '.join(FORMATS)}",
+        ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(origin, f"too many pixels: {error}") from None
     # A damaged file makes decoders raise whatever they run into.
     except (OSError, ValueError, SyntaxError, LookupError, MemoryError) as error:
         raise ImageError(origin, f"cannot be decoded: {error}") from error
+    finally:
+        _this_thread.decodes = False
 
 
 def decode_image(
@@ -125,6 +156,8 @@ def _upright(image: Image.Image) -> Image.Image:
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode == mode:
         return image
+    if image.mode == "F":
+        raise ValueError("got floating-point pixels, of which the range is unknown")
     if image.mode.startswith("I"):  # 16 bits, of which Pillow would clip all above 255
         pixels = np.asarray(image).astype(np.float64)
         image = Image.fromarray(np.round(pixels / 257).clip(0, 255).astype(np.uint8))

@@ -127,7 +127,7 @@ def test_the_summary_names_both_loops_and_the_noise(
     benchmark, monkeypatch, least, is_noise
 ):
     for name in ("host_sheets", "device_sheets"):
-        monkeypatch.setattr(benchmark.input_sheets, name, lambda: [])
+        monkeypatch.setattr(benchmark.input_sheets, name, list)
     rates = {"stream, JPEG folder": 45, benchmark.PEER: 50, benchmark.ALONE: 60}
     share = {"added_share": 0.02, "least_added": least, "most_added": 0.03}
     page = benchmark.page(
