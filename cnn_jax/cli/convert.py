@@ -1,0 +1,69 @@
+"""`cnn-jax convert`."""
+
+from __future__ import annotations
+
+import argparse
+
+from cnn_jax.cli.usage import (
+    UsageError,
+    print_json,
+)
+
+HELP = "Check weights from elsewhere and write them as a checkpoint."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument(
+        "weights",
+        metavar="SRC",
+        help="a .safetensors, .npz, .weights.h5 or .pth file, or hf-hub:OWNER/NAME",
+    )
+    parser.add_argument(
+        "destination", metavar="DST", help="the directory to write; must not exist"
+    )
+    parser.add_argument(
+        "--model", required=True, metavar="NAME", help="a name out of `cnn-jax models`"
+    )
+    parser.add_argument(
+        "--source",
+        metavar="SOURCE",
+        help="whose names the arrays have: torchvision, timm, keras or cnn_jax; found "
+        "out if not given",
+    )
+    parser.add_argument(
+        "--num-classes",
+        type=int,
+        metavar="COUNT",
+        help="the number of logits; another one than the file's gets a new last layer",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the new last layer, if there is one"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the command and returns the exit status."""
+    import jax
+
+    from cnn_jax.pretrained import convert
+
+    try:
+        report, metadata = convert(
+            options.weights,
+            options.destination,
+            options.model,
+            source=options.source,
+            num_classes=options.num_classes,
+            key=jax.random.key(options.seed),
+        )
+    except (ImportError, OSError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    if options.json:
+        print_json(metadata | {"destination": options.destination})
+        return 0
+    print(report)
+    if metadata["sha256"]:
+        print(f"sha256 {metadata['sha256']}")
+    print(f"written to {options.destination}")
+    return 0

@@ -1,0 +1,113 @@
+"""`cnn-jax predict`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+from cnn_jax.cli.usage import (
+    UsageError,
+    count,
+    print_json,
+)
+from cnn_jax.report.table import Column, Table, print_table
+
+HELP = "Classify image files, and show where a network looks."
+
+
+def _read_class_names(path: str | None) -> list[str] | None:
+    """Reads one name a line."""
+    if path is None:
+        return None
+    with open(path, encoding="utf-8") as file:
+        names = [line.strip() for line in file.read().rstrip().split("\n")]
+    if not all(names):
+        raise UsageError(
+            f"--classes: got {path} with an empty line {names.index('') + 1}, expected "
+            "one name a line."
+        )
+    return names
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument(
+        "weights",
+        metavar="WEIGHTS",
+        help="a directory that `cnn-jax convert` wrote, or what it converts",
+    )
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="files in any format Pillow reads"
+    )
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="a name out of `cnn-jax models`; a converted checkpoint knows its own",
+    )
+    parser.add_argument(
+        "--top", type=int, default=5, metavar="COUNT", help="how many classes to name"
+    )
+    parser.add_argument(
+        "--classes", metavar="FILE", help="the names of the classes, one a line"
+    )
+    parser.add_argument(
+        "--num-classes",
+        type=int,
+        metavar="COUNT",
+        help="the number of classes, if neither the model nor --classes says it",
+    )
+    parser.add_argument(
+        "--cam",
+        metavar="DIRECTORY",
+        help="write a picture of each image with the Grad-CAM map of its first class",
+    )
+    parser.add_argument(
+        "--endpoint",
+        metavar="NAME",
+        help="the activations to make the map of; the last ones if not given",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the command and returns the exit status."""
+    from cnn_jax.prediction import predict
+
+    try:
+        predictions = predict(
+            options.weights,
+            options.images,
+            model=options.model,
+            num_classes=options.num_classes,
+            class_names=_read_class_names(options.classes),
+            top=options.top,
+            cam_directory=options.cam,
+            endpoint=options.endpoint,
+        )
+    except (ImportError, OSError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    if options.json:
+        print_json([dataclasses.asdict(prediction) for prediction in predictions])
+        return 0
+    columns = (
+        Column("image", "Image"),
+        Column("name", "Class"),
+        Column("probability", "Probability", "%", ".1f", 100.0),
+    )
+    rows = [
+        {
+            "image": "" if place else prediction.image,
+            "name": name,
+            "probability": probability,
+        }
+        for prediction in predictions
+        for place, (name, probability) in enumerate(
+            zip(prediction.names, prediction.probabilities, strict=True)
+        )
+    ]
+    notes = [
+        f"{prediction.image}: map of {prediction.names[0]} in {prediction.picture}"
+        for prediction in predictions
+        if prediction.picture is not None
+    ]
+    print_table(Table(count(len(predictions), "image"), columns, rows, notes))
+    return 0
