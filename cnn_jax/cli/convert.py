@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from cnn_jax.cli.usage import (
-    UsageError,
-    print_json,
-)
+from cnn_jax.cli.usage import UsageError, print_json
 
 HELP = "Check weights from elsewhere and write them as a checkpoint."
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from cnn_jax.cli.usage import (
-    UsageError,
-    print_json,
-)
+from cnn_jax.cli.usage import UsageError, print_json
 
 HELP = "Prepare a dataset from its publishers' files, without TensorFlow."
 

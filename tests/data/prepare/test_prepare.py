@@ -488,6 +488,16 @@ def test_an_empty_split_is_refused(tmp_path, generator):
             "got 1 bytes, expected the 3920",
         ),
     ],
+    ids=[
+        "empty",
+        "no gzip",
+        "short header",
+        "cut",
+        "other size",
+        "too few",
+        "too many",
+        "too short",
+    ],
 )
 def test_broken_idx_files(tmp_path, generator, content, message):
     write_mnist(tmp_path, generator)
