@@ -1,10 +1,15 @@
 """A configuration is checked as a whole."""
 
+import dataclasses
 import json
 
 import pytest
 
+from cnn_jax import create_model
 from cnn_jax.training import TrainConfig
+from cnn_jax.training.config import RESUME_MAY_CHANGE
+from cnn_jax.training.config.optimizer import OptimizerConfig
+from cnn_jax.training.config.regularization import RegularizationConfig
 
 
 def test_the_default_is_valid_and_survives_json():
@@ -46,3 +51,69 @@ def test_every_mistake_is_listed_at_once():
 def test_counts_start_at_one(field):
     with pytest.raises(ValueError, match=f"{field}: got 0, expected at least 1"):
         TrainConfig(**{field: 0}).validate()
+
+
+MISTAKES = {
+    "second_moment_decay": 1.0,
+    "epsilon": 0.0,
+    "muon_parameters": ("(",),
+    "frozen_parameters": ("*",),
+    "learning_rate_groups": (("head", 0.0),),
+    "maximum_gradient_norm": -1.0,
+    "accumulate_steps": 3,
+    "ema_decay": 1.5,
+    "sam_radius": -0.1,
+    "dropout_rate": 1.0,
+    "spatial_dropout_rate": -0.1,
+    "drop_block_rate": 2.0,
+    "drop_block_size": 0,
+    "stochastic_depth_rate": float("nan"),
+    "dtype": "float8",
+    "initial_loss_scale": 0.5,
+    "loss_scale_growth_steps": 0,
+}
+
+
+def test_each_field_refuses_what_cannot_be_meant():
+    with pytest.raises(ValueError) as error:
+        TrainConfig(batch_size=128, **MISTAKES).validate()
+    lines = str(error.value).splitlines()[1:]
+    assert sorted(line.split(":")[0].strip() for line in lines) == sorted(MISTAKES)
+
+
+def test_the_fields_take_what_can_be_meant():
+    TrainConfig(
+        batch_size=128,
+        optimizer="muon",
+        second_moment_decay=0.95,
+        epsilon=1e-6,
+        frozen_parameters=("^stem/",),
+        learning_rate_groups=(("^head/", 10.0),),
+        maximum_gradient_norm=1.0,
+        accumulate_steps=4,
+        ema_decay=0.999,
+        sam_radius=0.05,
+        dtype="float16",
+        drop_block_size=7,
+    ).validate()
+
+
+def test_what_a_model_has_not_is_refused_by_name():
+    config = TrainConfig(stochastic_depth_rate=0.2, drop_block_size=5)
+    overrides = config.model_overrides()
+    assert overrides == {"stochastic_depth_rate": 0.2, "drop_block_size": 5}
+    assert create_model("resnet20", **overrides).drop_block_size == 5
+    with pytest.raises(ValueError, match=r"lenet5: got unknown fields \['drop_block_"):
+        create_model("lenet5", **overrides)
+    assert TrainConfig().model_overrides() == {}
+
+
+def test_nothing_that_moves_a_number_may_change_on_resuming():
+    moving = {
+        field.name
+        for part in (OptimizerConfig, RegularizationConfig)
+        for field in dataclasses.fields(part)
+    }
+    assert not moving & set(RESUME_MAY_CHANGE)
+    precision = {"dtype", "initial_loss_scale", "loss_scale_growth_steps"}
+    assert not precision & set(RESUME_MAY_CHANGE)

@@ -218,6 +218,40 @@ def test_a_resumed_run_equals_one_that_was_left_alone(
     assert read_metrics(broken.run_dir) == read_metrics(alone.run_dir)
 
 
+def test_a_run_with_everything_on_resumes_bitwise_and_keeps_its_averages(
+    tiny_net, digits, with_run, tmp_path
+):
+    alone = with_run(
+        epochs=2,
+        dtype="float16",
+        loss_scale_growth_steps=3,
+        optimizer="muon",
+        learning_rate=0.01,
+        accumulate_steps=2,
+        sam_radius=0.05,
+        ema_decay=0.9,
+        maximum_gradient_norm=1.0,
+        frozen_parameters=("^conv/bias",),
+        learning_rate_groups=(("^head/", 2.0),),
+        checkpoint_every_steps=4,
+    )
+    expected = fit(tiny_net(), alone, *digits, progress=False)
+    broken = dataclasses.replace(alone, run_dir=str(tmp_path / "broken"))
+    with pytest.raises(KilledError):
+        fit(tiny_net(), broken, *digits, progress=False, hooks=[kill_at(14)])
+    resumed = dataclasses.replace(broken, resume=True)
+    result = fit(tiny_net(), resumed, *digits, progress=False)
+    assert result.state_digest == expected.state_digest
+    assert result.test == expected.test
+    assert trees.digest(result.best_variables) == trees.digest(result.state.average)
+    assert trees.digest(result.best_variables) != trees.digest(result.state.variables)
+    # What is tested is the averages, with top-5 and calibration.
+    assert result.test["loss"] == result.history[-1]["test_loss"]
+    assert 0 < result.test["calibration_error"] < 1
+    assert result.test["accuracy"] < result.test["top5_accuracy"] <= 1
+    assert float(result.state.loss_scale.value) > alone.initial_loss_scale
+
+
 def test_a_finished_run_resumes_to_the_same_result(tiny_net, digits, with_run):
     config = with_run(epochs=1)
     first = fit(tiny_net(), config, *digits, progress=False)
