@@ -283,7 +283,7 @@ def _differing(new: tuple[Any, Any]) -> list[bool]:
     split = [
         name
         for name, differs in zip(names, differing, strict=True)
-        if differs and name.startswith(("0/params/", "0/opt_state/"))
+        if differs and name.split("/")[:2] in (["0", "params"], ["0", "opt_state"])
     ]
     if split:
         raise ValueError(

@@ -26,12 +26,26 @@ from cnn_jax.training.parallel import ParallelStep, make_step
 
 NUM_STEPS = 10
 BATCH_SIZE = 16
+OPTIMIZER = optax.sgd(0.05, momentum=0.9, nesterov=True)
 QUICK = {"xla_backend_optimization_level": 0}
 """Compiled in a hurry: a tiny network runs for less time than it compiles."""
 
 
 def make_state(dtype, shardings=None):
     """Returns the state before the first step, lying as the shardings say."""
+    # In several processes only a program can make arrays that lie on all devices.
+    create = jax.jit(_creation(dtype), out_shardings=shardings, compiler_options=QUICK)
+    return create()
+
+
+def abstract_state(dtype):
+    """Returns the shapes and dtypes of the state."""
+    return jax.eval_shape(_creation(dtype))
+
+
+# The same network each time: states of two, even if equal, are trees of two kinds.
+@functools.cache
+def _creation(dtype):
     model = cnn_jax.create_model(
         "resnet20",
         stage_sizes=(1, 1),
@@ -40,12 +54,12 @@ def make_state(dtype, shardings=None):
         dtype=dtype,
         param_dtype=dtype,
     )
-    create = functools.partial(
-        TrainState.create, model, optax.sgd(0.05, momentum=0.9, nesterov=True)
-    )
-    # In several processes only a program can make arrays that lie on all devices.
-    create = jax.jit(create, out_shardings=shardings, compiler_options=QUICK)
-    return create(jax.random.key(0), jnp.zeros((1, 8, 8, 3), dtype))
+
+    def create():
+        image = jnp.zeros((1, 8, 8, 3), dtype)
+        return TrainState.create(model, OPTIMIZER, jax.random.key(0), image)
+
+    return create
 
 
 def make_batches(dtype):

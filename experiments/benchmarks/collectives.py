@@ -1,0 +1,217 @@
+"""Counts what the devices exchange in a training step, strategy by strategy.
+
+    python experiments/benchmarks/collectives.py --json collectives.json
+    python experiments/benchmarks/collectives.py --platform tpu --topology v5e:2x4
+
+The step is compiled for a mesh of devices and never run: for as many simulated CPUs, or
+for a slice of a TPU pod that need not be there (this needs `pip install jax[tpu]`). The
+collectives are counted in the compiled program; where the compiler has merged several
+arrays into one exchange it counts as one.
+
+Needs jax, flax, optax and NumPy only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import pathlib
+import re
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+KINDS = {
+    "all_reduces": "all-reduce",
+    "all_gathers": "all-gather",
+    "reduce_scatters": "reduce-scatter",
+    "all_to_alls": "all-to-all",
+    "permutes": "collective-permute",
+}
+
+# Name, strategy, axis beside `data` and how many devices it takes (0: all), scope.
+PLANS = (
+    ("jit, data parallel", "jit", None, 1, "global"),
+    ("jit, data parallel", "jit", None, 1, "device"),
+    ("jit, fsdp", "jit", "fsdp", 0, "global"),
+    ("jit, fsdp", "jit", "fsdp", 0, "device"),
+    ("jit, spatial", "jit", "spatial", 2, "global"),
+    ("shard_map", "shard_map", None, 1, "global"),
+    ("shard_map", "shard_map", None, 1, "device"),
+    ("shard_map, bfloat16 sums", "shard_map", None, 1, "device"),
+    ("pmap", "pmap", None, 1, "device"),
+)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("model", nargs="?", default="resnet50", help="one of `cnn-jax models`")
+    add("--platform", choices=("cpu", "tpu"), default="cpu", help="what to compile for")
+    add("--topology", default="v5e:2x4", help="the slice, with --platform tpu")
+    add("--devices", type=int, default=8, help="how many, with --platform cpu")
+    add("--batch", type=int, default=8, help="images a device")
+    add("--image-size", type=int, default=224, help="height and width")
+    add("--dtype", default="bfloat16", help="of activations; parameters are float32")
+    add("--only", default="", help="plans whose name contains this")
+    add("--json", type=pathlib.Path, help="write the records to this file")
+    add("--markdown", action="store_true", help="print the table for a README")
+    return parser.parse_args(arguments)
+
+
+def prepare_platform(options: argparse.Namespace) -> None:
+    """Sets what JAX reads once, when it is imported."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if options.platform == "cpu":
+        count = f" --xla_force_host_platform_device_count={options.devices}"
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + count
+    else:
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+
+
+def find_devices(options: argparse.Namespace) -> list[Any]:
+    import jax
+
+    if options.platform == "cpu":
+        return jax.devices()
+    from jax.experimental import topologies
+
+    return list(
+        topologies.get_topology_desc(
+            platform="tpu", topology_name=options.topology
+        ).devices
+    )
+
+
+def count_collectives(text: str) -> dict[str, int]:
+    """Returns how often each kind of collective stands in an optimized HLO text.
+
+    An asynchronous one is a start and a done; the start counts.
+    """
+    return {
+        name: len(re.findall(rf"= .* {kind}(?:-start)?\(", text))
+        for name, kind in KINDS.items()
+    }
+
+
+def examine(plan: tuple, devices: Sequence[Any], options: argparse.Namespace) -> dict:
+    """Compiles the step by one plan and returns its record."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    import cnn_jax
+    from cnn_jax import kernels, sharding
+    from cnn_jax.training import TrainState, train_step
+    from cnn_jax.training.parallel import make_step
+
+    name, strategy, axis, size, scope = plan
+    size = size or len(devices)
+    sizes = {"data": len(devices) // size, **({axis: size} if axis else {})}
+    mesh = sharding.make_mesh(devices, sizes)
+    model = cnn_jax.create_model(options.model, dtype=jnp.dtype(options.dtype))
+    channels = cnn_jax.model_info(options.model).input_shape[-1]
+    shape = (options.batch * len(devices), *(options.image_size,) * 2, channels)
+    image = jax.ShapeDtypeStruct(shape, jnp.dtype(options.dtype))
+    batch = {"image": image, "label": jax.ShapeDtypeStruct(shape[:1], jnp.int32)}
+    create = functools.partial(TrainState.create, model, optax.sgd(0.1, momentum=0.9))
+    key = jax.eval_shape(functools.partial(jax.random.key, 0))
+    with kernels.target_platform(options.platform):
+        state = jax.eval_shape(create, key, image)
+        shardings = sharding.state_shardings(state, mesh)
+        step = make_step(
+            train_step,
+            strategy=strategy,
+            mesh=mesh,
+            batch_norm_scope=scope,
+            state_shardings=shardings if axis == "fsdp" else None,
+            reduce_dtype=jnp.bfloat16 if "bfloat16" in name else None,
+        )
+        place = functools.partial(jax.tree.map, _with_sharding)
+        operands = (state, place(batch, step.batch(batch)), key)
+        started = time.perf_counter()
+        program = step.jitted().lower(*operands).compile()
+    kept = {"params": state.params, "opt_state": state.opt_state}
+    placed = {"params": shardings.params, "opt_state": shardings.opt_state}
+    memory = program.memory_analysis()
+    return {
+        "name": name,
+        "scope": scope,
+        "mesh": ",".join(f"{axis}={size}" for axis, size in sizes.items()),
+        **count_collectives(program.as_text()),
+        "kept_bytes": sharding.bytes_per_device(kept, placed),
+        "temporary_bytes": memory.temp_size_in_bytes if memory else None,
+        "compile_seconds": time.perf_counter() - started,
+    }
+
+
+def _with_sharding(leaf: Any, where: Any) -> Any:
+    import jax
+
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+
+def table(records: Sequence[dict[str, Any]], title: str) -> Any:
+    from output import table_of
+
+    from cnn_jax.report.table import Column
+
+    mebibytes = [
+        {
+            **record,
+            "kept": record["kept_bytes"] / 2**20,
+            "temporary": (record["temporary_bytes"] or 0) / 2**20,
+        }
+        for record in records
+    ]
+    columns = (
+        Column("name", "strategy"),
+        Column("mesh", "mesh"),
+        Column("scope", "batch norm"),
+        *(Column(name, kind) for name, kind in KINDS.items()),
+        Column("kept", "parameters + optimizer", "MiB", ".1f"),
+        Column("temporary", "temporaries", "MiB", ".0f"),
+    )
+    return table_of(title, columns, mebibytes)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    prepare_platform(options)
+    from output import print_tables, write_report
+
+    devices = find_devices(options)
+    records = []
+    # pmap runs on devices that are there.
+    plans = [
+        plan
+        for plan in PLANS
+        if options.only in plan[0] and (plan[1], options.platform) != ("pmap", "tpu")
+    ]
+    for number, plan in enumerate(plans, start=1):
+        what = f"{number}/{len(plans)} {plan[0]}, batch norm {plan[4]} ..."
+        print(what, file=sys.stderr, flush=True)
+        records.append(examine(plan, devices, options))
+    where = options.topology if options.platform == "tpu" else f"{len(devices)} CPUs"
+    title = (
+        f"{options.model} on {where}: collectives of a training step, "
+        f"{options.batch} images a device"
+    )
+    print_tables([table(records, title)], as_markdown=options.markdown)
+    if options.json:
+        facts = {
+            name: getattr(options, name) for name in ("model", "batch", "dtype")
+        } | {"target": where, "image_size": options.image_size}
+        write_report(options.json, records, **facts)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
