@@ -30,7 +30,7 @@ def make_tree():
     }
 
 
-@pytest.mark.parametrize("others", [(4, 8), (2, 8), (1, 8), (4, 2, 1, 8)])
+@pytest.mark.parametrize("others", [(4, 8), (1, 8, 2)])
 def test_from_eight_devices_and_back(tmp_path, others):
     tree = jax.device_put(make_tree(), shardings(8))
     assert tree["split"].addressable_shards[7].data.shape == (8, 5)

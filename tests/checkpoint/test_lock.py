@@ -90,22 +90,25 @@ def test_a_lock_that_says_nothing_still_locks(tmp_path):
 
 def test_a_forked_child_does_not_hold_on_to_it(tmp_path):
     lock = DirectoryLock(as_path(tmp_path))
-    ready, go_on = os.pipe()
+    born, here = os.pipe()
+    ended, end = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # JAX is multithreaded; the child only waits
         child = os.fork()
     if child == 0:
-        os.close(go_on)
-        os.read(ready, 1)
+        os.close(end)
+        os.write(here, b".")
+        os.read(ended, 1)
         os._exit(0)
     try:
+        os.read(born, 1)
         with pytest.raises(DirectoryInUseError):  # the parent still has it
             DirectoryLock(as_path(tmp_path))
         lock.release()
         DirectoryLock(as_path(tmp_path)).release()
     finally:
-        os.close(go_on)
-        os.close(ready)
+        for descriptor in (born, here, ended, end):
+            os.close(descriptor)
         os.waitpid(child, 0)
 
 

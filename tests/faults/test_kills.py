@@ -90,7 +90,7 @@ def kill_at_random(saver, tmp_path, seed, runs, last):
 
 
 def test_killed_at_random_times(tmp_path, saver):
-    assert kill_at_random(saver, tmp_path, seed=0, runs=4, last=1000) == 4
+    assert kill_at_random(saver, tmp_path, seed=0, runs=3, last=1000) == 3
 
 
 @pytest.mark.slow
