@@ -130,11 +130,17 @@ def test_the_summary_names_both_loops_and_the_noise(
         monkeypatch.setattr(benchmark.input_sheets, name, list)
     monkeypatch.setattr(benchmark, "tables", lambda report: [])
     rates = {"stream, JPEG folder": 45, benchmark.PEER: 50, benchmark.ALONE: 60}
-    share = {"added_share": 0.02, "least_added": least, "most_added": 0.03}
+    share = {
+        "alone_share": 0.001,
+        "added_share": 0.02,
+        "least_added": least,
+        "most_added": 0.03,
+    }
     streams = [{"pipeline": name, "per_core": rate} for name, rate in rates.items()]
     page = benchmark.page({"load_before": 0.0, "streams": streams, "resident": share})
     assert "does 90% of" in page
     assert "75% of those of one loop alone" in page
+    assert "takes 0.1% of a ResNet-20 step when run alone" in page
     assert ("within the noise" in page) == is_noise
 
 
