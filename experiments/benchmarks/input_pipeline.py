@@ -425,8 +425,8 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
                     "ms",
                     ".2f",
                     1e3,
-                    note="Cutting the batch out, cropping, flipping and normalising it, "
-                    "as a program of its own.",
+                    note="Cutting the batch out, cropping, flipping and normalising "
+                    "it, as a program of its own.",
                 ),
                 Column("alone_share", "of the step", **_PERCENT),
                 Column(
