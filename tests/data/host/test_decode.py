@@ -2,10 +2,15 @@
 
 import contextlib
 import io
+import os
+import pathlib
 import pickle
 import struct
+import subprocess
+import sys
 import threading
 import tracemalloc
+import warnings
 import zlib
 
 import numpy as np
@@ -13,7 +18,10 @@ import pytest
 from PIL import Image, ImageCms
 
 from cnn_jax.data import ImageError
+from cnn_jax.data.host import decode as decode_module
 from cnn_jax.data.host import decode_image, open_image
+
+ROOT = pathlib.Path(__file__).parents[3]
 
 
 def encode(image, kind="PNG", **options):
@@ -65,7 +73,29 @@ def test_zero_bytes():
 
 @pytest.mark.parametrize("content", [b"<html>not found</html>", b"\x00" * 500])
 def test_no_image(content):
-    assert_refused(content, "no image format")
+    assert_refused(content, "no image format that is read here; expected one of JPEG,")
+
+
+def test_no_program_is_run_to_decode_a_file(monkeypatch):
+    def run(*arguments, **options):
+        raise AssertionError("A program was to be run.")
+
+    monkeypatch.setattr(subprocess, "Popen", run)
+    page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage"
+    assert_refused(page, "no image format")
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "BMP", "TIFF", "PPM", "JPEG2000"])
+def test_other_formats(kind):
+    options = {"lossless": True} if kind == "WEBP" else {}
+    np.testing.assert_array_equal(
+        decode(encode(photograph(), kind, **options)), photograph()
+    )
+
+
+def test_floating_point_pixels_have_no_known_range():
+    image = Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8))
+    assert_refused(encode(image, "TIFF"), "floating-point")
 
 
 def test_flipped_bits_never_escape_as_another_error(generator):
@@ -200,6 +230,82 @@ def test_a_decompression_bomb_is_refused_before_it_takes_memory(side):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 5_000_000
+
+
+def short_exif():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010E] = "a description" * 9
+    return encode(photograph(), "JPEG", exif=exif.tobytes()[:-40])
+
+
+def unsound_animation():
+    encoded, header = encode(photograph()), 33
+    chunk = b"acTL" + struct.pack(">II", 0, 0)
+    chunk = struct.pack(">I", 8) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return encoded[:header] + chunk + encoded[header:]
+
+
+WARNED_OF = {
+    "bomb": lambda: png_of(10_000, 10_000),
+    "EXIF": short_exif,
+    "animation": unsound_animation,
+}
+
+
+def test_warnings_stay_inside(tmp_path):
+    for name, make in WARNED_OF.items():
+        (tmp_path / name).write_bytes(make())
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            image = Image.open(io.BytesIO(make()))
+            if name == "EXIF":
+                image.getexif()
+        assert found, "Pillow by itself does not warn either."
+    # In a process of its own, since pytest sets filters that stand before ours.
+    program = """
+import pathlib, sys, warnings
+from cnn_jax.data.host import ImageError, decode_image
+
+for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+    try:
+        decode_image(path.read_bytes(), origin="")
+        print(path.name, "decoded")
+    except ImageError:
+        print(path.name, "refused")
+warnings.warn("of another")
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-c", program, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+    )
+    assert done.stdout.splitlines() == [
+        "EXIF decoded",
+        "animation decoded",
+        "bomb refused",
+    ]
+    assert "of another" in done.stderr
+    assert "PIL" not in done.stderr
+
+
+def test_another_thread_may_warn_while_one_decodes():
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        warnings.simplefilter("ignore", decode_module._WarningWhileDecoding)
+        decode_module._this_thread.decodes = True
+        try:
+            warnings.warn("in this thread", stacklevel=1)
+            thread = threading.Thread(
+                target=lambda: warnings.warn("in another", stacklevel=1)
+            )
+            thread.start()
+            thread.join()
+        finally:
+            decode_module._this_thread.decodes = False
+    assert [str(each.message) for each in found] == ["in another"]
 
 
 def test_the_limit_on_pixels_can_be_lowered():
