@@ -8,6 +8,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from cnn_jax.kernels.autodiff.vectors import statistics_dtype
+
 
 def dropout(x: jax.Array, key: jax.Array, rate: float) -> jax.Array:
     """Zeroes each element with probability `rate`, scales the rest by 1/(1 - rate)."""
@@ -51,8 +53,7 @@ def drop_block(
         mask = mask & ~jnp.pad(begins, around)
     count = jnp.sum(mask, axis=tuple(range(1, x.ndim)), keepdims=True)
     kept = jnp.where(mask, x, jnp.zeros((), x.dtype))
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    scale = math.prod(x.shape[1:]) / jnp.maximum(count, 1).astype(wide)
+    scale = math.prod(x.shape[1:]) / jnp.maximum(count, 1).astype(statistics_dtype(x))
     return kept * scale.astype(x.dtype)
 
 
