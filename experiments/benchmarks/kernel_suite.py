@@ -292,6 +292,23 @@ LAYERS = (
         rate=0.5,
     ),
     _layer(
+        "ResNet-50",
+        OTHER,
+        "spatial_dropout",
+        "32x14x14x1024",
+        {"x": normal(32, 14, 14, 1024), "key": random_key()},
+        rate=0.1,
+    ),
+    _layer(
+        "ResNet-50",
+        OTHER,
+        "drop_block",
+        "7x7, 32x14x14x1024",
+        {"x": normal(32, 14, 14, 1024), "key": random_key()},
+        rate=0.1,
+        block_size=7,
+    ),
+    _layer(
         "EfficientNet-B0",
         OTHER,
         "stochastic_depth",

@@ -355,13 +355,13 @@ def test_workers_report_bad_images_as_threads_do(damaged):
 
 
 def test_the_order_is_the_one_of_runs_that_were_saved():
-    # A checkpoint holds a step's number alone: a Grain that shuffled differently would
-    # continue old runs with other examples. Regenerate only with a note to users.
+    # A checkpoint holds a step's number alone: another shuffle would continue old runs
+    # with other examples. Regenerate only with a note to users.
     assert [batch["index"].tolist() for batch in take(make(), 4)] == [
-        [7, 14, 9, 3, 20, 13],
-        [5, 22, 0, 16, 4, 19],
-        [11, 17, 10, 2, 8, 12],
-        [17, 6, 16, 18, 19, 15],
+        [0, 20, 1, 18, 3, 17],
+        [2, 21, 5, 13, 16, 7],
+        [14, 8, 4, 12, 22, 15],
+        [11, 4, 19, 15, 14, 1],
     ]
 
 
