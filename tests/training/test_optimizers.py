@@ -224,7 +224,7 @@ def constant_gradients(params):
     return jax.tree.map(jnp.ones_like, params)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", ["sgd", "rmsprop", "lamb"])
 def test_a_group_moves_by_a_factor_of_the_learning_rate(name):
     """Decay included: the group's path is that of a run at its own learning rate."""
     config = configured(optimizer=name)
