@@ -310,9 +310,9 @@ class Modules:
     """Paints what the process that runs it has imported."""
 
     def __call__(self, image, generator):
-        from jax.extend import backend
+        from jax._src import xla_bridge
 
-        has_backend = backend.backends_are_initialized()
+        has_backend = xla_bridge.backends_are_initialized()
         for name in ("tensorflow", "torch", "tensorflow_datasets"):
             assert name not in sys.modules
         assert not has_backend
