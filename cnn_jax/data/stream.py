@@ -29,8 +29,12 @@ from cnn_jax.data.host.decode import ImageError
 from cnn_jax.data.reading import BadImage, Read, ReadOrMask, Transform, collate
 from cnn_jax.data.source import Source
 
-NUM_THREADS = 2
-"""Threads that decode, in each process: Pillow lets others run while it decodes."""
+NUM_THREADS = min(max(os.cpu_count() or 1, 2), 16)
+"""Threads that decode without worker processes, one for each core: Pillow lets others
+run while it decodes."""
+
+WORKER_THREADS = 2
+"""Threads that decode in each worker process."""
 
 
 class TooManyBadImagesError(ImageError):
@@ -288,8 +292,9 @@ def _iterate(blocks: Any, num_workers: int) -> Iterator[Any]:
     """Computes the entries of a Grain `MapDataset` in order, ahead of time."""
     import grain
 
+    num_threads = WORKER_THREADS if num_workers else NUM_THREADS
     options = grain.ReadOptions(
-        num_threads=NUM_THREADS, prefetch_buffer_size=2 * NUM_THREADS
+        num_threads=num_threads, prefetch_buffer_size=2 * num_threads
     )
     dataset = blocks.to_iter_dataset(options)
     if num_workers:

@@ -23,6 +23,7 @@ __all__ = ["RESUME_MAY_CHANGE", "TrainConfig"]
 RESUME_MAY_CHANGE = (
     "data_dir",
     "num_workers",
+    "max_bad_images",
     "run_dir",
     "resume",
     "checkpoint_every_steps",
