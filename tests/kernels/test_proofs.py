@@ -371,7 +371,16 @@ SMALL_CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+# One of each kind by default, all in CI: a second derivative compiles for seconds.
+SECOND_ORDER = [
+    case
+    if case.kernel in ("conv", "max_pool", "batch_norm", "dense", "silu")
+    else pytest.param(case, marks=pytest.mark.slow)
+    for case in SMALL_CASES
+]
+
+
+@pytest.mark.parametrize("case", SECOND_ORDER, ids=str)
 def test_second_order_agrees_with_finite_differences(case, x64, light_compilation):
     arguments = case.draw(0)
     floating = {name: a for name, a in arguments.items() if is_floating(a)}

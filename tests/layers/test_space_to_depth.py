@@ -28,7 +28,17 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+# The rest of the geometries are tried in CI.
+BY_DEFAULT = ("resnet_stem", "same_on_odd", "patches", "alexnet_stem", "cropped")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        name if name in BY_DEFAULT else pytest.param(name, marks=pytest.mark.slow)
+        for name in CASES
+    ],
+)
 def test_equals_conv(case, x64, generator):
     shape, size, fields = CASES[case]
     layers = [
