@@ -11,7 +11,16 @@ import cnn_jax
 from cnn_jax.analysis.endpoints import TracedNetwork, feature_maps
 
 # Long programs, of which a trace alone takes a second.
-LONG = {"densenet121", "googlenet", "inception_v3", "mnasnet0_5", "xception"}
+LONG = {
+    "densenet121",
+    "googlenet",
+    "inception_v3",
+    "mnasnet0_5",
+    "mobilenet_v1_0_25",
+    "mobilenet_v3_small",
+    "shufflenet_v2_x0_5",
+    "xception",
+}
 MARKED = [
     pytest.param(name, marks=pytest.mark.slow) if name in LONG else name
     for name in QUICK

@@ -16,8 +16,13 @@ def smallest_of_each_module():
 
 QUICK = smallest_of_each_module()
 
+LONG = {"convnext_tiny", "densenet121", "inception_v3"}
+"""Those of them whose gradient takes a quarter of a minute to compile."""
+
 MARKED = [
-    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+    name
+    if name in QUICK and name not in LONG
+    else pytest.param(name, marks=pytest.mark.slow)
     for name in NAMES
 ]
 """All models, those marked `slow` that the default tests leave out."""

@@ -218,6 +218,7 @@ def test_a_resumed_run_equals_one_that_was_left_alone(
     assert read_metrics(broken.run_dir) == read_metrics(alone.run_dir)
 
 
+@pytest.mark.slow
 def test_a_run_with_everything_on_resumes_bitwise_and_keeps_its_averages(
     tiny_net, digits, with_run, tmp_path
 ):
