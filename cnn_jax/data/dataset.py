@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cnn_jax.data.source import Example, Features
+from cnn_jax.data.subset import check_both_sides, check_fraction
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -132,8 +133,7 @@ class Dataset:
         Raises:
           ValueError: If `fraction` is out of range or leaves one part empty.
         """
-        if not 0 < fraction < 1:
-            raise ValueError(f"fraction: got {fraction}, expected between 0 and 1.")
+        check_fraction(fraction)
         # RandomState's stream is frozen by NumPy's policy; default_rng's is not, and a
         # changed split would change what an old run was validated on.
         random = np.random.RandomState(seed)
@@ -141,11 +141,7 @@ class Dataset:
         for label in range(self.num_classes):
             members = np.flatnonzero(self.labels == label)
             held[random.permutation(members)[: round(len(members) * fraction)]] = True
-        if held.all() or not held.any():
-            raise ValueError(
-                f"fraction: got {fraction}, which holds out {held.sum()} of "
-                f"{len(self)} examples; expected to leave some on both sides."
-            )
+        check_both_sides(fraction, int(held.sum()), len(self))
         return (
             self.take(np.flatnonzero(~held), f"{self.split} without validation"),
             self.take(np.flatnonzero(held), f"validation from {self.split}"),

@@ -11,17 +11,15 @@ import dataclasses
 import multiprocessing
 import pickle
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from cnn_jax.data.host.decode import ImageError, open_image, to_array
+from cnn_jax.data.host.policies import Transform
 from cnn_jax.data.source import Example, Source
-
-Transform = Callable[[Image.Image, np.random.Generator], Image.Image]
-"""Changes one image, of mode `"RGB"` or `"L"`; all results have one size."""
 
 
 class BadImage(NamedTuple):

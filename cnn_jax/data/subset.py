@@ -71,14 +71,9 @@ def hold_out(source: Source, fraction: float, seed: int = 0) -> tuple[Subset, Su
     Raises:
       ValueError: If `fraction` is out of range or leaves one part empty.
     """
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction: got {fraction}, expected between 0 and 1.")
+    check_fraction(fraction)
     num_held = round(len(source) * fraction)
-    if not 0 < num_held < len(source):
-        raise ValueError(
-            f"fraction: got {fraction}, which holds out {num_held} of {len(source)} "
-            "examples; expected to leave some on both sides."
-        )
+    check_both_sides(fraction, num_held, len(source))
     # RandomState's stream is frozen by NumPy's policy, as in `Dataset.split_off`.
     held = np.zeros(len(source), dtype=bool)
     held[np.random.RandomState(seed).permutation(len(source))[:num_held]] = True
@@ -86,3 +81,26 @@ def hold_out(source: Source, fraction: float, seed: int = 0) -> tuple[Subset, Su
         Subset(source, np.flatnonzero(~held), f"{source.split} without validation"),
         Subset(source, np.flatnonzero(held), f"validation from {source.split}"),
     )
+
+
+def check_fraction(fraction: float) -> None:
+    """Checks a share to hold out.
+
+    Raises:
+      ValueError: If it is not between 0 and 1.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction: got {fraction}, expected between 0 and 1.")
+
+
+def check_both_sides(fraction: float, num_held: int, num_examples: int) -> None:
+    """Checks that holding out leaves some examples and takes some.
+
+    Raises:
+      ValueError: If it does not.
+    """
+    if not 0 < num_held < num_examples:
+        raise ValueError(
+            f"fraction: got {fraction}, which holds out {num_held} of {num_examples} "
+            "examples; expected to leave some on both sides."
+        )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 
@@ -30,13 +33,7 @@ class Dropout(nn.Module):
         Raises:
           ValueError: If `rate` is outside [0, 1).
         """
-        _check_rate(self.rate)
-        deterministic = nn.merge_param(
-            "deterministic", self.deterministic, deterministic
-        )
-        if deterministic or self.rate == 0.0:
-            return x
-        return K.dropout(x, self.make_rng("dropout"), self.rate)
+        return _drop(self, K.dropout, x, deterministic)
 
 
 class StochasticDepth(nn.Module):
@@ -61,13 +58,7 @@ class StochasticDepth(nn.Module):
         Raises:
           ValueError: If `rate` is outside [0, 1).
         """
-        _check_rate(self.rate)
-        deterministic = nn.merge_param(
-            "deterministic", self.deterministic, deterministic
-        )
-        if deterministic or self.rate == 0.0:
-            return x
-        return K.stochastic_depth(x, self.make_rng("dropout"), self.rate)
+        return _drop(self, K.stochastic_depth, x, deterministic)
 
 
 class SpatialDropout(nn.Module):
@@ -91,13 +82,7 @@ class SpatialDropout(nn.Module):
         Raises:
           ValueError: If `rate` is outside [0, 1).
         """
-        _check_rate(self.rate)
-        deterministic = nn.merge_param(
-            "deterministic", self.deterministic, deterministic
-        )
-        if deterministic or self.rate == 0.0:
-            return x
-        return K.spatial_dropout(x, self.make_rng("dropout"), self.rate)
+        return _drop(self, K.spatial_dropout, x, deterministic)
 
 
 class DropBlock(nn.Module):
@@ -125,19 +110,22 @@ class DropBlock(nn.Module):
         Raises:
           ValueError: If `rate` is outside [0, 1), or `block_size` is below 1.
         """
-        _check_rate(self.rate)
-        deterministic = nn.merge_param(
-            "deterministic", self.deterministic, deterministic
-        )
-        if deterministic or self.rate == 0.0:
-            return x
-        return K.drop_block(
-            x, self.make_rng("dropout"), self.rate, block_size=self.block_size
-        )
+        kernel = functools.partial(K.drop_block, block_size=self.block_size)
+        return _drop(self, kernel, x, deterministic)
 
 
-def _check_rate(rate: float) -> None:
-    if not 0.0 <= rate < 1.0:
+def _drop(
+    layer: Dropout | StochasticDepth | SpatialDropout | DropBlock,
+    kernel: Callable[[jax.Array, jax.Array, float], jax.Array],
+    x: jax.Array,
+    deterministic: bool | None,
+) -> jax.Array:
+    """Applies a layer's kernel with a key of its own, unless nothing is to drop."""
+    if not 0.0 <= layer.rate < 1.0:
         raise ValueError(
-            f"rate: got {rate}, expected the probability of dropping, in [0, 1)."
+            f"rate: got {layer.rate}, expected the probability of dropping, in [0, 1)."
         )
+    deterministic = nn.merge_param("deterministic", layer.deterministic, deterministic)
+    if deterministic or layer.rate == 0.0:
+        return x
+    return kernel(x, layer.make_rng("dropout"), layer.rate)

@@ -60,14 +60,14 @@ def build(reference, num_classes):
     """Returns the reference's own module, as its library initialises it."""
     arguments = dict(reference.arguments)
     if reference.library == "torchvision":
-        models = _import_torchvision().models
+        models = import_torchvision().models
         if reference.name in ("googlenet", "inception_v3"):
             arguments |= {"init_weights": False, "aux_logits": True}
         return models.get_model(
             reference.name, weights=None, num_classes=num_classes, **arguments
         )
     if reference.library == "timm":
-        _import_torchvision()
+        import_torchvision()
         import timm
 
         return timm.create_model(reference.name, num_classes=num_classes, **arguments)
@@ -83,7 +83,7 @@ def build(reference, num_classes):
             classifier_activation=None,
             **arguments,
         )
-    _import_torchvision()
+    import_torchvision()
     from references import written
 
     return getattr(written, reference.name)(num_classes=num_classes, **arguments)
@@ -246,7 +246,7 @@ def _promotion_allowed():
 
 
 @functools.cache
-def _import_torchvision():
+def import_torchvision():
     """Imports torchvision beside a PyTorch that its compiled operators do not fit.
 
     No model here calls them, but the package asks for one when it is imported.

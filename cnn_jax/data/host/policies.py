@@ -15,7 +15,7 @@ from cnn_jax.data.host.crop import CenterCrop, RandomFlip, RandomResizedCrop
 from cnn_jax.data.host.learned import AutoAugment, RandAugment
 
 Transform = Callable[[Image.Image, np.random.Generator], Image.Image]
-"""Changes one image, given a generator of its own."""
+"""Changes one image, of mode `"RGB"` or `"L"`, given a generator of its own."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,14 +2,14 @@
 
 import colorsys
 import dataclasses
+import importlib.util
 import pickle
 import re
-import sys
-import types
 
 import numpy as np
 import pytest
 from PIL import Image
+from references import libraries
 
 from cnn_jax.data import eval_transform, train_transform
 from cnn_jax.data.host import (
@@ -384,11 +384,10 @@ def test_transforms_are_plain_values():
 @pytest.fixture
 def torchvision_autoaugment():
     """torchvision's module; its compiled part is not needed beside a CPU torch."""
-    torch = pytest.importorskip("torch")
-    if "torchvision" not in sys.modules:
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        sys.modules["torchvision._meta_registrations"] = types.ModuleType("empty")
+    pytest.importorskip("torch")
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    libraries.import_torchvision()
     return pytest.importorskip("torchvision.transforms.autoaugment")
 
 
