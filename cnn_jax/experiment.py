@@ -13,12 +13,14 @@ import jax
 
 from cnn_jax import data
 from cnn_jax.analysis.summary import summarize
+from cnn_jax.checkpoint import CheckpointError
 from cnn_jax.models import create_model
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.feeds import image_shape
 from cnn_jax.training.hosts import connected_hosts, is_main_process
 from cnn_jax.training.loop import FitResult, fit
 from cnn_jax.training.speed import PEAK_FLOPS
+from cnn_jax.training.stopping import STOPPED_EXIT_CODE, RunStoppedError
 
 
 def run(config: TrainConfig) -> FitResult:
@@ -77,7 +79,8 @@ def main(
     """Runs the experiment that the command line describes.
 
     Every field of the configuration is an option. Exits with 2 for a command line that
-    cannot be meant, and with 1 and one sentence when the run cannot go on.
+    cannot be meant, with 1 and one sentence when the run cannot go on, and with 75 when
+    a signal stopped a run that is saved (see `cnn_jax.training.stopping`).
 
     Args:
       default: What the options change.
@@ -98,7 +101,10 @@ def main(
         ):
             result = run(config)
             speaks = is_main_process()
-    except (ValueError, OSError, ArithmeticError) as error:
+    except RunStoppedError as error:
+        print(error, file=sys.stderr, flush=True)
+        sys.exit(STOPPED_EXIT_CODE)
+    except (ValueError, OSError, ArithmeticError, CheckpointError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if not speaks:
         return

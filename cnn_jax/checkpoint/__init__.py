@@ -19,7 +19,11 @@ The middle three vanish when the next run starts; whatever else lies there is ig
 and left alone. Checkpoints made before there was a manifest are not read.
 """
 
-from cnn_jax.checkpoint.changes import check_unchanged, installed_versions
+from cnn_jax.checkpoint.changes import (
+    check_unchanged,
+    differences,
+    installed_versions,
+)
 from cnn_jax.checkpoint.checkpointer import Checkpoint, Checkpointer
 from cnn_jax.checkpoint.errors import (
     CheckpointError,
@@ -38,5 +42,6 @@ __all__ = [
     "ResumeRefusedError",
     "SaveError",
     "check_unchanged",
+    "differences",
     "installed_versions",
 ]

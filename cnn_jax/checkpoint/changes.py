@@ -16,6 +16,7 @@ def check_unchanged(
     current: Mapping[str, Any],
     *,
     may_change: Collection[str] = (),
+    hint: str = "",
 ) -> None:
     """Refuses to continue a run whose description has changed.
 
@@ -24,6 +25,7 @@ def check_unchanged(
       saved: The description in the checkpoint.
       current: The description now.
       may_change: Keys that do not matter.
+      hint: How to allow a change, the end of the message.
 
     Raises:
       ResumeRefusedError: If any other key differs; all of them are listed.
@@ -37,7 +39,8 @@ def check_unchanged(
         raise ResumeRefusedError(
             f"The run to resume was made with another {what}:\n"
             + "\n".join(found)
-            + "\nResume with the same one, or start a new run in another directory."
+            + "\nResume with the same one, or start a new run in another directory"
+            + (f"; {hint}." if hint else ".")
         )
 
 

@@ -138,8 +138,7 @@ class Checkpointer:
             raise ValueError(f"step: got {step}, expected at least 0.")
         # Its own copy: the caller may go on with the old one.
         user = json.loads(json.dumps(dict(metadata)))
-        if self._read_only:
-            raise CheckpointError(f"{self.directory} was opened for reading only.")
+        self._check_writable()
         self.wait()
         self._steps.check_free(step)
         try:
@@ -162,6 +161,43 @@ class Checkpointer:
             target=self._complete, args=(record,), name=f"save-{step}"
         )
         self._thread.start()
+
+    def amend(
+        self, step: int, metadata: Mapping[str, Any], *, metric: float | None = None
+    ) -> None:
+        """Replaces what was saved beside a tree: for what became known afterwards.
+
+        One rename does it, so that the checkpoint counts at every moment, with the old
+        metadata or with the new.
+
+        Args:
+          step: A checkpoint that is sound.
+          metadata: What JSON can hold, in place of what was saved.
+          metric: Likewise; see `save`.
+
+        Raises:
+          TypeError: If JSON cannot hold the metadata.
+          CheckpointError: If there is no such checkpoint, it is damaged, or this object
+            only reads.
+          SaveError: If the manifest cannot be written.
+        """
+        user = json.loads(json.dumps(dict(metadata)))
+        self._check_writable()
+        self.wait()
+        if self._primary:
+            try:
+                found = self._steps.read(step, content=False)
+                manifest.replace(
+                    self._steps.step_path(step),
+                    dataclasses.replace(
+                        found, user=user, metric=_finite_or_none(metric)
+                    ),
+                )
+            except CheckpointError:
+                raise
+            except Exception as error:
+                raise self._not_saved(step, error) from error
+        self._synchronize()
 
     def restore(self, template: Any, *, step: int | None = None) -> Checkpoint:
         """Restores a checkpoint and verifies it.
@@ -243,6 +279,10 @@ class Checkpointer:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _check_writable(self) -> None:
+        if self._read_only:
+            raise CheckpointError(f"{self.directory} was opened for reading only.")
 
     def _begin(self, step: int, tree: Any) -> None:
         """Copies the arrays and has them written in the background."""

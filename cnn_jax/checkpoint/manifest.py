@@ -51,9 +51,12 @@ def write(directory: epath.Path, manifest: Manifest) -> None:
         }
         for name in sorted(files.all_files(directory))
     }
-    body = json.dumps(
-        dataclasses.asdict(dataclasses.replace(manifest, files=found)), indent=1
-    ).encode()
+    replace(directory, dataclasses.replace(manifest, files=found))
+
+
+def replace(directory: epath.Path, manifest: Manifest) -> None:
+    """Writes a manifest whole, in place of an old one if there is one."""
+    body = json.dumps(dataclasses.asdict(manifest), indent=1).encode()
     header = hashlib.sha256(body).hexdigest().encode()
     files.write_atomically(directory / NAME, header + b"\n" + body)
 

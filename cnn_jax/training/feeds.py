@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 
 from cnn_jax import data, sharding
 from cnn_jax.training.config import TrainConfig
-from cnn_jax.training.keys import make_keys
+from cnn_jax.training.keys import make_keys, place_keys
 
 WORTH_WORKERS = 5000
 """The size of a split from which on evaluating it is left to worker processes."""
@@ -120,7 +120,7 @@ class ResidentFeed:
         """Does nothing: there is no thread or process to end."""
 
     def _order_key(self, seed: int) -> jax.Array:
-        return jax.device_put(make_keys(seed).order, self._everywhere)
+        return place_keys(make_keys(seed).order, self._everywhere)
 
     def _integer(self, value: int) -> jax.Array:
         return jax.device_put(np.int32(value), self._everywhere)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 
 class Keys(NamedTuple):
@@ -24,3 +25,17 @@ class Keys(NamedTuple):
 def make_keys(seed: int) -> Keys:
     """Returns the keys of a seed."""
     return Keys(*jax.random.split(jax.random.key(seed), 3))
+
+
+def place_keys(keys: Any, where: jax.sharding.Sharding) -> Any:
+    """Puts a tree of keys where a sharding says, also on other processes' devices.
+
+    `jax.device_put` does so with numbers only.
+    """
+    numbers = jax.tree.map(lambda key: np.asarray(jax.random.key_data(key)), keys)
+    wrap = jax.jit(_wrap, out_shardings=where)
+    return wrap(jax.device_put(numbers, where))
+
+
+def _wrap(numbers: Any) -> Any:
+    return jax.tree.map(jax.random.wrap_key_data, numbers)

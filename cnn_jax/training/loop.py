@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -21,13 +22,15 @@ import rich.console
 import rich.progress
 from jax.sharding import Mesh
 
-from cnn_jax import checkpoint, data, sharding, trees
+from cnn_jax import data, sharding, trees
 from cnn_jax.training import feeds
-from cnn_jax.training.config import RESUME_MAY_CHANGE, TrainConfig
-from cnn_jax.training.programs import Carry, Programs
-from cnn_jax.training.records import RunFiles
+from cnn_jax.training.config import TrainConfig
+from cnn_jax.training.hosts import is_main_process
+from cnn_jax.training.programs import Programs
 from cnn_jax.training.speed import StepTrace, Stopwatch, model_flops_utilization
 from cnn_jax.training.state import TrainState
+from cnn_jax.training.stopping import RunStoppedError, StopNow, StopSignals
+from cnn_jax.training.store import Record, Store
 
 Hook = Callable[[dict[str, Any], TrainState], None]
 """Called with every record written to `metrics.jsonl` (`record["event"]` is `"step"` or
@@ -35,18 +38,22 @@ Hook = Callable[[dict[str, Any], TrainState], None]
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The training loss became NaN or infinite.
+    """The loss, a gradient or a parameter became NaN or infinite.
 
     Attributes:
-      step: The first step with such a loss; the run's first step is 1.
+      step: The first step with such a loss or gradient; the run's first step is 1.
+      leaf: The path of the first gradient, or of the first leaf of the state, that is
+        not finite; None if only the loss is not.
     """
 
-    def __init__(self, step: int, epoch: int, advice: str):
+    def __init__(self, step: int, epoch: int, leaf: str | None, advice: str):
+        where = "" if leaf is None else f"; the first leaf that is not: {leaf}"
         super().__init__(
-            f"The loss was not finite at step {step} (epoch {epoch}). {advice} A lower "
-            "learning rate or a longer warm-up is the usual cure."
+            f"The loss was not finite at step {step} (epoch {epoch}){where}. {advice} "
+            "A lower learning rate or a longer warm-up is the usual cure; "
+            "non_finite='skip' leaves out the updates of a few such steps."
         )
-        self.step = step
+        self.step, self.leaf = step, leaf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +67,11 @@ class FitResult:
         ones without a validation split. NumPy arrays.
       best_epoch: That epoch, counted from 1; the last without a validation split.
       test: The `evaluation_metrics` of `best_variables`.
-      history: One record per epoch: epoch, step, train_loss, train_accuracy (both means
-        over the epoch, while it was trained), validation_loss and validation_accuracy
-        with a validation split, test_loss, test_accuracy, learning_rate, seconds.
+      history: One record per epoch: epoch, step, train_loss and train_accuracy (means
+        over the epoch, while it was trained), train_skipped_steps where steps may be
+        skipped, the `evaluation_metrics` of the validation split, if there is one, and
+        of the test split (validation_loss, test_top5_accuracy, ...), learning_rate, and
+        the training's seconds, images_per_second and waiting_share so far.
       stopped_early: Whether patience ran out before the epochs did.
       compile_seconds: Tracing and compiling of the training and evaluation programs,
         once for all the runs that share them.
@@ -155,7 +164,12 @@ def fit(
         what is resumed was made with another configuration or dataset
         (`ResumeRefusedError`); raised before anything is compiled.
       FileExistsError: If `run_dir` holds a run and `config.resume` is False.
-      NonFiniteLossError: If the loss became NaN or infinite.
+      NonFiniteLossError: If the loss or a gradient became NaN or infinite, with
+        `config.non_finite` "skip" more often than `maximum_skipped_steps`.
+      RunStoppedError: If SIGTERM or SIGINT came; the run is saved. See
+        `cnn_jax.training.stopping`; without a `run_dir` signals do what they do.
+      CheckpointError, OSError: If the run directory cannot be written, or what is to be
+        resumed is damaged.
     """
     config.validate()
     if config.validation_fraction and validation is not None:
@@ -170,112 +184,31 @@ def fit(
     _check_splits(config, splits)
     mesh = sharding.make_mesh(specification=config.mesh) if mesh is None else mesh
     sharding.check_batch_size(config.batch_size, mesh)
-    if config.run_dir is not None and jax.process_count() > 1:
-        raise ValueError(
-            f"run_dir: got {config.run_dir!r} in a run of {jax.process_count()} "
-            "processes, whose checkpoints are not written yet; expected None."
-        )
 
     with contextlib.ExitStack() as stack:
-        store = None
+        store, signals = None, StopSignals()
         if config.run_dir is not None:
-            files = stack.enter_context(RunFiles(config.run_dir, resume=config.resume))
-            store = _Store(files, stack, config, splits)
+            store = stack.enter_context(Store(config, splits))
+            # Without a directory there is nothing to save.
+            stack.enter_context(signals)
         if programs is None:
             programs = Programs(model, config, splits, mesh)
         else:
             programs = programs.reuse(model, config, splits)
         stack.callback(programs.feed.close)
-        run = _Run(programs, config, splits, store, hooks, macs_per_example)
+        run = _Run(programs, config, splits, store, signals, hooks, macs_per_example)
         stack.callback(run.trace.close)
         run.begin()
-        with _progress_bar(run.num_steps, shown=progress) as run.show:
-            run.train()
-        return run.finish()
-
-
-@dataclasses.dataclass
-class _Record:
-    """What a run remembers beside its arrays; JSON in every checkpoint.
-
-    `target` is the accuracy that the next gain is measured from: with a minimum gain,
-    a best epoch that gained too little does not move it.
-    """
-
-    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
-    best_epoch: int = 0
-    best_step: int = 0
-    best_accuracy: float = -1.0
-    target: float = -1.0
-    epochs_without_gain: int = 0
-    stopped_early: bool = False
-    train_seconds: float = 0.0
-    epoch_seconds: float = 0.0
-
-
-class _Store:
-    """The run directory with its checkpoints."""
-
-    def __init__(
-        self,
-        files: RunFiles,
-        stack: contextlib.ExitStack,
-        config: TrainConfig,
-        splits: Mapping[str, data.Source],
-    ):
-        self.files = files
-        self.checkpoints = stack.enter_context(
-            checkpoint.Checkpointer(files.checkpoints, keep=config.keep_checkpoints)
-        )
-        self._description = {
-            "config": config.to_dict(),
-            "dataset": {name: split.fingerprint for name, split in splits.items()},
-            "versions": checkpoint.installed_versions(),
-        }
-        self._refuse_if_changed()
-
-    def restore(
-        self, template: Carry, step: int | None = None
-    ) -> tuple[int, Carry, _Record]:
-        """Returns step, carry and record of a checkpoint, the newest sound by default.
-
-        Raises:
-          FileNotFoundError: If there is none.
-        """
-        found = self.checkpoints.restore(template, step=step)
-        return found.step, found.tree, _Record(**found.metadata["record"])
-
-    def save(
-        self, step: int, carry: Carry, record: _Record, position: Mapping[str, int]
-    ) -> None:
-        """Saves a checkpoint; at the end of an epoch it counts for being the best."""
-        accuracy = None
-        if record.history and record.history[-1]["step"] == step:
-            accuracy = record.history[-1].get("validation_accuracy")
-        self.checkpoints.save(
-            step,
-            carry,
-            {
-                **self._description,
-                "position": dict(position),
-                "record": dataclasses.asdict(record),
-            },
-            metric=accuracy,
-        )
-
-    def open(self, step: int) -> None:
-        """Starts writing the run's files behind a step."""
-        self.files.open(self._description, step=step)
-
-    def _refuse_if_changed(self) -> None:
         try:
-            saved = self.checkpoints.metadata()
-        except FileNotFoundError:
-            return
-        for what, may_change in (("config", RESUME_MAY_CHANGE), ("dataset", ())):
-            checkpoint.check_unchanged(
-                what, saved[what], self._description[what], may_change=may_change
-            )
+            with _progress_bar(run.num_steps, shown=progress) as run.show:
+                run.train()
+            return run.finish()
+        except StopNow:
+            run.stop()
+            store.close()
+            raise RunStoppedError(
+                signals.name, run.step, run.num_steps, config.run_dir
+            ) from None
 
 
 class _Run:
@@ -286,7 +219,8 @@ class _Run:
         programs: Programs,
         config: TrainConfig,
         splits: Mapping[str, data.Source],
-        store: _Store | None,
+        store: Store | None,
+        signals: StopSignals,
         hooks: Sequence[Hook],
         macs_per_example: int | None,
     ):
@@ -294,10 +228,11 @@ class _Run:
         self.config = config
         self.evaluated = [name for name in splits if name != "train"]
         self.store = store
+        self.signals = signals
         self.hooks = hooks
         self.num_steps = config.epochs * programs.steps_per_epoch
         self.step = 0
-        self.record = _Record()
+        self.record = Record()
         self.best_variables: dict[str, Any] | None = None
         self.macs_per_example = macs_per_example
         self.watch = Stopwatch(lambda: programs.feed.waited_seconds)
@@ -317,21 +252,28 @@ class _Run:
         else:
             self._restore_best()
             _say(f"Resuming at step {self.step} of {self.num_steps}.")
-        self.store.open(self.step)
+        self.store.open(self.step, self.record)
 
     def train(self) -> None:
         """Trains until the epochs are over or patience has run out."""
-        while self.step < self.num_steps and not self.record.stopped_early:
-            epoch, _ = data.locate(self.step, self.programs.steps_per_epoch)
+        # An epoch is over when it is evaluated.
+        while (epoch := len(self.record.history)) < self.config.epochs:
+            if self.record.stopped_early:
+                break
             self._train_epoch(epoch)
             self._end_epoch(epoch)
+
+    def stop(self) -> None:
+        """Saves the run where it stands."""
+        self._fetch()
+        self._save()
 
     def finish(self) -> FitResult:
         """Evaluates the chosen parameters and sums the run up."""
         state = self.carry["state"]
-        digest = trees.digest(state)
+        digest = trees.digest(self.programs.gather(state))
         if self.best_variables is None:
-            self.best_variables = jax.device_get(state.evaluated_variables)
+            self.best_variables = self._read(state.evaluated_variables)
         best_state = self.programs.with_evaluated(state, self.best_variables)
         record = self.record
         images_per_second = self.step * self.config.batch_size / record.train_seconds
@@ -340,7 +282,7 @@ class _Run:
             state=state,
             best_variables=self.best_variables,
             best_epoch=record.best_epoch or len(record.history),
-            test=self.programs.evaluate(best_state, "test"),
+            test=self._evaluate(best_state, "test"),
             history=record.history,
             stopped_early=record.stopped_early,
             compile_seconds=self.programs.compile_seconds,
@@ -348,7 +290,7 @@ class _Run:
             step_seconds_median=step_seconds["median"],
             step_seconds_p90=step_seconds["p90"],
             step_seconds_p99=step_seconds["p99"],
-            waiting_share=self.watch.waited_seconds / max(self.watch.seconds, 1e-9),
+            waiting_share=self.watch.waiting_share,
             images_per_second=images_per_second,
             flops_utilization=model_flops_utilization(
                 self.macs_per_example, images_per_second, self.programs.devices
@@ -370,55 +312,76 @@ class _Run:
     def _train_epoch(self, epoch: int) -> None:
         last = (epoch + 1) * self.programs.steps_per_epoch
         every = self.config.checkpoint_every_steps
+        if self.step == last:
+            return
         # The epoch's order, or a stream's first batches, is not a step's time.
-        inputs = self.programs.feed.inputs(self.step)
+        inputs = self._next_inputs()
         jax.block_until_ready((inputs, self.carry))
         self.watch.start(self.step)
         while self.step < last:
             self.trace.at(self.step, self.carry)
             self.carry = self.programs.step(self.carry, inputs)
             self.step += 1
-            if self.step % self.config.log_every_steps == 0 or self.step == last:
+            is_logged = self.step % self.config.log_every_steps == 0
+            if is_logged or self.step == last:
                 self._log(epoch)
             if every and self.step % every == 0 and self.step < last:
                 self._fetch()
                 self._save()
+            if is_logged:
+                self.signals.check_together()
             if self.step < last:
-                inputs = self.programs.feed.inputs(self.step)
+                inputs = self._next_inputs()
+
+    def _next_inputs(self) -> Any:
+        with self.signals.interrupting():
+            return self.programs.feed.inputs(self.step)
 
     def _log(self, epoch: int) -> None:
-        interval, learning_rate = self._fetch("interval", "learning_rate")
+        loss_scale = self.carry["state"].loss_scale
+        interval, learning_rate, scale = self._fetch(
+            self.carry["interval"],
+            self.carry["learning_rate"],
+            None if loss_scale is None else loss_scale.value,
+        )
         self.carry = self.programs.reset(self.carry, "interval")
         values = {
             "step": self.step,
             "epoch": epoch + 1,
-            "loss": float(interval["loss"] / interval["steps"]),
-            "accuracy": float(interval["accuracy"] / interval["steps"]),
+            **self._means(interval),
             "learning_rate": float(learning_rate),
         }
+        if scale is not None:
+            values["loss_scale"] = float(scale)
         self._report("step", values)
         self.show(
             self.step,
             f"epoch {epoch + 1}/{self.config.epochs}  loss {values['loss']:.4f}",
         )
 
+    def _means(self, tally: Mapping[str, Any]) -> dict[str, float]:
+        """Returns what a tally says of its steps; NaN if all of them were skipped."""
+        steps = float(tally["steps"]) or math.nan
+        means = {name: float(tally[name]) / steps for name in ("loss", "accuracy")}
+        if self.config.non_finite == "skip" or self.config.dtype == "float16":
+            means["skipped_steps"] = int(tally["skipped"])
+        return means
+
     def _end_epoch(self, epoch: int) -> None:
-        tally, learning_rate = self._fetch("epoch", "learning_rate")
-        values = {
-            "epoch": epoch + 1,
-            "step": self.step,
-            "train_loss": float(tally["loss"] / tally["steps"]),
-            "train_accuracy": float(tally["accuracy"] / tally["steps"]),
-        }
+        if self.record.trained is None:
+            self.record.trained = self._close_epoch()
+        values = {"epoch": epoch + 1, "step": self.step}
+        trained = dict(self.record.trained)
+        learning_rate = trained.pop("learning_rate")
+        values |= {f"train_{name}": value for name, value in trained.items()}
         for name in self.evaluated:
-            found = self.programs.evaluate(self.carry["state"], name)
-            values[f"{name}_loss"] = found["loss"]
-            values[f"{name}_accuracy"] = found["accuracy"]
-        values["learning_rate"] = float(learning_rate)
-        values["seconds"] = self.record.epoch_seconds
+            found = self._evaluate(self.carry["state"], name)
+            del found["num_examples"]
+            values |= {f"{name}_{metric}": value for metric, value in found.items()}
+        values["learning_rate"] = learning_rate
+        values |= self._clocked()
         self.record.history.append(values)
-        self.record.epoch_seconds = 0.0
-        self.carry = self.programs.reset(self.carry, "epoch")
+        self.record.epoch_seconds, self.record.trained = 0.0, None
         if self.validates:
             self._judge(values)
         self._report("epoch", values)
@@ -426,6 +389,32 @@ class _Run:
         is_best = self.record.best_step == self.step
         if not self.config.checkpoint_every_steps or ends_run or is_best:
             self._save()
+        self.signals.check_together()
+
+    def _close_epoch(self) -> dict[str, float]:
+        """Returns what the epoch's steps say, and sets their sums back."""
+        tally, learning_rate = self._fetch(
+            self.carry["epoch"], self.carry["learning_rate"]
+        )
+        self.carry = self.programs.reset(self.carry, "epoch")
+        return {**self._means(tally), "learning_rate": float(learning_rate)}
+
+    def _clocked(self) -> dict[str, float]:
+        """Returns what the clock says of the epoch, of all its parts if it was resumed.
+
+        The share of waiting is this process's.
+        """
+        seconds = self.record.epoch_seconds
+        images = self.programs.steps_per_epoch * self.config.batch_size
+        return {
+            "seconds": seconds,
+            "images_per_second": images / seconds,
+            "waiting_share": self.watch.waiting_share,
+        }
+
+    def _evaluate(self, state: TrainState, name: str) -> dict[str, float]:
+        with self.signals.interrupting():
+            return self.programs.evaluate(state, name)
 
     def _judge(self, values: Mapping[str, float]) -> None:
         """Keeps the best parameters, and decides whether to go on."""
@@ -435,7 +424,7 @@ class _Run:
             record.best_accuracy = accuracy
             record.best_epoch, record.best_step = values["epoch"], self.step
             state = self.carry["state"]
-            self.best_variables = jax.device_get(state.evaluated_variables)
+            self.best_variables = self._read(state.evaluated_variables)
         if accuracy > record.target + config.minimum_gain:
             record.target = accuracy
             record.epochs_without_gain = 0
@@ -444,27 +433,36 @@ class _Run:
         if config.patience is not None:
             record.stopped_early = record.epochs_without_gain >= config.patience
 
-    def _fetch(self, *names: str) -> list[Any]:
+    def _fetch(self, *arrays: Any) -> list[Any]:
         """Waits for the device, fetches parts of the carry, and stops a broken run."""
-        first_bad_step, *values = jax.device_get(
-            [self.carry[name] for name in ("first_bad_step", *names)]
+        names = ("first_bad_step", "first_bad_leaf", "num_skipped")
+        (step, leaf, num_skipped), values = jax.device_get(
+            ([self.carry[name] for name in names], list(arrays))
         )
         seconds = self.watch.stop(self.step)
         self.record.train_seconds += seconds
         self.record.epoch_seconds += seconds
-        if first_bad_step >= 0:
-            raise NonFiniteLossError(
-                int(first_bad_step),
-                1 + (int(first_bad_step) - 1) // self.programs.steps_per_epoch,
-                self._last_sound_checkpoint(),
-            )
+        may_skip = 0
+        if self.config.non_finite == "skip":
+            may_skip = self.config.maximum_skipped_steps
+        if num_skipped > may_skip:
+            paths = list(trees.named_leaves(self.carry["state"].params))
+            self._refuse_numbers(int(step), None if leaf < 0 else paths[leaf])
         return values
 
-    def _last_sound_checkpoint(self) -> str:
+    def _read(self, variables: Any) -> Any:
+        return jax.device_get(self.programs.gather(variables))
+
+    def _refuse_numbers(self, step: int, leaf: str | None) -> None:
         latest = self.store.checkpoints.latest_step if self.store else None
-        if latest is None:
-            return "There is no checkpoint from before."
-        return f"The last checkpoint, of step {latest}, is from before."
+        raise NonFiniteLossError(
+            step,
+            1 + (step - 1) // self.programs.steps_per_epoch,
+            leaf,
+            "There is no checkpoint from before."
+            if latest is None
+            else f"The last checkpoint, of step {latest}, is from before.",
+        )
 
     def _report(self, event: str, values: dict[str, float]) -> None:
         if self.store is not None:
@@ -473,15 +471,20 @@ class _Run:
             hook({"event": event, **values}, self.carry["state"])
 
     def _save(self) -> None:
-        if self.store is not None:
-            epoch, batch = data.locate(self.step, self.programs.steps_per_epoch)
-            position = {"epoch": epoch, "batch": batch}
-            self.store.save(self.step, self.carry, self.record, position)
+        if self.store is None:
+            return
+        # The loss was that before the last update, which may have broken the numbers.
+        leaf = self.programs.bad_leaf(self.carry["state"])
+        if leaf is not None:
+            self._refuse_numbers(self.step, leaf)
+        epoch, batch = data.locate(self.step, self.programs.steps_per_epoch)
+        position = {"epoch": epoch, "batch": batch}
+        self.store.save(self.step, self.carry, self.record, position)
 
     def _restore_best(self) -> None:
         if self.record.best_epoch:
             _, carry, _ = self.store.restore(self.carry, self.record.best_step)
-            self.best_variables = jax.device_get(carry["state"].evaluated_variables)
+            self.best_variables = self._read(carry["state"].evaluated_variables)
 
 
 @contextlib.contextmanager
@@ -497,7 +500,7 @@ def _progress_bar(
         rich.progress.TextColumn("left"),
         rich.progress.TimeRemainingColumn(),
         console=rich.console.Console(stderr=True),
-        disable=not (shown and sys.stderr.isatty()),
+        disable=not (shown and is_main_process() and sys.stderr.isatty()),
     )
     with bar:
         task = bar.add_task("starting", total=num_steps)
@@ -522,4 +525,5 @@ def _check_splits(config: TrainConfig, splits: Mapping[str, data.Source]) -> Non
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    if is_main_process():
+        print(text, file=sys.stderr, flush=True)

@@ -65,8 +65,17 @@ class LossScale:
         )
 
 
-def all_finite(tree: Any) -> jax.Array:
-    """Returns whether a tree of arrays holds neither infinities nor NaN, a bool."""
-    return jnp.all(
-        jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)])
-    )
+def first_bad_leaf(tree: Any) -> jax.Array:
+    """Returns which leaf is the first with an infinity or a NaN in it.
+
+    Args:
+      tree: A tree of arrays.
+
+    Returns:
+      Its place among the tree's leaves, int32; -1 if all numbers are finite.
+    """
+    leaves = jax.tree.leaves(tree)
+    if not leaves:
+        return jnp.full((), -1, jnp.int32)
+    bad = jnp.stack([~jnp.all(jnp.isfinite(leaf)) for leaf in leaves])
+    return jnp.where(jnp.any(bad), jnp.argmax(bad), -1).astype(jnp.int32)

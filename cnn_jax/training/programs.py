@@ -10,7 +10,9 @@ The *carry* is all that changes from step to step, one tree, donated to each ste
     state           the TrainState
     epoch           sums of the metrics since the epoch began
     interval        sums of the metrics since the last log line
-    first_bad_step  the first step with a loss that was not finite, or -1
+    first_bad_step  the first step whose loss or gradients were not finite, or -1
+    first_bad_leaf  and the first such leaf of its gradients, or -1
+    num_skipped     the steps whose update was skipped for it
     learning_rate   of the last step
 """
 
@@ -27,7 +29,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from cnn_jax import data, sharding
+from cnn_jax import data, sharding, trees
 from cnn_jax.training.config import RESUME_MAY_CHANGE, TrainConfig
 from cnn_jax.training.evaluation import (
     Metrics,
@@ -42,9 +44,10 @@ from cnn_jax.training.feeds import (
     make_evaluation,
     make_feed,
 )
-from cnn_jax.training.keys import make_keys
+from cnn_jax.training.keys import make_keys, place_keys
 from cnn_jax.training.optim import make_optimizer
 from cnn_jax.training.parallel import ParallelStep, make_step
+from cnn_jax.training.precision import first_bad_leaf
 from cnn_jax.training.schedules import make_schedule
 from cnn_jax.training.state import TrainState, state_options
 from cnn_jax.training.steps import step_options, train_step
@@ -96,6 +99,7 @@ class Programs:
         schedule = make_schedule(config, self.steps_per_epoch)
         optimizer = make_optimizer(config, schedule)
         self._seed(config.seed)
+        self._first_bad: Any = None
 
         started = time.perf_counter()
         shape = (1, *image_shape(config, train))
@@ -185,6 +189,25 @@ class Programs:
         """Trains on what the feed gave for the step; the carry given is consumed."""
         return self._step(carry, inputs, self._keys.steps)
 
+    def bad_leaf(self, state: TrainState) -> str | None:
+        """Returns the path of the first leaf that holds a NaN or an infinity, or None.
+
+        Compiled when it is first asked for, that is before the first checkpoint.
+        """
+        if self._first_bad is None:
+            self._first_bad = self._compile(first_bad_leaf, state)
+        number = int(jax.device_get(self._first_bad(state)))
+        return None if number < 0 else list(trees.named_leaves(state))[number]
+
+    def gather(self, tree: Any) -> Any:
+        """Returns a tree of arrays that this process can read whole."""
+        leaves = jax.tree.leaves(tree)
+        if all(
+            leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in leaves
+        ):
+            return tree
+        return self._compile(lambda tree: tree, tree)(tree)
+
     def reset(self, carry: Carry, tally: str) -> Carry:
         """Returns the carry with one of its sums, "epoch" or "interval", at zero."""
         return {**carry, tally: self._zero_tally()}
@@ -208,7 +231,7 @@ class Programs:
         return state.with_evaluated(jax.device_put(variables, where))
 
     def _seed(self, seed: int) -> None:
-        self._keys = jax.device_put(make_keys(seed), self._everywhere)
+        self._keys = place_keys(make_keys(seed), self._everywhere)
 
     def _spread(
         self, start: Callable[..., Carry], mesh: Mesh
@@ -261,6 +284,8 @@ def _start(key, *, model, optimizer, image, config) -> Carry:
         "epoch": _zero_tally(),
         "interval": _zero_tally(),
         "first_bad_step": jnp.full((), -1, jnp.int32),
+        "first_bad_leaf": jnp.full((), -1, jnp.int32),
+        "num_skipped": jnp.zeros((), jnp.int32),
         "learning_rate": jnp.zeros((), jnp.float32),
     }
 
@@ -284,13 +309,32 @@ def _advance(
     batch = jax.lax.with_sharding_constraint(batch, step.batch(batch))
     batch, model_key = augment(step_key, batch, config, num_classes, prepare)
     new_state, metrics = step(state, batch, model_key)
-    first_bad_step = carry["first_bad_step"]
-    is_first_bad = (first_bad_step < 0) & ~jnp.isfinite(metrics["loss"])
+    # With a loss scale, gradients that overflow are in order.
+    is_bad = ~jnp.isfinite(metrics["loss"])
+    if state.loss_scale is None:
+        is_bad |= metrics["bad_leaf"] >= 0
+    is_first = is_bad & (carry["first_bad_step"] < 0)
+    tallied = {
+        "loss": metrics["loss"],
+        "accuracy": metrics["accuracy"],
+        "steps": jnp.ones(()),
+        "skipped": metrics["skipped"],
+    }
+    if config.non_finite == "skip":
+        # What was skipped has no part in the means.
+        tallied = {
+            name: value if name == "skipped" else jnp.where(is_bad, 0.0, value)
+            for name, value in tallied.items()
+        }
     return {
         "state": new_state,
-        "epoch": _add(carry["epoch"], metrics),
-        "interval": _add(carry["interval"], metrics),
-        "first_bad_step": jnp.where(is_first_bad, new_state.step, first_bad_step),
+        "epoch": jax.tree.map(jnp.add, carry["epoch"], tallied),
+        "interval": jax.tree.map(jnp.add, carry["interval"], tallied),
+        "first_bad_step": jnp.where(is_first, new_state.step, carry["first_bad_step"]),
+        "first_bad_leaf": jnp.where(
+            is_first, metrics["bad_leaf"], carry["first_bad_leaf"]
+        ),
+        "num_skipped": carry["num_skipped"] + is_bad.astype(jnp.int32),
         "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
     }
 
@@ -360,11 +404,7 @@ def preparation(
 
 
 def _zero_tally() -> Metrics:
-    return {name: jnp.zeros(()) for name in ("loss", "accuracy", "steps")}
-
-
-def _add(tally: Metrics, metrics: Metrics) -> Metrics:
-    return {name: tally[name] + metrics.get(name, 1.0) for name in tally}
+    return {name: jnp.zeros(()) for name in ("loss", "accuracy", "steps", "skipped")}
 
 
 def _memory_bytes(program: Any) -> int:

@@ -10,7 +10,7 @@ A room of its own beside the loop, because what a run leaves behind is a contrac
 
 Every line of `metrics.jsonl` carries the number of finished steps. A run that is
 resumed at step s first drops the lines beyond s, so that its file ends equal to that of
-a run that was left alone, but for the `seconds` in it.
+a run that was left alone, but for what a clock wrote (`CLOCKED`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from typing import Any
 
 import tensorboardX
 
+CLOCKED = ("seconds", "images_per_second", "waiting_share")
+"""Fields of a line that no two runs have alike."""
+
 
 class RunFiles:
     """Writes the files of one run.
@@ -31,16 +34,22 @@ class RunFiles:
     Args:
       directory: The run directory, created if missing.
       resume: Whether a run that it already holds is to be continued.
+      writes: False in all but one of several processes, which then writes nothing.
 
     Raises:
       FileExistsError: If it holds a run and `resume` is False.
     """
 
-    def __init__(self, directory: str | os.PathLike, *, resume: bool):
+    def __init__(
+        self, directory: str | os.PathLike, *, resume: bool, writes: bool = True
+    ):
+        self._writes = writes
         self.directory = pathlib.Path(directory).expanduser().absolute()
         self._metrics_path = self.directory / "metrics.jsonl"
         self._metrics = None
         self._events = None
+        if not writes:
+            return
         if self.holds_run and not resume:
             raise FileExistsError(
                 f"{self.directory} already holds a run. Continue it with resume "
@@ -58,10 +67,15 @@ class RunFiles:
         """Where the checkpoints belong."""
         return self.directory / "checkpoints"
 
-    def open(self, description: Mapping[str, Any], *, step: int) -> None:
-        """Starts writing behind `step`, dropping what lies beyond it."""
+    def open(self, description: Mapping[str, Any], *, step: int, epoch: int) -> None:
+        """Starts writing behind a step and so many epochs, dropping what lies beyond.
+
+        At the end of an epoch's steps its evaluation may still be to come.
+        """
+        if not self._writes:
+            return
         self.write_json("config.json", description)
-        kept = _lines_up_to(self._metrics_path, step) if step else []
+        kept = _lines_up_to(self._metrics_path, step, epoch) if step else []
         _replace(self._metrics_path, "".join(kept))
         self._metrics = open(self._metrics_path, "a", encoding="utf-8")  # noqa: SIM115
         self._events = tensorboardX.SummaryWriter(
@@ -70,6 +84,8 @@ class RunFiles:
 
     def record(self, event: str, values: Mapping[str, Any]) -> None:
         """Appends a line, and the same numbers as TensorBoard scalars."""
+        if not self._writes:
+            return
         line = json.dumps({"event": event, **_finite_or_none(values)})
         self._metrics.write(line + "\n")
         # Handed to the system now: a killed process loses no line that it reported.
@@ -80,6 +96,8 @@ class RunFiles:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Writes a whole file, or leaves the old one."""
+        if not self._writes:
+            return
         text = json.dumps(_finite_or_none(content), indent=2)
         _replace(self.directory / name, text + "\n")
 
@@ -92,14 +110,16 @@ class RunFiles:
                 file.close()
 
 
-def _lines_up_to(path: pathlib.Path, step: int) -> list[str]:
+def _lines_up_to(path: pathlib.Path, step: int, epoch: int) -> list[str]:
     kept = []
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
             try:
-                if json.loads(line)["step"] > step:
-                    break
+                found = json.loads(line)
             except ValueError:  # a line torn by the kill, hence the last one
+                break
+            ends_epoch = found["event"] == "epoch"
+            if found["step"] > step or (ends_epoch and found["epoch"] > epoch):
                 break
             kept.append(line)
     return kept

@@ -82,6 +82,11 @@ class Stopwatch:
         self.start(step)
         return seconds
 
+    @property
+    def waiting_share(self) -> float:
+        """The part of the training seconds that was spent waiting for data."""
+        return self.waited_seconds / max(self.seconds, 1e-9)
+
     def step_seconds(self) -> dict[str, float]:
         """Returns the median, 90th and 99th percentile of a step's seconds.
 

@@ -16,7 +16,7 @@ from cnn_jax import kernels as K
 from cnn_jax import trees
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.evaluation import Batch, Metrics, is_correct
-from cnn_jax.training.precision import all_finite
+from cnn_jax.training.precision import first_bad_leaf
 from cnn_jax.training.state import TrainState
 
 Gradients = tuple[Any, Metrics, Any]
@@ -33,6 +33,7 @@ def train_step(
     sam_radius: float = 0.0,
     ema_decay: float | None = None,
     frozen_parameters: Sequence[str] = (),
+    skip_non_finite: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """Takes one step along the gradient of the batch's mean loss.
 
@@ -48,8 +49,9 @@ def train_step(
     2021, "Sharpness-Aware Minimization", equation 3); batch statistics and metrics are
     those of the first pass. |g| is the norm over all parameters that are not frozen.
 
-    With a `LossScale` in the state, the update (parameters, optimizer, statistics and
-    averages) is skipped when a gradient is not finite; the step counts all the same.
+    With a `LossScale` in the state, or with `skip_non_finite`, the update (parameters,
+    optimizer, statistics and averages) is skipped when the loss or a gradient is not
+    finite; the step counts all the same.
 
     Args:
       state: The state before.
@@ -62,10 +64,13 @@ def train_step(
       ema_decay: Of the state's averages; None for a state that has none.
       frozen_parameters: Patterns on the paths of parameters that stay as they are, bit
         by bit; those of the optimizer.
+      skip_non_finite: Whether to skip updates also without a loss scale.
 
     Returns:
-      The state after, and `{"loss", "accuracy"}` of the batch, with a loss scale also
-      `"skipped"` (1.0 or 0.0): float32 scalars, taken before the update.
+      The state after, and of the batch, taken before the update, `{"loss", "accuracy",
+      "skipped"}`, float32 scalars of which the last says whether the update was (1.0)
+      or was not (0.0), and `"bad_leaf"`, int32: the first leaf of the gradients that is
+      not finite, by its place among the leaves of `params`, or -1.
 
     Raises:
       ValueError: If k does not divide n, a pattern matches nothing, or `ema_decay` does
@@ -97,19 +102,19 @@ def train_step(
         new_state.params,
     )
     new_state = new_state.replace(params=params)
-    if state.loss_scale is None:
-        return new_state, metrics
-    is_good = all_finite(gradients)
+    metrics["bad_leaf"] = first_bad_leaf(gradients)
+    is_good = (metrics["bad_leaf"] < 0) & jnp.isfinite(metrics["loss"])
+    if state.loss_scale is None and not skip_non_finite:
+        return new_state, {**metrics, "skipped": jnp.zeros_like(metrics["loss"])}
     metrics["skipped"] = 1.0 - is_good.astype(jnp.float32)
-    kept = jax.tree.map(
+    new_state = jax.tree.map(
         functools.partial(jnp.where, is_good),
         new_state.replace(loss_scale=None),
-        state.replace(loss_scale=None),
+        state.replace(step=new_state.step, loss_scale=None),
     )
-    return (
-        kept.replace(step=new_state.step, loss_scale=state.loss_scale.after(is_good)),
-        metrics,
-    )
+    if state.loss_scale is not None:
+        new_state = new_state.replace(loss_scale=state.loss_scale.after(is_good))
+    return new_state, metrics
 
 
 def step_options(config: TrainConfig) -> dict[str, Any]:
@@ -120,6 +125,7 @@ def step_options(config: TrainConfig) -> dict[str, Any]:
         "sam_radius": config.sam_radius,
         "ema_decay": config.ema_decay,
         "frozen_parameters": config.frozen_parameters,
+        "skip_non_finite": config.non_finite == "skip",
     }
 
 

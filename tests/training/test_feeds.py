@@ -17,6 +17,7 @@ from cnn_jax.checkpoint import ResumeRefusedError
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.feeds import StreamEvaluation, StreamFeed, make_feed
 from cnn_jax.training.loop import fit
+from cnn_jax.training.records import CLOCKED
 
 ROOT = pathlib.Path(__file__).parents[2]
 REAL = pathlib.Path(os.environ.get("CNN_JAX_DATA") or ROOT / ".." / "shared") / "tfds"
@@ -103,7 +104,7 @@ CONFIG = {
 
 def without_clock(history):
     return [
-        {name: value for name, value in record.items() if name != "seconds"}
+        {name: value for name, value in record.items() if name not in CLOCKED}
         for record in history
     ]
 

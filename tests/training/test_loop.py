@@ -16,6 +16,7 @@ from cnn_jax.checkpoint import Checkpointer, ResumeRefusedError
 from cnn_jax.data import Dataset
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.loop import NonFiniteLossError, fit
+from cnn_jax.training.records import CLOCKED
 
 
 class KilledError(Exception):
@@ -38,7 +39,7 @@ def read_metrics(run_dir):
 
 def without_clock(records):
     return [
-        {name: value for name, value in record.items() if name != "seconds"}
+        {name: value for name, value in record.items() if name not in CLOCKED}
         for record in records
     ]
 
@@ -74,8 +75,10 @@ def test_a_run_learns_and_reports_itself(tiny_net, digits, with_run):
         "train_accuracy",
         "test_loss",
         "test_accuracy",
+        "test_top5_accuracy",
+        "test_calibration_error",
         "learning_rate",
-        "seconds",
+        *CLOCKED,
     }
     assert result.best_epoch == 4
     assert not result.stopped_early

@@ -11,7 +11,7 @@ CONFIG = {"config": {"epochs": 2}}
 
 def write_run(directory, steps, *, resume=False, start=0):
     with RunFiles(directory, resume=resume) as files:
-        files.open(CONFIG, step=start)
+        files.open(CONFIG, step=start, epoch=0)
         for step in steps:
             files.record("step", {"step": step, "epoch": 1, "loss": 0.1 * step})
 
@@ -50,7 +50,7 @@ def test_starting_from_scratch_drops_every_line(tmp_path):
 
 def test_what_json_does_not_know_becomes_null(tmp_path):
     with RunFiles(tmp_path, resume=False) as files:
-        files.open(CONFIG, step=0)
+        files.open(CONFIG, step=0, epoch=0)
         files.record("step", {"step": 1, "loss": float("inf")})
         files.write_json("result.json", {"history": [{"loss": float("nan")}]})
     line = (tmp_path / "metrics.jsonl").read_text()

@@ -33,6 +33,14 @@ class RunConfig:
     """Directory for config, metrics, events and checkpoints. Default: keep none."""
     resume: bool = False
     """Continue the run in `run_dir` from its newest checkpoint."""
+    allow_changed: tuple[str, ...] = ()
+    """Fields that may have another value than the run that is resumed had, though they
+    change its numbers."""
+    non_finite: Literal["stop", "skip"] = "stop"
+    """What a loss or a gradient that is not finite does: end the run, or have its
+    step's update skipped. The overflows of `float16` are skipped in any case."""
+    maximum_skipped_steps: int = 10
+    """For `non_finite` `skip`: how many updates of a run may be skipped."""
     checkpoint_every_steps: int = 0
     """Steps between checkpoints. Default 0: one after every epoch."""
     keep_checkpoints: int = 2
@@ -52,13 +60,16 @@ class RunConfig:
             1 <= self.initial_loss_scale <= 2.0**24,
             "a number in [1, 2^24]",
         )
-        yield from not_negative(self, "checkpoint_every_steps")
+        yield from not_negative(self, "checkpoint_every_steps", "maximum_skipped_steps")
         steps = self.profile_steps
         yield (
             "profile_steps",
             steps is None or (self.run_dir is not None and 0 <= steps[0] < steps[1]),
             "two rising numbers, and a run_dir to write to",
         )
+        fields = [field.name for field in dataclasses.fields(self)]
+        unknown = [name for name in self.allow_changed if name not in fields]
+        yield "allow_changed", not unknown, f"names of fields, not {unknown}"
         yield (
             "resume",
             not self.resume or self.run_dir is not None,

@@ -1,0 +1,148 @@
+"""Stopping a run from outside: the first signal saves, the second ends.
+
+A run that gets SIGTERM (what Cloud TPU, Slurm and Kubernetes send before they take a
+machine away) or SIGINT (Ctrl-C) goes on to the next safe point, saves once and ends
+with `STOPPED_EXIT_CODE`. Safe points are the end of every step, a wait for data, and
+all of an evaluation, which is done again when the run is resumed. Several processes
+must stop at the same step: they agree at logging steps, whichever of them got the
+signal. A program that is being compiled is compiled first.
+
+A second signal ends the process at once, with 128 plus the signal's number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+import jax
+import numpy as np
+
+STOPPED_EXIT_CODE = 75
+"""Of a run that a signal stopped and that `--resume` continues: `EX_TEMPFAIL` of
+sysexits.h, "try again later"."""
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class RunStoppedError(Exception):
+    """A signal stopped the run, which is saved.
+
+    Attributes:
+      step: The steps that were finished.
+    """
+
+    def __init__(self, name: str, step: int, num_steps: int, run_dir: str):
+        super().__init__(
+            f"{name}: stopped and saved at step {step} of {num_steps}. Continue the "
+            f"run in {run_dir} with --resume."
+        )
+        self.step = step
+
+
+class StopNow(BaseException):
+    """Unwinds the loop from a safe point; no handler of errors is to catch it."""
+
+
+class StopSignals:
+    """Listens for the signals while it is entered.
+
+    In another than the main thread, where Python lets nobody listen, it hears nothing.
+    """
+
+    def __init__(self) -> None:
+        self._received: list[int] = []
+        self._may_raise = False
+
+    @property
+    def name(self) -> str:
+        """The signal that came, or of several processes, to one of them."""
+        number = self._received[0] if self._received else signal.SIGTERM
+        return signal.Signals(number).name
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        # Python runs a handler between two of its instructions, which a compilation
+        # keeps waiting for minutes; the wake-up descriptor is written to at once, and a
+        # thread of its own hears it.
+        reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._previous_writer = signal.set_wakeup_fd(self._writer)
+        self._previous = {
+            number: signal.signal(number, self._handle) for number in SIGNALS
+        }
+        self._listener = threading.Thread(
+            target=self._listen, args=(reader,), name="stop-signals", daemon=True
+        )
+        self._listener.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if not hasattr(self, "_listener"):
+            return
+        for number, handler in self._previous.items():
+            # None stands for one that was not set from Python and cannot be set back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        signal.set_wakeup_fd(self._previous_writer)
+        os.close(self._writer)
+        self._listener.join()
+
+    def check(self) -> None:
+        """Raises `StopNow` if a signal came; for one process."""
+        if self._received and jax.process_count() == 1:
+            raise StopNow
+
+    def check_together(self) -> None:
+        """Raises `StopNow` in every process if a signal came to any of them."""
+        self.check()
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            mine = np.asarray(bool(self._received))
+            if np.any(multihost_utils.process_allgather(mine)):
+                raise StopNow
+
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Lets a signal interrupt what is done inside, wherever that is.
+
+        Only for what may be left half done. In one of several processes nothing is
+        interrupted: the others would wait for it.
+        """
+        self.check()
+        self._may_raise = jax.process_count() == 1
+        try:
+            yield
+        finally:
+            self._may_raise = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._received.append(number)
+        if self._may_raise:
+            self._may_raise = False
+            raise StopNow
+
+    def _listen(self, reader: int) -> None:
+        heard = 0
+        with os.fdopen(reader, "rb", buffering=0) as pipe:
+            while written := pipe.read(1):
+                if written[0] not in SIGNALS:
+                    continue
+                heard += 1
+                if heard > 1:
+                    os._exit(128 + written[0])
+                _tell(
+                    f"{signal.Signals(written[0]).name}: saving at the next safe "
+                    "point, then ending. Once more ends at once.\n"
+                )
+
+
+def _tell(text: str) -> None:
+    # Not through sys.stderr, whose lock the interrupted thread may hold.
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode())

@@ -1,0 +1,184 @@
+"""The directory of a run: its files, and checkpoints that it continues from exactly."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from cnn_jax import checkpoint, data
+from cnn_jax.training.config import RESUME_MAY_CHANGE, TrainConfig
+from cnn_jax.training.hosts import is_main_process
+from cnn_jax.training.keys import make_keys
+from cnn_jax.training.records import RunFiles
+
+_HINTS = {
+    "config": "--allow-changed FIELD ... continues with another value of a field",
+    "dataset": "--allow-changed dataset continues with another dataset",
+}
+
+
+@dataclasses.dataclass
+class Record:
+    """What a run remembers beside its arrays; JSON in every checkpoint.
+
+    Attributes:
+      history: A record for each epoch that was evaluated.
+      trained: What is known of an epoch whose steps are over and whose evaluation is
+        not; a run that was stopped in between evaluates it when it is resumed.
+      best_epoch: The epoch with the highest validation accuracy, from 1; 0 for none.
+      best_step: The steps at its end.
+      best_accuracy: That accuracy.
+      target: The accuracy that the next gain is measured from: with a minimum gain, a
+        best epoch that gained too little does not move it.
+      epochs_without_gain: Epochs since there was one.
+      stopped_early: Whether they were too many.
+      train_seconds: Of all training steps so far.
+      epoch_seconds: Of those of the epoch in progress.
+    """
+
+    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    trained: dict[str, float] | None = None
+    best_epoch: int = 0
+    best_step: int = 0
+    best_accuracy: float = -1.0
+    target: float = -1.0
+    epochs_without_gain: int = 0
+    stopped_early: bool = False
+    train_seconds: float = 0.0
+    epoch_seconds: float = 0.0
+
+
+class Store:
+    """The run directory with its checkpoints.
+
+    Of several processes all save and restore, and the main one writes all other files.
+
+    Args:
+      config: The run's configuration, with a `run_dir`.
+      splits: The datasets by name, whose fingerprints a resumed run must find again.
+
+    Raises:
+      FileExistsError: If the directory holds a run and `config.resume` is False.
+      ResumeRefusedError: If what it holds was made with another configuration or
+        dataset, and `config.allow_changed` does not name what differs.
+    """
+
+    def __init__(self, config: TrainConfig, splits: Mapping[str, data.Source]):
+        with contextlib.ExitStack() as stack:
+            self.files = stack.enter_context(
+                RunFiles(config.run_dir, resume=config.resume, writes=is_main_process())
+            )
+            self.checkpoints = stack.enter_context(
+                checkpoint.Checkpointer(
+                    self.files.checkpoints, keep=config.keep_checkpoints
+                )
+            )
+            self._description = _describe(config, splits)
+            self._check_description(config)
+            self._saved_step: int | None = None
+            self._stack = stack.pop_all()
+
+    def restore(
+        self, template: Any, step: int | None = None
+    ) -> tuple[int, Any, Record]:
+        """Returns step, carry and record of a checkpoint, the newest sound by default.
+
+        Raises:
+          FileNotFoundError: If there is none.
+        """
+        found = self.checkpoints.restore(template, step=step)
+        if step is None:
+            self._saved_step = found.step
+        return found.step, found.tree, Record(**found.metadata["record"])
+
+    def save(
+        self, step: int, carry: Any, record: Record, position: Mapping[str, int]
+    ) -> None:
+        """Saves a checkpoint; at the end of an epoch it counts for being the best.
+
+        Of a step that is saved already only the record is saved again: the arrays are
+        the same.
+        """
+        metadata = {
+            **self._description,
+            "position": dict(position),
+            "record": dataclasses.asdict(record),
+        }
+        accuracy = None
+        if record.history and record.history[-1]["step"] == step:
+            accuracy = record.history[-1].get("validation_accuracy")
+        if step == self._saved_step:
+            self.checkpoints.amend(step, metadata, metric=accuracy)
+        else:
+            self.checkpoints.save(step, carry, metadata, metric=accuracy)
+            self._saved_step = step
+
+    def open(self, step: int, record: Record) -> None:
+        """Starts writing the run's files behind a step."""
+        self.files.open(self._description, step=step, epoch=len(record.history))
+
+    def close(self) -> None:
+        """Waits for every save; raises what went wrong with the last one."""
+        self._stack.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.__exit__(*exception)
+
+    def _check_description(self, config: TrainConfig) -> None:
+        try:
+            saved = self.checkpoints.metadata()
+        except FileNotFoundError:
+            return
+        allowed = config.allow_changed
+        may_change = {
+            "config": (*RESUME_MAY_CHANGE, *allowed),
+            "dataset": tuple(self._description["dataset"])
+            if "dataset" in allowed
+            else (),
+            "random": ("seed",) if "seed" in allowed else (),
+        }
+        for what, fields in may_change.items():
+            # What an older version did not write cannot have changed.
+            checkpoint.check_unchanged(
+                what,
+                saved.get(what, self._description[what]),
+                self._description[what],
+                may_change=fields,
+                hint=_HINTS.get(what, ""),
+            )
+        _tell_of_versions(saved["versions"], self._description["versions"])
+
+
+def _describe(config: TrainConfig, splits: Mapping[str, data.Source]) -> dict[str, Any]:
+    key = make_keys(config.seed).steps
+    return {
+        "config": config.to_dict(),
+        "dataset": {name: split.fingerprint for name, split in splits.items()},
+        # The same seed gives other keys under another generator.
+        "random": {
+            "generator": str(jax.random.key_impl(key)),
+            "seed": np.asarray(jax.random.key_data(key)).tolist(),
+        },
+        "versions": checkpoint.installed_versions(),
+    }
+
+
+def _tell_of_versions(saved: Mapping[str, str], current: Mapping[str, str]) -> None:
+    changed = checkpoint.differences(saved, current)
+    if changed and is_main_process():
+        print(
+            "The run was made with other versions, whose programs may round otherwise:",
+            *changed,
+            sep="\n",
+            file=sys.stderr,
+            flush=True,
+        )
