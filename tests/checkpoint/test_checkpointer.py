@@ -13,6 +13,7 @@ from cnn_jax.checkpoint import (
     ResumeRefusedError,
     SaveError,
     check_unchanged,
+    files,
 )
 
 
@@ -170,6 +171,28 @@ def test_a_save_that_fails_in_the_background_is_raised(tmp_path, monkeypatch, no
         assert reopened.steps == (1,)
         reopened.save(2, {"x": jnp.ones(2)}, {})
         assert reopened.steps == (1, 2)
+
+
+def test_what_stands_beside_a_tree_can_be_amended(checkpointer, monkeypatch):
+    for step in (1, 2, 3):
+        checkpointer.save(step, make_tree(step), {"saved": step})
+    checkpointer.amend(2, {"known": "later"}, metric=0.5)
+    assert checkpointer.best_step == 2
+    found = checkpointer.restore(make_tree(), step=2)
+    assert found.metadata == {"known": "later"}
+    assert trees.digest(found.tree) == trees.digest(make_tree(2))
+    checkpointer.save(4, make_tree(4), {})
+    assert checkpointer.steps == (2, 3, 4)
+
+    def fail(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(files, "write_atomically", fail)
+    with pytest.raises(SaveError, match=r"/2: .*no space left"):
+        checkpointer.amend(2, {"known": "never"})
+    assert checkpointer.metadata(2) == {"known": "later"}
+    with pytest.raises(CheckpointError, match="MANIFEST"):
+        checkpointer.amend(7, {})
 
 
 def test_a_changed_description_is_refused_with_all_differences():

@@ -7,7 +7,9 @@ import pathlib
 import types
 
 import chex
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -300,6 +302,38 @@ def test_what_would_change_the_numbers_is_refused(tiny_net, digits, with_run):
         )
 
 
+def test_what_is_allowed_may_change(tiny_net, digits, with_run, capsys):
+    train, test = digits
+    config = with_run(epochs=1, schedule="constant")
+    fit(tiny_net(), config, train, test, progress=False)
+    images = train.images.copy()
+    images[0, 0, 0, 0] ^= 1
+    other = dataclasses.replace(train, images=images)
+    changes = {"epochs": 2, "learning_rate": 0.1}
+    allowed = ("epochs", "learning_rate", "dataset")
+    for missing in allowed:
+        resumed = dataclasses.replace(
+            config,
+            resume=True,
+            allow_changed=tuple(name for name in allowed if name != missing),
+            **changes,
+        )
+        hint = "--allow-changed dataset" if missing == "dataset" else missing
+        with pytest.raises(ResumeRefusedError, match=hint):
+            fit(tiny_net(), resumed, other, test, progress=False)
+    resumed = dataclasses.replace(resumed, allow_changed=allowed)
+    result = fit(tiny_net(), resumed, other, test, progress=False)
+    assert int(result.state.step) == 22
+    assert result.history[-1]["learning_rate"] == pytest.approx(0.1)
+    # The run is now one with the new values.
+    again = dataclasses.replace(resumed, allow_changed=())
+    assert fit(tiny_net(), again, other, test, progress=False).state_digest == (
+        result.state_digest
+    )
+    with pytest.raises(ValueError, match=r"allow_changed: .*not \['epoch'\]"):
+        dataclasses.replace(config, allow_changed=("epoch",)).validate()
+
+
 def test_early_stopping_goes_by_validation_and_reports_the_best_epoch(
     tiny_net, digits, with_run
 ):
@@ -407,6 +441,96 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
     assert len(losses) == found - 1
     with Checkpointer(pathlib.Path(config.run_dir) / "checkpoints") as checkpointer:
         assert all(step < found for step in checkpointer.steps)
+
+
+class Fragile(nn.Module):
+    """A network whose loss or one of whose gradients breaks on images with a mark."""
+
+    loss_too: bool
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        """Returns the logits."""
+        is_marked = jnp.max(x[:, 0, 0, 0]) > 0.5
+        x = x.reshape(x.shape[0], -1)
+        x = nn.BatchNorm(use_running_average=not train, name="norm")(x)
+        weight = self.param("weight", nn.initializers.ones, ())
+        # At zero the root's derivative is infinite, times zero: NaN.
+        root = jnp.sqrt(jnp.where(is_marked, 0.0 * weight, 1.0))
+        x = nn.Dense(10, name="head")(x) + (root - jax.lax.stop_gradient(root))
+        return x * jnp.where(is_marked & self.loss_too, jnp.nan, 1.0)
+
+
+@pytest.fixture
+def marked(digits):
+    """The digits, of which one has a white corner where all others are black."""
+    train, test = digits
+    images = train.images.copy()
+    images[5, 0, 0, 0] = 255
+    return dataclasses.replace(train, images=images), test
+
+
+FRAGILE_RUN = {
+    "crop_padding": 0,
+    "mean": (0.0,),
+    "std": (1.0,),
+    "log_every_steps": 1,
+    "checkpoint_every_steps": 1,
+    "keep_checkpoints": 1,
+}
+
+
+@pytest.mark.parametrize("loss_too", [False, True])
+def test_what_is_not_finite_first_is_named(marked, with_run, loss_too):
+    config = with_run(epochs=1, **FRAGILE_RUN)
+    steps = []
+    with pytest.raises(NonFiniteLossError) as error:
+        fit(
+            Fragile(loss_too),
+            config,
+            *marked,
+            progress=False,
+            hooks=[lambda record, state: steps.append(record["step"])],
+        )
+    assert error.value.step == steps[-1] + 1 > 1
+    # The gradient of the weight alone, or of all, of which the head's are the first.
+    expected = "head/bias" if loss_too else "weight"
+    assert error.value.leaf == expected
+    assert f"leaf that is not: {expected}" in str(error.value)
+    with Checkpointer(pathlib.Path(config.run_dir) / "checkpoints") as checkpointer:
+        assert checkpointer.steps == (steps[-1],)
+
+
+@pytest.mark.parametrize("loss_too", [False, True])
+def test_so_many_steps_may_be_skipped_and_no_more(marked, with_run, loss_too):
+    config = with_run(epochs=2, **FRAGILE_RUN)
+    skip = dataclasses.replace(config, non_finite="skip", maximum_skipped_steps=2)
+    result = fit(Fragile(loss_too), skip, *marked, progress=False)
+    assert [epoch["train_skipped_steps"] for epoch in result.history] == [1, 1]
+    assert all(np.isfinite(epoch["train_loss"]) for epoch in result.history)
+    assert int(result.state.step) == 22
+    chex.assert_tree_all_finite(result.state.params)
+    skipped = [line for line in read_metrics(config.run_dir) if line["event"] == "step"]
+    assert sorted(line["skipped_steps"] for line in skipped) == [0] * 20 + [1] * 2
+    # A step that was skipped alone in its interval has no mean to show.
+    assert [line["loss"] for line in skipped if line["skipped_steps"]] == [None] * 2
+    once = dataclasses.replace(skip, maximum_skipped_steps=1, run_dir=None)
+    with pytest.raises(NonFiniteLossError):
+        fit(Fragile(loss_too), once, *marked, progress=False)
+
+
+def test_parameters_that_are_not_finite_are_not_saved(tiny_net, digits, with_run):
+    config = with_run(
+        learning_rate=1e30,
+        schedule="constant",
+        learning_rate_groups=(("^head/bias$", 1e30),),
+        checkpoint_every_steps=1,
+    )
+    with pytest.raises(NonFiniteLossError, match=r"step 1 .*params/head/bias") as error:
+        fit(tiny_net(), config, *digits, progress=False)
+    assert error.value.leaf == "params/head/bias"
+    with Checkpointer(pathlib.Path(config.run_dir) / "checkpoints") as checkpointer:
+        assert checkpointer.steps == ()
 
 
 def test_a_schedule_that_ends_decays_to_the_logged_rate(tiny_net, digits, config):

@@ -128,3 +128,25 @@ def test_the_steps_bring_nothing_but_jax_flax_optax_and_numpy():
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
     )
     assert done.stdout.strip() == "['cnn_jax']"
+
+
+def test_a_step_that_is_skipped_changes_nothing_but_its_number(state, batch):
+    step = jax.jit(functools.partial(train_step, skip_non_finite=True))
+    key = jax.random.key(3)
+    expected, _ = jax.jit(train_step)(state, batch, key)
+    found, metrics = step(state, batch, key)
+    chex.assert_trees_all_equal(found.params, expected.params)
+    chex.assert_trees_all_equal(found.batch_stats, expected.batch_stats)
+    assert float(metrics["skipped"]) == 0.0
+    assert int(metrics["bad_leaf"]) == -1
+
+    broken = {**batch, "image": batch["image"].at[3, 2, 2].set(jnp.nan)}
+    skipped, metrics = step(state, broken, key)
+    assert int(skipped.step) == 1
+    chex.assert_trees_all_equal(skipped.replace(step=state.step), state)
+    assert float(metrics["skipped"]) == 1.0
+    assert int(metrics["bad_leaf"]) == 0
+    taken, metrics = jax.jit(train_step)(state, broken, key)
+    assert not np.all(np.isfinite(taken.params["head"]["bias"]))
+    assert float(metrics["skipped"]) == 0.0
+    assert int(metrics["bad_leaf"]) == 0
