@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cnn_jax.layers import BatchNorm, Conv, Dense, Dropout
 
@@ -45,20 +46,21 @@ HEAD = {"head/kernel", "head/bias"}
 
 def make_variables(seed=0):
     """Returns variables of which none is 0 or 1, negative zeros among them."""
-    model = StagedNet()
-    variables = model.init(jax.random.key(seed), jnp.zeros(IMAGES.shape), train=False)
-    leaves, structure = jax.tree.flatten(variables)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    leaves = [
-        jnp.abs(leaf + 0.2 * jax.random.normal(key, leaf.shape))
-        if leaf.ndim == 1
-        else leaf
-        for key, leaf in zip(keys, leaves, strict=True)
-    ]
-    variables = structure.unflatten(leaves)
-    params = variables["params"]
-    params["second"]["kernel"] = params["second"]["kernel"].at[0, 0, 0, 0].set(-0.0)
-    params["second_norm"]["bias"] = params["second_norm"]["bias"].at[0].set(-0.0)
+    shapes = jax.eval_shape(
+        lambda key, images: StagedNet().init(key, images, train=False),
+        jax.eval_shape(jax.random.key, 0),
+        IMAGES,
+    )
+    generator = np.random.default_rng(seed)
+
+    def draw(leaf):
+        # Vectors are scales, variances and the like: above 0.
+        low = -1.0 if leaf.ndim > 1 else 0.5
+        return generator.uniform(low, 1.5, leaf.shape).astype(leaf.dtype)
+
+    variables = jax.tree.map(draw, shapes)
+    for path in (("second", "kernel"), ("second_norm", "bias")):
+        variables["params"][path[0]][path[1]][..., 0] = -0.0
     return variables
 
 

@@ -87,7 +87,9 @@ def test_l2_sp_is_apart_from_adamws_moments():
         np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["lamb", "rmsprop", "muon"])
+@pytest.mark.parametrize(
+    "name", ["lamb", "rmsprop", pytest.param("muon", marks=pytest.mark.slow)]
+)
 def test_l2_sp_pulls_back_under_every_optimizer(name):
     params = {
         "stem": {"kernel": jnp.eye(3)},
@@ -130,8 +132,14 @@ def test_rates_fall_with_depth(name):
         np.testing.assert_allclose(moved, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
-@pytest.mark.parametrize("l2_sp", [0.0, ANCHOR])
+@pytest.mark.parametrize(
+    ("name", "l2_sp"),
+    [
+        ("adamw", ANCHOR),
+        pytest.param("sgd", ANCHOR, marks=pytest.mark.slow),
+        pytest.param("muon", 0.0, marks=pytest.mark.slow),
+    ],
+)
 def test_what_is_unfrozen_begins_as_if_the_run_began_then(name, l2_sp):
     options = {**COMMON, "schedule": "linear", "epochs": 2, "l2_sp": l2_sp}
     config = TrainConfig(
