@@ -1,21 +1,22 @@
 """Runs that start from given weights, the policies, and features from a file."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from references.staged import HEAD, IMAGES, NORMS, StagedNet, make_variables
 
 from cnn_jax import sharding, trees
 from cnn_jax.data import Dataset
+from cnn_jax.data.device import normalize
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.feature_cache import split_features
 from cnn_jax.training.freezing import first_steps
 from cnn_jax.training.loop import fit
-from cnn_jax.training.programs import Programs, preparation
+from cnn_jax.training.programs import Programs
 from cnn_jax.training.transfer import (
     feature_extraction,
     fine_tune,
@@ -271,7 +272,7 @@ def probe(splits, cache_dir=None, variables=None, **options):
     return feature_extraction(
         StagedNet(),
         make_variables() if variables is None else variables,
-        dataclasses.replace(CONFIG, weight_decay=0.01),
+        dataclasses.replace(CONFIG, weight_decay=0.01, mean=(0.4,), std=(0.3,)),
         *splits,
         cache_dir=cache_dir,
         mesh=sharding.make_mesh(jax.devices()[:1]),
@@ -279,21 +280,45 @@ def probe(splits, cache_dir=None, variables=None, **options):
     )
 
 
-def test_the_classifier_is_the_last_layer_of_the_network(splits):
-    result = probe(splits)
-    assert result.report.converged
+def test_a_classifier_of_features_becomes_the_last_layer(splits):
+    generator = np.random.default_rng(1)
+    parameters = {
+        "kernel": generator.normal(size=(4, 10)).astype(np.float32),
+        "bias": generator.normal(size=10).astype(np.float32),
+    }
+    variables = with_head(StagedNet(), make_variables(), parameters, IMAGES)
+    for split, found in zip(splits, features(splits, None), strict=True):
+        expected = found.features @ parameters["kernel"] + parameters["bias"]
+        np.testing.assert_allclose(logits_of(variables, split), expected, atol=1e-4)
+        np.testing.assert_array_equal(found.labels, split.labels)
+    narrow = {"kernel": np.zeros((3, 10), np.float32), "bias": np.zeros(10)}
+    with pytest.raises(ValueError, match="expected one dense layer"):
+        with_head(StagedNet(), make_variables(), narrow, IMAGES)
+
+
+def logits_of(variables, split):
+    """Returns what the whole network says of a split."""
+    prepare = functools.partial(normalize, mean=(0.4,), std=(0.3,))
+    apply = jax.jit(lambda images: StagedNet().apply(variables, prepare(images)))
+    return apply(split.images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "options"), [("lbfgs", {}), ("sgd", {"epochs": 40})]
+)
+def test_feature_extraction_reports_how_good_the_network_becomes(
+    splits, method, options
+):
+    result = probe(splits, method=method, **options)
     variables = with_head(StagedNet(), make_variables(), result.parameters, IMAGES)
     for split, metrics in zip(splits, (result.train, result.test), strict=True):
-        images = preparation(CONFIG, splits[0])(jnp.asarray(split.images))
-        logits = StagedNet().apply(variables, images, train=False)
-        right = np.argmax(logits, axis=-1) == split.labels
+        right = np.argmax(logits_of(variables, split), axis=-1) == split.labels
         assert metrics["accuracy"] == pytest.approx(right.mean())
         assert metrics["num_examples"] == len(split)
     # A tenth is chance; the classes differ in brightness.
     assert result.train["accuracy"] > 0.3
-    narrow = {"kernel": np.zeros((3, 10), np.float32), "bias": np.zeros(10)}
-    with pytest.raises(ValueError, match="expected one dense layer"):
-        with_head(StagedNet(), make_variables(), narrow, IMAGES)
+    assert result.num_cached == 0
 
 
 def test_variables_of_another_network_have_no_features(splits):

@@ -87,9 +87,8 @@ def test_l2_sp_is_apart_from_adamws_moments():
         np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "name", ["lamb", "rmsprop", pytest.param("muon", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lamb", "rmsprop", "muon"])
 def test_l2_sp_pulls_back_under_every_optimizer(name):
     params = {
         "stem": {"kernel": jnp.eye(3)},
