@@ -6,6 +6,7 @@ A file in `experiments/` is a docstring, a `TrainConfig` and a call of `main`.
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import sys
 from typing import Any
 
@@ -15,21 +16,30 @@ from cnn_jax import data
 from cnn_jax.analysis.summary import summarize
 from cnn_jax.checkpoint import CheckpointError
 from cnn_jax.models import create_model
+from cnn_jax.pretrained import load_pretrained
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.feeds import image_shape
 from cnn_jax.training.hosts import connected_hosts, is_main_process
+from cnn_jax.training.keys import make_keys
 from cnn_jax.training.loop import FitResult, fit
 from cnn_jax.training.speed import PEAK_FLOPS
 from cnn_jax.training.stopping import STOPPED_EXIT_CODE, RunStoppedError
+
+REFUSALS = (ValueError, OSError, ArithmeticError, ImportError, CheckpointError)
+"""What ends an experiment with a sentence rather than a traceback."""
 
 
 def run(config: TrainConfig) -> FitResult:
     """Opens the data, makes the model and trains it, printing a line an epoch.
 
+    With `config.pretrained` it starts from there, and images are normalised as these
+    weights know them unless the configuration says how.
+
     Raises:
-      ValueError, FileNotFoundError, FileExistsError, ArithmeticError: As `fit`,
-        `create_model` and `data.open_split` do.
+      ValueError, FileNotFoundError, FileExistsError, ArithmeticError, ImportError: As
+        `fit`, `create_model`, `load_pretrained` and `data.open_split` do.
     """
+    config.validate()
     train, test = (
         data.open_split(
             config.dataset,
@@ -46,14 +56,32 @@ def run(config: TrainConfig) -> FitResult:
         dtype=config.dtype,
         **config.model_overrides(),
     )
+    variables = None
+    if config.pretrained is not None:
+        config, variables = _load_pretrained(config, model)
     return fit(
         model,
         config,
         train,
         test,
+        initial_variables=variables,
         hooks=[print_epoch],
         macs_per_example=_count_macs(model, image_shape(config, train)),
     )
+
+
+def _load_pretrained(config: TrainConfig, model: Any) -> tuple[TrainConfig, Any]:
+    """Returns the variables to start from, and what is then known of the images."""
+    variables, report = load_pretrained(
+        model, config.pretrained, key=make_keys(config.seed).parameters
+    )
+    if is_main_process():
+        print(f"{config.pretrained}: {report}", flush=True)
+    known = report.provenance.preprocessing
+    if config.mean is None and {"mean", "std"} <= known.keys():
+        mean, std = (tuple(map(float, known[name])) for name in ("mean", "std"))
+        config = dataclasses.replace(config, mean=mean, std=std)
+    return config, variables
 
 
 def _count_macs(model: Any, shape: tuple[int, int, int]) -> int | None:
@@ -61,6 +89,12 @@ def _count_macs(model: Any, shape: tuple[int, int, int]) -> int | None:
     if jax.devices()[0].device_kind not in PEAK_FLOPS:
         return None
     return summarize(model, shape).macs
+
+
+def _use_compilation_cache(directory: str | None) -> None:
+    if directory is not None and jax.config.jax_compilation_cache_dir is None:
+        path = pathlib.Path(directory).expanduser().absolute()
+        jax.config.update("jax_compilation_cache_dir", str(path))
 
 
 def print_epoch(record: dict, state: object) -> None:
@@ -96,6 +130,7 @@ def main(
         print(f"{field} = {value!r}")
     try:
         config.validate()
+        _use_compilation_cache(config.compilation_cache)
         with connected_hosts(
             config.coordinator_address, config.num_processes, config.process_id
         ):
@@ -104,7 +139,13 @@ def main(
     except RunStoppedError as error:
         print(error, file=sys.stderr, flush=True)
         sys.exit(STOPPED_EXIT_CODE)
-    except (ValueError, OSError, ArithmeticError, CheckpointError) as error:
+    except (
+        ValueError,
+        OSError,
+        ArithmeticError,
+        ImportError,
+        CheckpointError,
+    ) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if not speaks:
         return

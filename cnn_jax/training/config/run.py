@@ -45,6 +45,9 @@ class RunConfig:
     """Steps between checkpoints. Default 0: one after every epoch."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints are kept, beside the best one."""
+    compilation_cache: str | None = "~/.cache/cnn_jax/programs"
+    """Directory that compiled programs are kept in, for the next run of the same ones;
+    `JAX_COMPILATION_CACHE_DIR` goes before. `None` keeps none."""
     log_every_steps: int = 20
     """Steps between log lines, each of which waits for the device once."""
     profile_steps: tuple[int, int] | None = None
