@@ -27,8 +27,8 @@ def run(config: TrainConfig) -> FitResult:
     """Opens the data, makes the model and trains it, printing a line an epoch.
 
     Raises:
-      ValueError, FileNotFoundError, FileExistsError, ArithmeticError: As `fit`,
-        `create_model` and `data.open_split` do.
+      ValueError, OSError, ArithmeticError, CheckpointError: As `fit`, `create_model`
+        and `data.open_split` do.
     """
     train, test = (
         data.open_split(
