@@ -54,8 +54,9 @@ class Checkpointer:
     `wait`, `close` or look at the steps.
 
     Kept are the newest checkpoints, the best one (the highest finite metric, the
-    earliest of equals) and every k-th step. What a dead process left unfinished is
-    removed at the start. Damaged steps count for nothing and are never removed.
+    earliest of equals), what was the best when one of the newest was saved, and every
+    k-th step. What a dead process left unfinished is removed at the start. Damaged
+    steps count for nothing and are never removed.
 
     Only one object at a time, of all processes, writes into a local directory. Behind
     `gs://` (which needs `gcsfs`) there is no lock and no rename: give every run a
