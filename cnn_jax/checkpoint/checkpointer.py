@@ -392,9 +392,14 @@ class Checkpointer:
         return Checkpoint(step, tree, record.user)
 
     def _not_saved(self, step: int, error: BaseException) -> SaveError:
+        what = f"{self._steps.step_path(step)}: step {step} could not be saved"
+        try:
+            self._steps.check_in_place()
+        except CheckpointError as gone:  # and the steps before it with it
+            return SaveError(f"{what}: {gone}.")
         return SaveError(
-            f"{self._steps.step_path(step)}: step {step} could not be saved; the steps "
-            f"before it are untouched. {type(error).__name__}: {error}"
+            f"{what}; the steps before it are untouched. "
+            f"{type(error).__name__}: {error}"
         )
 
     def _synchronize(self) -> None:
