@@ -92,7 +92,11 @@ class Server:
 
     def __init__(self, program, *, wrapper=(), **environment):
         self.process = subprocess.Popen(
-            [*wrapper, sys.executable, "-W", "ignore", ROOT / "tests/faults" / program],
+            [
+                *(*wrapper, sys.executable, "-W", "ignore::DeprecationWarning"),
+                *("-W", "ignore::RuntimeWarning"),  # of forking beside threads
+                ROOT / "tests" / "faults" / program,
+            ],
             env={
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests"))),

@@ -14,6 +14,7 @@ import functools
 import os
 import resource
 import shutil
+import signal
 import threading
 import time
 
@@ -124,29 +125,32 @@ def when_reported(step, function):
     RunFiles.record = watched
 
 
-def kill_later(seconds):
-    """Has this process killed in a while, whatever it does then."""
+def kill_later(seconds, stop_first=False):
+    """Has this process killed in a while, perhaps when a signal has it stop already."""
 
     def kill():
+        if stop_first:
+            os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(seconds)
         kill_self()
 
     threading.Thread(target=kill, daemon=True).start()
 
 
-def kill_as_planned(*, delay=0.0, step=None, point=None, save=None):
+def kill_as_planned(*, delay=0.0, step=None, stop_first=False, point=None, save=None):
     """Has this process killed.
 
     Args:
       delay: Seconds, from the start or from when `step` was reported.
       step: The step, if it is not the start.
+      stop_first: Whether to have it stop at `step`: it is killed if it has not by then.
       point: A point of `cnn_jax.checkpoint.points`, in place of both.
       save: The first of this process's saves, from 1, that it may be in.
     """
     if point is not None:
         at_point(point, save, kill_self)
     elif step is not None:
-        when_reported(step, lambda files: kill_later(delay))
+        when_reported(step, lambda files: kill_later(delay, stop_first))
     else:
         kill_later(delay)
 
@@ -167,12 +171,12 @@ def fill_disk(files, *, ballast):
                 pass
 
 
-def fill_disk_for(files, *, name):
+def fill_disk_for(files, *, file):
     """Leaves no space for a file that the run has open."""
     full = os.open("/dev/full", os.O_WRONLY)
     for descriptor in os.listdir("/proc/self/fd"):
         link = f"/proc/self/fd/{descriptor}"
-        if os.path.exists(link) and name in os.path.basename(os.readlink(link)):
+        if os.path.exists(link) and file in os.path.basename(os.readlink(link)):
             os.dup2(full, int(descriptor))
 
 
@@ -182,8 +186,10 @@ def delete(files):
 
 
 def write_protect(files):
-    """The directory of checkpoints becomes one that nobody may write into."""
+    """The directory of checkpoints becomes one that this process may not write into."""
     files.checkpoints.chmod(0o555)
+    if os.geteuid() == 0:  # whom permissions do not bind
+        os.seteuid(65534)
 
 
 FAULTS = {
@@ -206,20 +212,18 @@ def fail_in_save(point, save):
 def arrange(fault):
     """Arranges for what is to go wrong."""
     fault = dict(fault)
-    if fault.pop("unprivileged", False) and os.geteuid() == 0:
-        os.seteuid(65534)
     if "point" in fault:
         fail_in_save(**fault)
-    elif "name" in fault:
-        function = FAULTS[fault.pop("name")]
-        step = fault.pop("step")
-        when_reported(step, functools.partial(function, **fault))
+        return
+    function, step = FAULTS[fault.pop("name")], fault.pop("step")
+    when_reported(step, functools.partial(function, **fault))
 
 
 def carry_out(plan):
     if "kill" in plan:
         kill_as_planned(**plan["kill"])
-    arrange(plan.get("fault", {}))
+    if "fault" in plan:
+        arrange(plan["fault"])
     if "arguments" in plan:
         experiment.main(TrainConfig(), "An experiment.", plan["arguments"])
         return

@@ -2,10 +2,11 @@
 
     PYTHONPATH=tests python -m faults.sweep --runs 500
 
-A run is killed with SIGKILL at a random time, at a random moment behind a random step,
-or at one of the points that every save passes, and restarted with `resume`; up to four
-times, all drawn from the run's seed. Its final state, its metrics and its best epoch
-must be those of a run that was left alone. Exits with 1 if one is not.
+A run is killed with SIGKILL at a random time, at a random moment behind a random step
+or behind a SIGTERM there, or at one of the points that every save passes, and restarted
+with `resume`; up to four times, all drawn from the run's seed. Its final state, its
+metrics and its best epoch must be those of a run that was left alone. Exits with 1 if
+one is not.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ import time
 
 from cnn_jax.checkpoint import points
 from cnn_jax.report.environment import command_line, describe_environment
+from cnn_jax.training.records import CLOCKED
+from cnn_jax.training.stopping import STOPPED_EXIT_CODE
 from faults.forks import Server
 from faults.runs import VARIANTS
 
@@ -40,16 +43,19 @@ class Outcome:
     variant: str
     kills: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     """How often it was killed, by the kind of the moment."""
+    stops: int = 0
+    """How often a SIGTERM had stopped it before it was killed."""
     during_save: int = 0
     """How many kills found a save, or the removal of an old step, under way."""
     problem: str = ""
     """How it ended, if not as it should have."""
 
 
-def start_server(work):
+def start_server(work, **options):
     """Returns a server of runs that share compiled programs under a directory."""
     return Server(
         "runs.py",
+        **options,
         JAX_COMPILATION_CACHE_DIR=str(work / "programs"),
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
         JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
@@ -64,7 +70,8 @@ def read_end(run_dir):
     for name in ("state_digest", "best_epoch", "test", "history", "stopped_early"):
         end[name] = result[name]
     for record in [*end["metrics"], *end["history"]]:
-        record.pop("seconds", None)
+        for name in CLOCKED:
+            record.pop(name, None)
     return end
 
 
@@ -87,13 +94,15 @@ def variant_of(seed):
 
 def draw_kill(generator, num_steps):
     """Returns the kind of a moment, and the moment as `runs.kill_as_planned` has it."""
-    kind = generator.choice(["time", "step", "step", "point"])
+    kind = generator.choice(["time", "step", "step", "stop", "point"])
     if kind == "time":
         return "at a random time", {"delay": generator.uniform(0, 2)}
-    if kind == "step":
+    if kind != "point":
         step = generator.randint(1, num_steps)
         kill = {"step": step, "delay": generator.uniform(0, 0.1)}
-        return "behind a random step", kill
+        if kind == "step":
+            return "behind a random step", kill
+        return "while it stopped", {**kill, "stop_first": True}
     point = generator.choice(points.POINTS)
     return point, {"point": point, "save": generator.randint(1, 4)}
 
@@ -119,8 +128,11 @@ def kill_until_done(server, work, seed, expected):
     for attempt in range(generator.randint(1, MOST_KILLS)):
         kind, moment = draw_kill(generator, num_steps)
         status = server(**plan, kill=moment, resume=attempt > 0)
-        if status != -signal.SIGKILL:
+        if status not in (-signal.SIGKILL, -signal.SIGTERM, STOPPED_EXIT_CODE):
             break
+        if status != -signal.SIGKILL:
+            outcome.stops += 1  # in time, before the kill
+            continue
         outcome.kills[kind] += 1
         outcome.during_save += kind in points.POINTS or in_save(run_dir)
     else:
@@ -177,6 +189,7 @@ def summarize(outcomes):
     return {
         "runs": len(outcomes),
         "kills": kills.total(),
+        "stops": sum(outcome.stops for outcome in outcomes),
         "during_a_save": sum(outcome.during_save for outcome in outcomes),
         "kills_by_moment": dict(kills.most_common()),
         "runs_by_variant": dict(collections.Counter(each.variant for each in outcomes)),

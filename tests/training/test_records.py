@@ -104,7 +104,7 @@ def test_tensorboard_forgets_what_a_resumed_run_does_again(tmp_path, monkeypatch
 
 
 def rewrite(files):
-    files.open({"new": 1}, step=1)
+    files.open({"new": 1}, step=1, epoch=0)
     files.write_json("result.json", {"new": 1})
 
 
@@ -124,7 +124,7 @@ def test_a_full_disk_leaves_the_old_file_and_is_named(tmp_path, name):
 @pytest.mark.parametrize("name", ["metrics", "events"])
 def test_a_disk_that_fills_up_is_told_with_the_first_number(tmp_path, name):
     with RunFiles(tmp_path, resume=False) as files:
-        files.open(CONFIG, step=0)
+        files.open(CONFIG, step=0, epoch=0)
         (path,) = tmp_path.glob(f"{name}.*")
         for descriptor in os.listdir("/proc/self/fd"):
             link = f"/proc/self/fd/{descriptor}"
