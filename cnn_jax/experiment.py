@@ -36,8 +36,8 @@ def run(config: TrainConfig) -> FitResult:
     weights know them unless the configuration says how.
 
     Raises:
-      ValueError, FileNotFoundError, FileExistsError, ArithmeticError, ImportError: As
-        `fit`, `create_model`, `load_pretrained` and `data.open_split` do.
+      ValueError, OSError, ArithmeticError, ImportError, CheckpointError: As `fit`,
+        `create_model`, `load_pretrained` and `data.open_split` do.
     """
     config.validate()
     train, test = (

@@ -54,8 +54,9 @@ class Checkpointer:
     `wait`, `close` or look at the steps.
 
     Kept are the newest checkpoints, the best one (the highest finite metric, the
-    earliest of equals) and every k-th step. What a dead process left unfinished is
-    removed at the start. Damaged steps count for nothing and are never removed.
+    earliest of equals), what was the best when one of the newest was saved, and every
+    k-th step. What a dead process left unfinished is removed at the start. Damaged
+    steps count for nothing and are never removed.
 
     Only one object at a time, of all processes, writes into a local directory. Behind
     `gs://` (which needs `gcsfs`) there is no lock and no rename: give every run a
@@ -391,9 +392,14 @@ class Checkpointer:
         return Checkpoint(step, tree, record.user)
 
     def _not_saved(self, step: int, error: BaseException) -> SaveError:
+        what = f"{self._steps.step_path(step)}: step {step} could not be saved"
+        try:
+            self._steps.check_in_place()
+        except CheckpointError as gone:  # and the steps before it with it
+            return SaveError(f"{what}: {gone}.")
         return SaveError(
-            f"{self._steps.step_path(step)}: step {step} could not be saved; the steps "
-            f"before it are untouched. {type(error).__name__}: {error}"
+            f"{what}; the steps before it are untouched. "
+            f"{type(error).__name__}: {error}"
         )
 
     def _synchronize(self) -> None:

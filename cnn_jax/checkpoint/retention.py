@@ -16,13 +16,19 @@ def steps_to_keep(
 ) -> set[int]:
     """Returns the steps that stay.
 
+    The best stays, and so does what was the best when one of the newest was saved: if
+    those after it are found damaged, that one is gone back to.
+
     Args:
       metrics: The steps there are, with what the best is chosen by.
       newest: How many of the newest stay.
       every: Steps that are multiples of this stay, if it is not None.
     """
     kept = set(sorted(metrics)[-newest:])
+    best = {
+        best_step({step: metrics[step] for step in metrics if step <= last})
+        for last in kept
+    }
     if every is not None:
         kept.update(step for step in metrics if step % every == 0)
-    best = best_step(metrics)
-    return kept if best is None else kept | {best}
+    return kept | (best - {None})

@@ -129,6 +129,7 @@ class TrainStream:
           ValueError: At once, if `start_step` is negative.
           TooManyBadImagesError: Before the batch that holds one too many.
           LabelError: If a label is out of range.
+          ChildProcessError: Within seconds, if a worker process was killed.
           Exception: What reading or the transform raises, from a worker process too
             (as a `RuntimeError` if it cannot be sent); a note names the example.
         """
@@ -314,6 +315,13 @@ def _iterate(blocks: Any, num_workers: int) -> Iterator[Any]:
         for batch in iterator:
             # A worker's arrays lie in memory shared with it, which is freed with them.
             yield _owned(batch) if num_workers else batch
+    except RuntimeError as error:
+        if "terminated unexpectedly" not in str(error):  # Grain's words
+            raise
+        raise ChildProcessError(
+            "A process that reads the data (num_workers) ended before its time, killed "
+            f"for want of memory perhaps; no batch was skipped. {error}"
+        ) from error
     finally:
         iterator.close()
 

@@ -391,7 +391,9 @@ class _Run:
         self._report("epoch", values)
         ends_run = self.step == self.num_steps or self.record.stopped_early
         is_best = self.record.best_step == self.step
-        if not self.config.checkpoint_every_steps or ends_run or is_best:
+        every = self.config.checkpoint_every_steps
+        is_due = not every or self.step % every == 0
+        if is_due or ends_run or is_best:
             self._save()
         self.signals.check_together()
 

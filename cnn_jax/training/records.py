@@ -15,14 +15,15 @@ a run that was left alone, but for what a clock wrote (`CLOCKED`).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import tensorboardX
+from cnn_jax.training.events import EventFile
 
 CLOCKED = ("seconds", "images_per_second", "waiting_share")
 """Fields of a line that no two runs have alike."""
@@ -38,6 +39,8 @@ class RunFiles:
 
     Raises:
       FileExistsError: If it holds a run and `resume` is False.
+      OSError: If something cannot be written, here and by every method; it names the
+        file.
     """
 
     def __init__(
@@ -78,21 +81,27 @@ class RunFiles:
         kept = _lines_up_to(self._metrics_path, step, epoch) if step else []
         _replace(self._metrics_path, "".join(kept))
         self._metrics = open(self._metrics_path, "a", encoding="utf-8")  # noqa: SIM115
-        self._events = tensorboardX.SummaryWriter(
-            str(self.directory), purge_step=step + 1 if step else None
-        )
+        with _naming(self.directory):
+            self._events = EventFile(
+                self.directory, purge_step=step + 1 if step else None
+            )
 
     def record(self, event: str, values: Mapping[str, Any]) -> None:
         """Appends a line, and the same numbers as TensorBoard scalars."""
         if not self._writes:
             return
         line = json.dumps({"event": event, **_finite_or_none(values)})
-        self._metrics.write(line + "\n")
-        # Handed to the system now: a killed process loses no line that it reported.
-        self._metrics.flush()
-        for name, value in values.items():
-            if name not in ("step", "epoch"):
-                self._events.add_scalar(f"{event}/{name}", value, values["step"])
+        with _naming(self._metrics_path):
+            self._metrics.write(line + "\n")
+            # Handed to the system now: a killed process loses no line that it reported.
+            self._metrics.flush()
+        scalars = {
+            f"{event}/{name}": value
+            for name, value in values.items()
+            if name not in ("step", "epoch")
+        }
+        with _naming(self._events.path):
+            self._events.add_scalars(scalars, values["step"])
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Writes a whole file, or leaves the old one."""
@@ -105,9 +114,23 @@ class RunFiles:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        # Every line was handed over when it was reported. What is still held back could
+        # not be written, which was said then.
         for file in (self._metrics, self._events):
             if file is not None:
-                file.close()
+                with contextlib.suppress(OSError):
+                    file.close()
+
+
+@contextlib.contextmanager
+def _naming(path: pathlib.Path) -> Iterator[None]:
+    """Has an error of the system say which file it is about."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _lines_up_to(path: pathlib.Path, step: int, epoch: int) -> list[str]:
@@ -127,8 +150,14 @@ def _lines_up_to(path: pathlib.Path, step: int, epoch: int) -> list[str]:
 
 def _replace(path: pathlib.Path, text: str) -> None:
     temporary = path.with_name(path.name + ".new")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        with _naming(path):
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()  # what there is of it takes what space there is
+        raise
 
 
 def _finite_or_none(value: Any) -> Any:

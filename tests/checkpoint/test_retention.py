@@ -27,6 +27,13 @@ def test_newest_best_and_every(newest, every, kept):
     assert steps_to_keep(backwards, newest=newest, every=every) == kept
 
 
+def test_what_a_fallback_needs_stays():
+    metrics = {1: 0.3, 2: 0.5, 3: 0.4, 4: 0.9, 5: 0.1}
+    # Step 3 is gone back to if 4, the new best, is damaged; step 2 was the best then.
+    assert steps_to_keep(metrics, newest=3, every=None) == {2, 3, 4, 5}
+    assert steps_to_keep(metrics, newest=2, every=None) == {4, 5}
+
+
 def test_without_steps_or_metrics():
     assert steps_to_keep({}, newest=1, every=2) == set()
     assert best_step({}) is None

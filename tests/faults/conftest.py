@@ -1,33 +1,49 @@
-"""A saver to kill, shared by all tests of a worker."""
+"""Programs that fork what is to be killed, one of each for all tests of a worker."""
 
-import json
-import os
 import pathlib
-import subprocess
-import sys
+import tempfile
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
+from faults.experiments import Experiment
+from faults.forks import Server
+from faults.sweep import read_end, start_server
 
 
 @pytest.fixture(scope="session")
 def saver():
     """Returns a function that has a plan carried out and returns the exit status."""
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", ROOT / "tests" / "faults" / "saver.py"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    server = Server("saver.py")
+    yield server
+    server.close()
 
-    def carry_out(**plan):
-        process.stdin.write(json.dumps(plan) + "\n")
-        process.stdin.flush()
-        return json.loads(process.stdout.readline())
 
-    yield carry_out
-    process.stdin.close()
-    process.wait(timeout=60)
-    process.stdout.close()
+@pytest.fixture(scope="session")
+def runner(tmp_path_factory):
+    """The same for the plans of whole runs."""
+    server = start_server(tmp_path_factory.mktemp("runner"))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def open_path():
+    """A directory that every user may enter and write into."""
+    with tempfile.TemporaryDirectory() as name:
+        path = pathlib.Path(name)
+        path.chmod(0o777)
+        yield path
+
+
+@pytest.fixture
+def experiment(runner, open_path):
+    """An experiment whose run directory does not exist yet."""
+    return Experiment(runner, open_path / "run")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(runner, tmp_path_factory):
+    """What the experiment ends with if nothing happens."""
+    alone = Experiment(runner, tmp_path_factory.mktemp("undisturbed") / "run")
+    assert alone.start() == 0, alone.output
+    return read_end(alone.run_dir)

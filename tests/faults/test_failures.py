@@ -219,7 +219,7 @@ def test_a_directory_deleted_during_a_save(directory, monkeypatch, point):
             shutil.rmtree(directory)
 
     monkeypatch.setattr(points, "on_reach", delete)
-    assert_save_fails(checkpointer, match="")
+    assert_save_fails(checkpointer, match="was deleted or replaced under the run")
     assert not directory.exists()
 
 

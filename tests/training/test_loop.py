@@ -282,6 +282,13 @@ def test_resuming_nothing_starts_from_scratch_and_says_so(
     assert int(result.state.step) == 11
 
 
+def test_a_checkpoint_that_falls_on_an_epochs_end_is_saved(tiny_net, digits, with_run):
+    config = with_run(epochs=2, checkpoint_every_steps=11, keep_checkpoints=9)
+    fit(tiny_net(), config, *digits, progress=False)
+    with Checkpointer(pathlib.Path(config.run_dir) / "checkpoints") as checkpointer:
+        assert checkpointer.steps == (11, 22)
+
+
 def test_what_would_change_the_numbers_is_refused(tiny_net, digits, with_run):
     train, test = digits
     config = with_run(epochs=1)

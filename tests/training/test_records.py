@@ -1,6 +1,7 @@
 """The files of a run."""
 
 import json
+import os
 
 import pytest
 
@@ -59,22 +60,77 @@ def test_what_json_does_not_know_becomes_null(tmp_path):
     assert result == {"history": [{"loss": None}]}
 
 
-def test_tensorboard_gets_the_same_numbers(tmp_path):
+def read_events(path):
+    """Returns the events of a file."""
     from tensorboardX import proto
 
-    write_run(tmp_path, [1, 2])
-    events = list(tmp_path.glob("events.out.tfevents.*"))
-    assert len(events) == 1
-    found, content = [], events[0].read_bytes()
+    found, content = [], path.read_bytes()
     while content:
         length = int.from_bytes(content[:8], "little")
-        event = proto.event_pb2.Event.FromString(content[12 : 12 + length])
-        found += [
-            (event.step, each.tag, each.simple_value) for each in event.summary.value
-        ]
+        found.append(proto.event_pb2.Event.FromString(content[12 : 12 + length]))
         content = content[16 + length :]
-    assert [(step, tag) for step, tag, _ in found] == [
-        (1, "step/loss"),
-        (2, "step/loss"),
+    return found
+
+
+def read_scalars(path):
+    return [
+        (event.step, each.tag, pytest.approx(each.simple_value))
+        for event in read_events(path)
+        for each in event.summary.value
     ]
-    assert [value for *_, value in found] == pytest.approx([0.1, 0.2])
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    write_run(tmp_path, [1, 2])
+    (path,) = tmp_path.glob("events.out.tfevents.*")
+    assert read_scalars(path) == [(1, "step/loss", 0.1), (2, "step/loss", 0.2)]
+    assert read_events(path)[0].file_version == "brain.Event:2"
+    # What every event file begins with: 24 bytes of data, and that length's sum.
+    assert path.read_bytes()[:12] == bytes.fromhex("18000000000000 00a37f4b22")
+
+
+def test_tensorboard_forgets_what_a_resumed_run_does_again(tmp_path, monkeypatch):
+    write_run(tmp_path, [1, 2, 3])
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # another process, in this second
+    write_run(tmp_path, [2], resume=True, start=1)
+    old, new = sorted(
+        tmp_path.glob("events.out.tfevents.*"),
+        key=lambda path: -len(read_scalars(path)),
+    )
+    assert len(read_scalars(old)) == 3
+    assert read_scalars(new) == [(2, "step/loss", 0.2)]
+    start = read_events(new)[1]
+    assert (start.step, start.session_log.status) == (2, start.session_log.START)
+
+
+def rewrite(files):
+    files.open({"new": 1}, step=1, epoch=0)
+    files.write_json("result.json", {"new": 1})
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "result.json"])
+def test_a_full_disk_leaves_the_old_file_and_is_named(tmp_path, name):
+    write_run(tmp_path, [1])
+    with RunFiles(tmp_path, resume=True) as files:
+        files.write_json("result.json", {"old": 1})
+        old = (tmp_path / name).read_text()
+        (tmp_path / f"{name}.new").symlink_to("/dev/full")
+        with pytest.raises(OSError, match=f"No space left on device: .*/{name}'"):
+            rewrite(files)
+    assert (tmp_path / name).read_text() == old
+    assert not (tmp_path / f"{name}.new").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["metrics", "events"])
+def test_a_disk_that_fills_up_is_told_with_the_first_number(tmp_path, name):
+    with RunFiles(tmp_path, resume=False) as files:
+        files.open(CONFIG, step=0, epoch=0)
+        (path,) = tmp_path.glob(f"{name}.*")
+        for descriptor in os.listdir("/proc/self/fd"):
+            link = f"/proc/self/fd/{descriptor}"
+            if os.path.realpath(link) == str(path):
+                full = os.open("/dev/full", os.O_WRONLY)
+                os.dup2(full, int(descriptor))
+                os.close(full)
+        with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
+            files.record("step", {"step": 1, "loss": 0.1})

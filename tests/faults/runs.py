@@ -1,0 +1,236 @@
+"""Whole training runs in processes that are killed, or whose disk fails; see `forks`.
+
+A plan is either a *tiny* run, of `cnn_jax.training.loop.fit`, or an *experiment*, of
+`cnn_jax.experiment.main` with the arguments of a command line. Beside those of `forks`
+its keys are
+
+    variant, run_dir, resume   of a tiny run
+    arguments                  of an experiment
+    kill                       when the process kills itself, see `kill_as_planned`
+    fault                      what goes wrong, and when, see `FAULTS`
+"""
+
+import functools
+import os
+import resource
+import shutil
+import signal
+import threading
+import time
+
+import flax.linen as nn
+import grain  # noqa: F401 - imported before the fork, like what follows
+import numpy as np
+import PIL.Image  # noqa: F401
+import sklearn.datasets  # noqa: F401
+import tyro  # noqa: F401
+
+from cnn_jax import experiment
+from cnn_jax.data import Dataset
+from cnn_jax.data.sources import Synthetic
+from cnn_jax.data.subset import Subset
+from cnn_jax.training import TrainConfig
+from cnn_jax.training.loop import fit
+from cnn_jax.training.records import RunFiles
+from faults.forks import at_point, kill_self, serve
+
+COMMON = TrainConfig(
+    model="tiny",
+    image_size=8,
+    epochs=4,
+    batch_size=8,  # nine steps an epoch
+    learning_rate=0.1,
+    label_smoothing=0.1,
+    validation_fraction=0.2,
+    log_every_steps=1,
+)
+
+VARIANTS = {
+    "resident": {"crop_padding": 1, "ema_decay": 0.9, "checkpoint_every_steps": 4},
+    "streamed": {
+        "data_path": "stream",
+        "augmentation": "inception",
+        "mixup_alpha": 0.2,
+        "optimizer": "adamw",
+        "learning_rate": 0.01,
+        "checkpoint_every_steps": 3,
+    },
+    "resident, float16": {
+        "dtype": "float16",
+        "loss_scale_growth_steps": 3,
+        "optimizer": "muon",
+        "learning_rate": 0.01,
+        "accumulate_steps": 2,
+        "checkpoint_every_steps": 5,
+        "keep_checkpoints": 1,
+    },
+    "streamed, until patience ends": {
+        "data_path": "stream",
+        "augmentation": "erasing",
+        "epochs": 9,
+        "patience": 2,
+        "schedule": "constant",
+    },
+}
+"""Runs that differ in what their state holds and in the way of their data."""
+
+
+class Net(nn.Module):
+    """The least network whose state holds all that a network's can."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        x = nn.Dense(8, name="body")(x.reshape(x.shape[0], -1))
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x)
+        x = nn.Dropout(0.2, deterministic=not train)(nn.relu(x))
+        return nn.Dense(10, name="head")(x)
+
+
+def train(variant, run_dir, *, resume):
+    """Trains `Net` on a few made-up images, as a variant says."""
+    changes = {**VARIANTS[variant], "run_dir": run_dir, "resume": resume}
+    config = TrainConfig(**{**COMMON.to_dict(), **changes})
+    images = Synthetic("synthetic:8x8x1", "train")
+    splits = [
+        Subset(images, np.arange(first, last), f"{first} to {last}")
+        for first, last in ((0, 96), (100, 132))
+    ]
+    if config.data_path != "stream":
+        splits = [read(split) for split in splits]
+    return fit(Net(), config, *splits, progress=False)
+
+
+def read(split):
+    """Returns a split held in memory."""
+    examples = [split[index] for index in range(len(split))]
+    return Dataset(
+        split.name,
+        split.split,
+        np.stack([example.image for example in examples]),
+        np.asarray([example.label for example in examples]),
+        split.class_names,
+    )
+
+
+def when_reported(step, function):
+    """Has a function called once, when a run has reported a step."""
+    record, done = RunFiles.record, []
+
+    def watched(files, event, values):
+        record(files, event, values)
+        if values["step"] >= step and not done:
+            done.append(step)
+            function(files)
+
+    RunFiles.record = watched
+
+
+def kill_later(seconds, stop_first=False):
+    """Has this process killed in a while, perhaps when a signal has it stop already."""
+
+    def kill():
+        if stop_first:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(seconds)
+        kill_self()
+
+    threading.Thread(target=kill, daemon=True).start()
+
+
+def kill_as_planned(*, delay=0.0, step=None, stop_first=False, point=None, save=None):
+    """Has this process killed.
+
+    Args:
+      delay: Seconds, from the start or from when `step` was reported.
+      step: The step, if it is not the start.
+      stop_first: Whether to have it stop at `step`: it is killed if it has not by then.
+      point: A point of `cnn_jax.checkpoint.points`, in place of both.
+      save: The first of this process's saves, from 1, that it may be in.
+    """
+    if point is not None:
+        at_point(point, save, kill_self)
+    elif step is not None:
+        when_reported(step, lambda files: kill_later(delay, stop_first))
+    else:
+        kill_later(delay)
+
+
+def limit_files(files, *, size):
+    """No file may grow beyond a size: the nearest to a full disk without one."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def fill_disk(files, *, ballast):
+    """Fills a small disk to its last byte."""
+    with open(ballast, "ab", buffering=0) as file:
+        for size in (1 << 16, 1):
+            try:
+                while file.write(bytes(size)):
+                    pass
+            except OSError:
+                pass
+
+
+def fill_disk_for(files, *, file):
+    """Leaves no space for a file that the run has open."""
+    full = os.open("/dev/full", os.O_WRONLY)
+    for descriptor in os.listdir("/proc/self/fd"):
+        link = f"/proc/self/fd/{descriptor}"
+        if os.path.exists(link) and file in os.path.basename(os.readlink(link)):
+            os.dup2(full, int(descriptor))
+
+
+def delete(files):
+    """The run's directory is deleted under it."""
+    shutil.rmtree(files.directory)
+
+
+def write_protect(files):
+    """The directory of checkpoints becomes one that this process may not write into."""
+    files.checkpoints.chmod(0o555)
+    if os.geteuid() == 0:  # whom permissions do not bind
+        os.seteuid(65534)
+
+
+FAULTS = {
+    function.__name__: function
+    for function in (limit_files, fill_disk, fill_disk_for, delete, write_protect)
+}
+"""What a plan's `fault` names, with `step`, the step that is reported before, and the
+function's own arguments."""
+
+
+def fail_in_save(point, save):
+    """Has a save fail in the background."""
+
+    def fail():
+        raise RuntimeError("a cosmic ray")
+
+    at_point(point, save, fail)
+
+
+def arrange(fault):
+    """Arranges for what is to go wrong."""
+    fault = dict(fault)
+    if "point" in fault:
+        fail_in_save(**fault)
+        return
+    function, step = FAULTS[fault.pop("name")], fault.pop("step")
+    when_reported(step, functools.partial(function, **fault))
+
+
+def carry_out(plan):
+    if "kill" in plan:
+        kill_as_planned(**plan["kill"])
+    if "fault" in plan:
+        arrange(plan["fault"])
+    if "arguments" in plan:
+        experiment.main(TrainConfig(), "An experiment.", plan["arguments"])
+        return
+    train(plan["variant"], plan["run_dir"], resume=plan["resume"])
+    # Tearing an interpreter down takes half as long as the run.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    serve(carry_out)

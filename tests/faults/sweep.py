@@ -1,0 +1,273 @@
+"""Kills whole training runs until they are through, and compares what they end with.
+
+    PYTHONPATH=tests python -m faults.sweep --runs 500
+
+A run is killed with SIGKILL at a random time, at a random moment behind a random step
+or behind a SIGTERM there, or at one of the points that every save passes, and restarted
+with `resume`; up to four times, all drawn from the run's seed. Its final state, its
+metrics and its best epoch must be those of a run that was left alone. Exits with 1 if
+one is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import concurrent.futures
+import dataclasses
+import json
+import pathlib
+import queue
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+
+from cnn_jax.checkpoint import points
+from cnn_jax.report.environment import command_line, describe_environment
+from cnn_jax.training.records import CLOCKED
+from cnn_jax.training.stopping import STOPPED_EXIT_CODE
+from faults.forks import Server
+from faults.runs import VARIANTS
+
+MOST_KILLS = 4
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What became of one run."""
+
+    seed: int
+    variant: str
+    kills: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    """How often it was killed, by the kind of the moment."""
+    stops: int = 0
+    """How often a SIGTERM had stopped it before it was killed."""
+    during_save: int = 0
+    """How many kills found a save, or the removal of an old step, under way."""
+    problem: str = ""
+    """How it ended, if not as it should have."""
+
+
+def start_server(work, **options):
+    """Returns a server of runs that share compiled programs under a directory."""
+    return Server(
+        "runs.py",
+        **options,
+        JAX_COMPILATION_CACHE_DIR=str(work / "programs"),
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+        JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
+    )
+
+
+def read_end(run_dir):
+    """Returns what two runs must have in common, without what a clock wrote."""
+    result = json.loads((run_dir / "result.json").read_text())
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    end = {"metrics": [json.loads(line) for line in lines]}
+    for name in ("state_digest", "best_epoch", "test", "history", "stopped_early"):
+        end[name] = result[name]
+    for record in [*end["metrics"], *end["history"]]:
+        for name in CLOCKED:
+            record.pop(name, None)
+    return end
+
+
+def leave_alone(server, work, variant):
+    """Returns what a variant ends with if nobody disturbs it."""
+    run_dir = work / "alone" / variant
+    run_dir.parent.mkdir(exist_ok=True)
+    log = work / "alone" / f"{variant}.log"
+    plan = {"variant": variant, "run_dir": str(run_dir), "output": str(log)}
+    status = server(**plan, resume=False)
+    if status != 0:
+        raise RuntimeError(f"{variant}: exit status {status}.\n{log.read_text()}")
+    return read_end(run_dir)
+
+
+def variant_of(seed):
+    """Returns the variant that a seed runs: resident and streamed data take turns."""
+    return list(VARIANTS)[seed % len(VARIANTS)]
+
+
+def draw_kill(generator, num_steps):
+    """Returns the kind of a moment, and the moment as `runs.kill_as_planned` has it."""
+    kind = generator.choice(["time", "step", "step", "stop", "point"])
+    if kind == "time":
+        return "at a random time", {"delay": generator.uniform(0, 2)}
+    if kind != "point":
+        step = generator.randint(1, num_steps)
+        kill = {"step": step, "delay": generator.uniform(0, 0.1)}
+        if kind == "step":
+            return "behind a random step", kill
+        return "while it stopped", {**kill, "stop_first": True}
+    point = generator.choice(points.POINTS)
+    return point, {"point": point, "save": generator.randint(1, 4)}
+
+
+def kill_until_done(server, work, seed, expected):
+    """Kills a run as its seed says, resumes it to its end and judges that.
+
+    Args:
+      server: A server of runs.
+      work: Where the run's directory is made; it stays if there is a problem.
+      seed: Decides the variant and the kills.
+      expected: `leave_alone` of its variant.
+
+    Returns:
+      The outcome.
+    """
+    variant = variant_of(seed)
+    outcome = Outcome(seed, variant)
+    generator = random.Random(seed)
+    run_dir, log = work / f"run-{seed}", work / f"run-{seed}.log"
+    plan = {"variant": variant, "run_dir": str(run_dir), "output": str(log)}
+    num_steps = expected["metrics"][-1]["step"]
+    for attempt in range(generator.randint(1, MOST_KILLS)):
+        kind, moment = draw_kill(generator, num_steps)
+        status = server(**plan, kill=moment, resume=attempt > 0)
+        if status not in (-signal.SIGKILL, -signal.SIGTERM, STOPPED_EXIT_CODE):
+            break
+        if status != -signal.SIGKILL:
+            outcome.stops += 1  # in time, before the kill
+            continue
+        outcome.kills[kind] += 1
+        outcome.during_save += kind in points.POINTS or in_save(run_dir)
+    else:
+        status = server(**plan, resume=True)
+    if status != 0:
+        outcome.problem = f"exit status {status}: {log.read_text()}"
+    elif (end := read_end(run_dir)) != expected:
+        different = [name for name in end if end[name] != expected[name]]
+        outcome.problem = f"other values of {', '.join(different)}"
+    else:
+        shutil.rmtree(run_dir)
+        log.unlink()
+    return outcome
+
+
+def in_save(run_dir):
+    """Whether a killed run's directory holds what a save had not finished."""
+    directory = run_dir / "checkpoints"
+    names = [path.name for path in directory.iterdir()] if directory.exists() else []
+    return any(".unfinished" in name or ".removed" in name for name in names)
+
+
+def sweep(work, seeds, *, jobs, report):
+    """Carries out the runs of all seeds; `report` gets the outcomes so far."""
+    servers = queue.SimpleQueue()
+    started = [start_server(work) for _ in range(jobs)]
+    try:
+        expected = {each: leave_alone(started[0], work, each) for each in VARIANTS}
+        for server in started:
+            servers.put(server)
+
+        def carry_out(seed):
+            server = servers.get()
+            try:
+                end = expected[variant_of(seed)]
+                return kill_until_done(server, work, seed, end)
+            finally:
+                servers.put(server)
+
+        outcomes = []
+        with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+            for outcome in pool.map(carry_out, seeds):
+                outcomes.append(outcome)
+                report(outcomes)
+        return outcomes
+    finally:
+        for server in started:
+            server.close()
+
+
+def summarize(outcomes):
+    """Returns the totals, for JSON."""
+    kills = sum((outcome.kills for outcome in outcomes), collections.Counter())
+    return {
+        "runs": len(outcomes),
+        "kills": kills.total(),
+        "stops": sum(outcome.stops for outcome in outcomes),
+        "during_a_save": sum(outcome.during_save for outcome in outcomes),
+        "kills_by_moment": dict(kills.most_common()),
+        "runs_by_variant": dict(collections.Counter(each.variant for each in outcomes)),
+        "unequal": {each.seed: each.problem for each in outcomes if each.problem},
+    }
+
+
+def sentence(totals):
+    """Says the totals in one sentence."""
+    unequal = len(totals["unequal"])
+    verdict = (
+        f"{unequal} of the runs did NOT end equal to the undisturbed one."
+        if unequal
+        else "every run ended equal to the undisturbed one."
+    )
+    return (
+        f"{totals['runs']} runs, {totals['kills']} kills, {totals['during_a_save']} of "
+        f"them during a save: {verdict}"
+    )
+
+
+def print_progress(num_runs):
+    """Returns a function that prints a line now and then, with the time left."""
+    started = time.monotonic()
+    printed = [started]
+
+    def report(outcomes):
+        now, done = time.monotonic(), len(outcomes)
+        if outcomes[-1].problem:
+            print(f"seed {outcomes[-1].seed}: {outcomes[-1].problem}", flush=True)
+        if now - printed[0] < 10:
+            return
+        printed[0] = now
+        left = (now - started) / done * (num_runs - done)
+        kills = sum(outcome.kills.total() for outcome in outcomes)
+        print(
+            f"{done}/{num_runs} runs, {kills} kills, {now - started:.0f} s, about "
+            f"{left:.0f} s left",
+            flush=True,
+        )
+
+    return report
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=20, help="how many (20)")
+    parser.add_argument("--first-seed", type=int, default=0, help="seed of the first")
+    parser.add_argument("--jobs", type=int, default=2, help="how many at a time (2)")
+    parser.add_argument("--json", type=pathlib.Path, help="file for the totals")
+    options = parser.parse_args()
+    work = pathlib.Path(tempfile.mkdtemp(prefix="sweep-"))
+    started = time.monotonic()
+    outcomes = sweep(
+        work,
+        range(options.first_seed, options.first_seed + options.runs),
+        jobs=options.jobs,
+        report=print_progress(options.runs),
+    )
+    totals = summarize(outcomes)
+    if options.json is not None:
+        report = {
+            "command": command_line(),
+            "environment": dataclasses.asdict(describe_environment()),
+            "seconds": round(time.monotonic() - started, 1),
+            **totals,
+        }
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    if totals["unequal"]:
+        print(f"What is left of the unequal runs is in {work}.")
+    else:
+        shutil.rmtree(work)
+    print(f"{time.monotonic() - started:.0f} s")
+    print(sentence(totals))
+    sys.exit(bool(totals["unequal"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Runs killed again and again end equal to one that was left alone."""
+
+import random
+
+import pytest
+
+from cnn_jax.checkpoint import points
+from faults import sweep
+from faults.runs import VARIANTS
+
+SLOW_SEEDS = 20
+
+
+@pytest.fixture(scope="module")
+def expected(runner, tmp_path_factory):
+    """Returns a function from a variant to its undisturbed end."""
+    ends, work = {}, tmp_path_factory.mktemp("expected")
+
+    def get(variant):
+        if variant not in ends:
+            ends[variant] = sweep.leave_alone(runner, work, variant)
+        return ends[variant]
+
+    return get
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        seed if seed == 3 else pytest.param(seed, marks=pytest.mark.slow)
+        for seed in range(SLOW_SEEDS)
+    ],
+)
+def test_killed_until_done(runner, tmp_path, expected, seed):
+    variant = sweep.variant_of(seed)
+    outcome = sweep.kill_until_done(runner, tmp_path, seed, expected(variant))
+    assert outcome.problem == ""
+    assert outcome.kills or outcome.stops
+
+
+def test_all_kinds_of_kills_and_runs_are_drawn():
+    drawn = [sweep.draw_kill(random.Random(seed), 36)[0] for seed in range(200)]
+    times = {"at a random time", "behind a random step", "while it stopped"}
+    assert times | {*points.POINTS} == {*drawn}
+    assert {sweep.variant_of(seed) for seed in range(SLOW_SEEDS)} == {*VARIANTS}
