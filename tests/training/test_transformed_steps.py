@@ -352,6 +352,12 @@ def test_the_configuration_reaches_the_step():
         "frozen_parameters": ("^first/",),
         "batch_norm": "frozen",
     }
-    config = TrainConfig(**options, unfreeze_epochs=(("^second/", 1.5),))
-    expected = {**options, "unfreeze_steps": (("^second/", 15),)}
+    config = TrainConfig(
+        **options, unfreeze_epochs=(("^second/", 1.5),), non_finite="skip"
+    )
+    expected = {
+        **options,
+        "unfreeze_steps": (("^second/", 15),),
+        "skip_non_finite": True,
+    }
     assert step_options(config, steps_per_epoch=10) == expected
