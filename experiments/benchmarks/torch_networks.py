@@ -82,7 +82,9 @@ class Trainer:
 
 
 def free_memory() -> None:
-    """Gives what dead tensors held back to the device."""
+    """Forgets compiled networks; gives what dead tensors held back to the device."""
+    # A class that was compiled too often is left uncompiled, silently.
+    torch.compiler.reset()
     if torch_device() == "cuda":
         torch.cuda.empty_cache()
 
