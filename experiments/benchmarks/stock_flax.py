@@ -50,7 +50,8 @@ def _stock_activation(activation: Callable) -> Callable:
     if isinstance(activation, functools.partial):
         function = _stock_activation(activation.func)
         return functools.partial(function, *activation.args, **activation.keywords)
-    return getattr(K.autodiff, activation.__name__)
+    # What is no kernel of ours is JAX's already.
+    return getattr(K.autodiff, activation.__name__, activation)
 
 
 def _intercept(next_call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
