@@ -23,17 +23,24 @@ def test_as_many_parameters_as_ours(torch_networks):
     assert count == {name: cnn_jax.model_info(name).parameters for name in count}
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_steps_learn(torch_networks, dtype):
-    images = jnp.ones((2, 32, 32, 3), dtype)
-    trainer = torch_networks.Trainer(
-        "resnet20", images, jnp.array([3, 4]), compiled=False
-    )
-    trainer.forget_peak()
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_steps_learn(torch_networks, monkeypatch, dtype):
+    def small():
+        from torch import nn
+
+        return nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 9)
+        )
+
+    monkeypatch.setitem(torch_networks.NETWORKS, "small", small)
+    images = jnp.ones((2, 8, 8, 3), dtype)
+    trainer = torch_networks.Trainer("small", images, jnp.array([3, 4]), compiled=False)
     first = trainer.advance(1)
+    trainer.forget_peak()
     assert trainer.advance(20) < first
-    assert trainer.num_parameters == 269_722
+    assert trainer.num_parameters == (27 * 4 + 4) + (144 * 9 + 9)
     assert trainer.temporary_bytes is None
+    torch_networks.free_memory()
 
 
 @pytest.mark.parity
