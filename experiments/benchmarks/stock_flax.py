@@ -90,8 +90,6 @@ def _batch_norm(
     layer: layers.BatchNorm,
     x: jax.Array,
     use_running_average: bool | None = None,
-    *,
-    activation: Callable | None = None,
 ) -> jax.Array:
     stock = nn.BatchNorm(
         use_running_average=layer.use_running_average,
@@ -107,7 +105,7 @@ def _batch_norm(
     if layer.is_mutable_collection("batch_stats"):
         for name, value in updates["batch_stats"].items():
             layer.put_variable("batch_stats", name, value)
-    return y if activation is None else _stock_activation(activation)(y)
+    return y
 
 
 def _layer_norm(layer: layers.LayerNorm, x: jax.Array) -> jax.Array:

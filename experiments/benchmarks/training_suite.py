@@ -121,6 +121,6 @@ SUITES = {
         ),
         repeats=7,
         max_seconds=25,
-        budget_seconds=480,
+        budget_seconds=400,
     ),
 }

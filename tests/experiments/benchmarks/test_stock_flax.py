@@ -112,6 +112,17 @@ def test_no_kernel_of_ours_is_left(stock):
     check_no_kernel_is_left(stock, Everything(), IMAGES)
 
 
+def test_every_layer_is_a_stock_one(stock, called_modules):
+    trace = forward(stock.with_stock_activation(Everything()), IMAGES)
+    called_modules.clear()
+    with stock.stock_flax():
+        trace()
+    names = ("Conv", "BatchNorm", "LayerNorm", "Dense", "Dropout")
+    assert {getattr(nn, name) for name in names} <= called_modules
+    # Stochastic depth and gates have no namesake, yet their insides are stock.
+    assert layers.linear.DenseParameters not in called_modules
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["resnet20", "efficientnet_b0", "convnext_tiny", "vgg16_bn", "resnet50"]
