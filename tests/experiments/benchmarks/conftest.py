@@ -2,6 +2,7 @@
 
 import pathlib
 
+import flax.linen as nn
 import pytest
 
 BENCHMARKS = pathlib.Path(__file__).parents[3] / "experiments" / "benchmarks"
@@ -16,3 +17,16 @@ def load_benchmark(monkeypatch, load_experiment):
         return load_experiment(f"benchmarks/{name}")
 
     return load
+
+
+@pytest.fixture
+def called_modules():
+    """The types of the modules called meanwhile, wherever they stand."""
+    types = set()
+
+    def record(next_call, args, kwargs, context):
+        types.add(type(context.module))
+        return next_call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        yield types

@@ -1,0 +1,73 @@
+"""Records of training steps as a table, and as the CSV file of timm's benchmark."""
+
+from __future__ import annotations
+
+import csv
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from output import table_of
+
+from cnn_jax.report.table import Column, Table
+
+COLUMNS = (
+    Column("model", "model"),
+    Column("precision", "precision"),
+    Column("framework", "framework"),
+    Column("batch_size", "batch", format_spec="d"),
+    Column("images_per_second", "images/s", format_spec=",.1f"),
+    Column("step_seconds", "step", "ms", ".1f", 1e3),
+    Column("low", "quartiles", "ms", ".1f", 1e3),
+    Column("high", "and", "ms", ".1f", 1e3),
+    Column("speed_up", "stock / this", format_spec=".2f"),
+    Column("temporary_bytes", "temporaries", "MiB", ",.0f", 2**-20),
+    Column("compile_seconds", "compiling", "s", ".1f"),
+    Column("error", "failed"),
+)
+
+
+def training_table(records: Sequence[dict[str, Any]]) -> Table:
+    rows = [
+        dict(
+            record, **dict(zip(("low", "high"), record["step_quartiles"], strict=True))
+        )
+        if "step_quartiles" in record
+        else record
+        for record in records
+    ]
+    return table_of("Training steps", COLUMNS, rows)
+
+
+def csv_row(record: dict[str, Any]) -> dict[str, Any]:
+    """Returns a record as timm's benchmark of training has it, and our own columns."""
+    if "error" in record:
+        measured = dict.fromkeys(("train_samples_per_sec", "train_step_time"))
+    else:
+        measured = {
+            "train_samples_per_sec": round(record["images_per_second"], 2),
+            "train_step_time": round(1e3 * record["step_seconds"], 3),
+        }
+    parameters = record.get("parameters")
+    return {
+        "model": record["model"],
+        **measured,
+        "train_batch_size": record["batch_size"],
+        "train_img_size": record["image_size"],
+        "param_count": None if parameters is None else round(parameters / 1e6, 2),
+        "framework": record["framework"],
+        "precision": record["precision"],
+        **{
+            name: record.get(name)
+            for name in ("compile_seconds", "temporary_bytes", "speed_up", "error")
+        },
+    }
+
+
+def write_csv(path: pathlib.Path, records: Sequence[dict[str, Any]]) -> None:
+    rows = [csv_row(record) for record in records]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
