@@ -212,6 +212,27 @@ def test_one_epoch_is_a_point(generator):
     assert "0.5" not in texts(root)
 
 
+def test_marked_positions_are_logarithmic_and_say_what_they_are_told():
+    def draw(ticks):
+        return plots.line_chart(
+            [plots.Curve("x", [5, 50, 500], [interval(v, 0.1) for v in (1, 2, 3)])],
+            title="Marked",
+            description="d",
+            x_label="examples",
+            y_label="accuracy",
+            ticks=ticks,
+        )
+
+    root = ElementTree.fromstring(draw({5: "5", 50: "50", 500: "all"}))
+    spots = drawn_at(root, 0)
+    steps = [after[0] - before[0] for before, after in itertools.pairwise(spots)]
+    assert steps == pytest.approx([steps[0]] * 2, abs=1e-3)
+    assert {"5", "50", "all"} < set(texts(root))
+    assert not {"500", "10"} & set(texts(root))
+    with pytest.raises(ValueError, match=r"ticks: got \[0\], expected positive"):
+        draw({0: "none"})
+
+
 def test_labels_are_spread_little_and_in_order():
     placed = plots._spread([10.0, 11.0, 50.0], gap=15, low=0, high=100)
     assert placed == pytest.approx([3.0, 18.0, 50.0], abs=0.1)
