@@ -43,6 +43,7 @@ from cnn_jax.layers.residual import projection_shortcut as projection_shortcut
 from cnn_jax.layers.residual import zero_padded_shortcut as zero_padded_shortcut
 from cnn_jax.layers.space_to_depth import SpaceToDepthConv as SpaceToDepthConv
 from cnn_jax.layers.squeeze_excite import SqueezeExcite as SqueezeExcite
+from cnn_jax.layers.statistics import frozen_statistics as frozen_statistics
 from cnn_jax.layers.statistics import statistics_scope as statistics_scope
 from cnn_jax.layers.tracing import LayerCall as LayerCall
 from cnn_jax.layers.tracing import trace_layers as trace_layers

@@ -32,7 +32,8 @@ class BatchNorm(nn.Module):
 
     Attributes:
       use_running_average: Whether to normalise with the running statistics (inference)
-        rather than with the batch's. Given here or in the call, not in both.
+        rather than with the batch's. Given here or in the call, not in both; inside
+        `layers.frozen_statistics` the running ones serve whatever it is.
       momentum: The weight of the old statistic, between 0 and 1.
       epsilon: Added to the variance.
       dtype: The dtype of the output; None takes the one that `x`, `scale` and `bias`
@@ -99,7 +100,8 @@ class BatchNorm(nn.Module):
             x = x.astype(dtype)
         computed = _at_least_float32(x.dtype)
         scale, bias = scale.astype(computed), bias.astype(computed)
-        if use_running_average:
+        scope = current_scope()
+        if use_running_average or scope.frozen:
             y = K.batch_norm_inference(
                 x,
                 mean.value.astype(computed),
@@ -114,7 +116,6 @@ class BatchNorm(nn.Module):
         if self.is_initializing():
             whole = StatisticsScope()
             return self._normalized(x, scale, bias, activation, whole)[0].astype(dtype)
-        scope = current_scope()
         if self.axis_name is not None:
             scope = StatisticsScope(self.axis_name, self.axis_index_groups)
         y, batch_mean, batch_var = self._normalized(x, scale, bias, activation, scope)

@@ -9,6 +9,12 @@ carry it. Whoever spreads it says so around the call:
 Every `BatchNorm` called inside reads the scope while it is traced. The scope is one of
 JAX's user contexts, hence part of what its caches compare: no program traced under one
 scope serves another.
+
+Whether they take statistics at all is said in the same way, since it is how a network
+is tuned and not what it is:
+
+    with frozen_statistics():
+        model.apply(variables, images, train=True)  # dropout acts, no statistic moves
 """
 
 from __future__ import annotations
@@ -30,11 +36,13 @@ class StatisticsScope:
       axis_index_groups: Groups of indices along `axis_name` to average within.
       num_groups: The number of contiguous parts of the batch, as the function sees it,
         that have statistics of their own.
+      frozen: Whether none are taken: running ones normalise, in training too.
     """
 
     axis_name: str | tuple[str, ...] | None = None
     axis_index_groups: tuple[tuple[int, ...], ...] | None = None
     num_groups: int = 1
+    frozen: bool = False
 
 
 _DEFAULT = StatisticsScope()
@@ -74,5 +82,18 @@ def statistics_scope(
             f"{axis_name!r}, expected a number of at least 1, and 1 with an axis."
         )
     groups = axis_index_groups and tuple(tuple(group) for group in axis_index_groups)
-    with _CONTEXT(StatisticsScope(axis_name, groups, num_groups)):
+    frozen = current_scope().frozen
+    with _CONTEXT(StatisticsScope(axis_name, groups, num_groups, frozen)):
+        yield
+
+
+@contextlib.contextmanager
+def frozen_statistics() -> Iterator[None]:
+    """Has every `BatchNorm` called inside normalise by its running statistics.
+
+    They do so in training as well, and their running statistics stay what they are;
+    nothing else of a network's training is changed. It holds inside any
+    `statistics_scope`, whichever of the two is entered first.
+    """
+    with _CONTEXT(dataclasses.replace(current_scope(), frozen=True)):
         yield

@@ -126,6 +126,7 @@ def fit(
     hooks: Sequence[Hook] = (),
     mesh: Mesh | None = None,
     programs: Programs | None = None,
+    initial_variables: Mapping[str, Any] | None = None,
     macs_per_example: int | None = None,
 ) -> FitResult:
     """Trains a model.
@@ -145,6 +146,9 @@ def fit(
       mesh: The devices to train on; when None, all of them on `config.mesh`.
       programs: Programs compiled for a run that differs in the seed alone, with the
         same split objects and on this mesh; when None, they are compiled here.
+      initial_variables: `{"params", "batch_stats"}` to start from, of the tree, shapes
+        and dtypes that `model.init` gives; when None, what that draws. A resumed run
+        goes on from its checkpoint.
       macs_per_example: Multiply-adds of a forward pass, for `flops_utilization`.
 
     Returns:
@@ -182,9 +186,9 @@ def fit(
             files = stack.enter_context(RunFiles(config.run_dir, resume=config.resume))
             store = _Store(files, stack, config, splits)
         if programs is None:
-            programs = Programs(model, config, splits, mesh)
+            programs = Programs(model, config, splits, mesh, initial_variables)
         else:
-            programs = programs.reuse(model, config, splits)
+            programs = programs.reuse(model, config, splits, initial_variables)
         stack.callback(programs.feed.close)
         run = _Run(programs, config, splits, store, hooks, macs_per_example)
         stack.callback(run.trace.close)

@@ -6,7 +6,7 @@ Which parameters something applies to is said by patterns on their paths
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,10 @@ import optax
 import optax.contrib
 
 from cnn_jax import trees
+from cnn_jax.training.anatomy import Anatomy
 from cnn_jax.training.config import TrainConfig
+from cnn_jax.training.freezing import first_steps, unfreeze_steps
+from cnn_jax.training.updates import after, decay_to_start, scale_depths, scale_groups
 
 TRUST_COEFFICIENT = 1e-3
 """Of LARS: the share of a parameter's norm that a step at learning rate 1 moves it."""
@@ -29,7 +32,11 @@ Mask = Callable[[Any], Any]
 
 
 def make_optimizer(
-    config: TrainConfig, schedule: optax.Schedule
+    config: TrainConfig,
+    schedule: optax.Schedule,
+    *,
+    anatomy: Anatomy | None = None,
+    steps_per_epoch: int | None = None,
 ) -> optax.GradientTransformation:
     """Makes the optimizer; weight decay touches `config.decayed_parameters` alone.
 
@@ -52,30 +59,59 @@ def make_optimizer(
       o)` is taken as the matrix `(spatial i, o)`. What is no matrix, filters of one
       input channel (depthwise ones) and what no pattern matches go by `adamw`.
 
+    With `l2_sp` a, those of `decayed_parameters` that are not the head's have a decay
+    of `a (w - w0)` in place of `c w`, where w0 is what they were when the state was
+    made (Li, Grandvalet and Davoine 2018, "Explicit Inductive Bias for Transfer
+    Learning"). `sgd`, `lars` and `rmsprop` add it to the gradient; the others subtract
+    `r a (w - w0)` from the weight.
+
     Around these, in this order: gradients are clipped to `maximum_gradient_norm`, then
-    come the optimizer with its decay, and the factors of `learning_rate_groups`, which
-    apply to the decay as well. `frozen_parameters` have no part in the norm, no state
-    and no update.
+    come the optimizer with its decay, and the factors of `learning_rate_groups` and of
+    `layer_decay`, which apply to the decay as well. `frozen_parameters`, and those of
+    batch normalisation unless `batch_norm` is `"train"`, have no part in the norm, no
+    state and no update. Before their time has come, parameters of `unfreeze_epochs`
+    have no update and their moments stay at their start, from where they then begin;
+    their gradients should be zero, as `train_step` sees to.
 
     Args:
       config: The run's configuration.
       schedule: The learning rate of a step's number; of updates, where loss scaling
         skipped some.
+      anatomy: What the parameters are to their network, see
+        `anatomy.needed_anatomy`; needed for `batch_norm`, `l2_sp` and `layer_decay`.
+      steps_per_epoch: How many steps an epoch has; needed for `unfreeze_epochs`.
 
     Returns:
       An optax transformation. Its `init` raises ValueError listing all patterns that
       match no parameter.
+
+    Raises:
+      ValueError: If something needed is not given.
     """
-    parts = [_UPDATES[config.optimizer](config, schedule)]
+    if anatomy is None:
+        _check_needs_no_anatomy(config)
+        anatomy = Anatomy()
+    parts = [_unfreezing(config, schedule, anatomy, steps_per_epoch)]
     if config.maximum_gradient_norm is not None:
         parts.insert(0, optax.clip_by_global_norm(config.maximum_gradient_norm))
     if config.learning_rate_groups:
-        parts.append(_scale_groups(config.learning_rate_groups))
+        parts.append(scale_groups(config.learning_rate_groups))
+    if config.layer_decay is not None:
+        parts.append(scale_depths(config.layer_decay, anatomy.depths))
     optimizer = optax.chain(*parts) if len(parts) > 1 else parts[0]
-    if config.frozen_parameters:
+    norms = anatomy.norms if config.batch_norm != "train" else frozenset()
+    if config.frozen_parameters or norms:
+
+        def labels(params):
+            is_frozen = _mask(config.frozen_parameters)(params)
+            return jax.tree.map(
+                lambda frozen, norm: "frozen" if frozen or norm else "trained",
+                is_frozen,
+                _chosen(norms)(params),
+            )
+
         optimizer = optax.partition(
-            {"trained": optimizer, "frozen": optax.set_to_zero()},
-            _labels("frozen", config.frozen_parameters, "trained"),
+            {"trained": optimizer, "frozen": optax.set_to_zero()}, labels
         )
 
     def init(params):
@@ -85,9 +121,58 @@ def make_optimizer(
     return optax.GradientTransformation(init, optimizer.update)
 
 
-def _sgd(config: TrainConfig, schedule: optax.Schedule):
+def _unfreezing(
+    config: TrainConfig,
+    schedule: optax.Schedule,
+    anatomy: Anatomy,
+    steps_per_epoch: int | None,
+) -> optax.GradientTransformation:
+    """Gives what begins to move at the same step an optimizer of its own."""
+    starts = unfreeze_steps(config, steps_per_epoch)
+    if not starts:
+        return _descent(config, schedule, anatomy)
+
+    def begin(first: int) -> optax.GradientTransformation:
+        # It counts its own updates, as the bias corrections of moments must.
+        later = _descent(config, lambda count: schedule(count + first), anatomy)
+        return after(later, first) if first else later
+
+    return optax.partition(
+        {first: begin(first) for first in {0, *(step for _, step in starts)}},
+        lambda tree: first_steps(tree, starts, allow_unmatched=True),
+    )
+
+
+def _descent(
+    config: TrainConfig, schedule: optax.Schedule, anatomy: Anatomy
+) -> optax.GradientTransformation:
+    """Makes the optimizer with its decay, and that towards the start."""
+    is_decayed = _mask(config.decayed_parameters)
+    if not config.l2_sp:
+        return _UPDATES[config.optimizer](config, schedule, is_decayed)
+    is_head = _chosen(anatomy.head)
+
+    def is_anchored(tree):
+        return jax.tree.map(
+            lambda decayed, head: decayed and not head, is_decayed(tree), is_head(tree)
+        )
+
+    def is_decayed_to_zero(tree):
+        return jax.tree.map(
+            lambda decayed, head: decayed and head, is_decayed(tree), is_head(tree)
+        )
+
+    update = _UPDATES[config.optimizer](config, schedule, is_decayed_to_zero)
+    if config.optimizer in ("sgd", "lars", "rmsprop"):
+        decay = decay_to_start(lambda count: config.l2_sp)
+        return optax.chain(optax.masked(decay, is_anchored), update)
+    decay = decay_to_start(lambda count: -config.l2_sp * schedule(count))
+    return optax.chain(update, optax.masked(decay, is_anchored))
+
+
+def _sgd(config: TrainConfig, schedule: optax.Schedule, is_decayed: Mask):
     return optax.chain(
-        _coupled_decay(config),
+        optax.add_decayed_weights(config.weight_decay, mask=is_decayed),
         # With momentum 0 there is no trace to keep, nor anything to look ahead to.
         optax.sgd(
             schedule,
@@ -97,7 +182,7 @@ def _sgd(config: TrainConfig, schedule: optax.Schedule):
     )
 
 
-def _adamw(config: TrainConfig, schedule: optax.Schedule):
+def _adamw(config: TrainConfig, schedule: optax.Schedule, is_decayed: Mask):
     second_moment_decay, epsilon = _second_moment(config)
     return optax.adamw(
         schedule,
@@ -105,14 +190,13 @@ def _adamw(config: TrainConfig, schedule: optax.Schedule):
         b2=second_moment_decay,
         eps=epsilon,
         weight_decay=config.weight_decay,
-        mask=_mask(config.decayed_parameters),
+        mask=is_decayed,
         nesterov=config.nesterov,
     )
 
 
-def _lamb(config: TrainConfig, schedule: optax.Schedule):
+def _lamb(config: TrainConfig, schedule: optax.Schedule, is_decayed: Mask):
     second_moment_decay, epsilon = _second_moment(config)
-    is_decayed = _mask(config.decayed_parameters)
     # optax.lamb scales norms and biases too, which the paper's own code does not.
     return optax.chain(
         optax.scale_by_adam(
@@ -122,28 +206,27 @@ def _lamb(config: TrainConfig, schedule: optax.Schedule):
             nesterov=config.nesterov,
         ),
         optax.add_decayed_weights(config.weight_decay, mask=is_decayed),
-        optax.masked(optax.scale_by_trust_ratio(), is_decayed),
+        optax.masked(optax.scale_by_trust_ratio(), _mask(config.decayed_parameters)),
         optax.scale_by_learning_rate(schedule),
     )
 
 
-def _lars(config: TrainConfig, schedule: optax.Schedule):
-    is_decayed = _mask(config.decayed_parameters)
+def _lars(config: TrainConfig, schedule: optax.Schedule, is_decayed: Mask):
     return optax.lars(
         schedule,
         weight_decay=config.weight_decay,
         weight_decay_mask=is_decayed,
         trust_coefficient=TRUST_COEFFICIENT,
-        trust_ratio_mask=is_decayed,
+        trust_ratio_mask=_mask(config.decayed_parameters),
         momentum=config.momentum,
         nesterov=config.nesterov,
     )
 
 
-def _rmsprop(config: TrainConfig, schedule: optax.Schedule):
+def _rmsprop(config: TrainConfig, schedule: optax.Schedule, is_decayed: Mask):
     second_moment_decay, epsilon = _second_moment(config)
     return optax.chain(
-        _coupled_decay(config),
+        optax.add_decayed_weights(config.weight_decay, mask=is_decayed),
         optax.rmsprop(
             schedule,
             decay=second_moment_decay,
@@ -156,7 +239,7 @@ def _rmsprop(config: TrainConfig, schedule: optax.Schedule):
     )
 
 
-def _muon(config: TrainConfig, schedule: optax.Schedule):
+def _muon(config: TrainConfig, schedule: optax.Schedule, is_decayed: Mask):
     is_muon = _mask(config.muon_parameters)
 
     def labels(params):
@@ -170,13 +253,14 @@ def _muon(config: TrainConfig, schedule: optax.Schedule):
         schedule,
         beta=config.momentum,
         weight_decay=config.weight_decay,
-        weight_decay_mask=_mask(config.decayed_parameters),
+        weight_decay_mask=is_decayed,
         nesterov=config.nesterov,
         consistent_rms=MUON_RMS,
         muon_weight_dimension_numbers=lambda params: jax.tree.map(_as_matrix, params),
     )
     return optax.partition(
-        {"muon": orthogonalized, "adamw": _adamw(config, schedule)}, labels
+        {"muon": orthogonalized, "adamw": _adamw(config, schedule, is_decayed)},
+        labels,
     )
 
 
@@ -200,12 +284,6 @@ def _second_moment(config: TrainConfig) -> tuple[float, float]:
     return decay, epsilon
 
 
-def _coupled_decay(config: TrainConfig) -> optax.GradientTransformation:
-    return optax.add_decayed_weights(
-        config.weight_decay, mask=_mask(config.decayed_parameters)
-    )
-
-
 def _is_matrix(leaf: jax.Array) -> bool:
     return leaf.ndim == 2 or (leaf.ndim > 2 and leaf.shape[-2] > 1)
 
@@ -215,38 +293,35 @@ def _as_matrix(leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers:
     return optax.contrib.MuonDimensionNumbers(tuple(range(last)), last)
 
 
-def _scale_groups(
-    groups: Sequence[tuple[str, float]],
-) -> optax.GradientTransformation:
-    """Multiplies updates, which are linear in the learning rate, by their factor."""
-
-    def update(updates, state, params=None):
-        # From the last to the first, so that the first that matches counts.
-        factors = jax.tree.map(lambda _: 1.0, updates)
-        for pattern, factor in reversed(groups):
-            factors = jax.tree.map(
-                lambda chosen, old, factor=factor: factor if chosen else old,
-                _mask((pattern,))(updates),
-                factors,
-            )
-        return jax.tree.map(lambda each, by: each * by, updates, factors), state
-
-    return optax.GradientTransformation(optax.init_empty_state, update)
-
-
 def _mask(patterns: Sequence[str]) -> Mask:
     # optax shows parts of a tree to what it partitions; the whole is checked in `init`.
     return lambda tree: trees.path_mask(tree, patterns, allow_unmatched=True)
 
 
-def _labels(label: str, patterns: Sequence[str], other: str) -> Callable[[Any], Any]:
-    return lambda tree: jax.tree.map(
-        lambda chosen: label if chosen else other, _mask(patterns)(tree)
-    )
+def _chosen(paths: Collection[str]) -> Mask:
+    def mask(tree):
+        names = trees.named_leaves(tree)
+        return jax.tree.structure(tree).unflatten(name in paths for name in names)
+
+    return mask
+
+
+def _check_needs_no_anatomy(config: TrainConfig) -> None:
+    needy = {
+        "batch_norm": config.batch_norm != "train",
+        "l2_sp": config.l2_sp > 0,
+        "layer_decay": config.layer_decay is not None,
+    }
+    fields = [field for field, needs in needy.items() if needs]
+    if fields:
+        raise ValueError(
+            f"anatomy: got None with {', '.join(fields)}, which apply to parameters by "
+            "what they are to the network; pass needed_anatomy(config, model, images)."
+        )
 
 
 def _check_patterns(config: TrainConfig, params: Any) -> None:
-    scales = config.weight_decay or config.optimizer in ("lars", "lamb")
+    scales = config.weight_decay or config.l2_sp or config.optimizer in ("lars", "lamb")
     used = {
         "decayed_parameters": config.decayed_parameters if scales else (),
         "muon_parameters": (
@@ -254,6 +329,7 @@ def _check_patterns(config: TrainConfig, params: Any) -> None:
         ),
         "frozen_parameters": config.frozen_parameters,
         "learning_rate_groups": [pattern for pattern, _ in config.learning_rate_groups],
+        "unfreeze_epochs": [pattern for pattern, _ in config.unfreeze_epochs],
     }
     problems = []
     for field, patterns in used.items():

@@ -27,7 +27,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from cnn_jax import data, sharding
+from cnn_jax import data, sharding, trees
+from cnn_jax.training.anatomy import needed_anatomy
 from cnn_jax.training.config import RESUME_MAY_CHANGE, TrainConfig
 from cnn_jax.training.evaluation import (
     Metrics,
@@ -65,6 +66,8 @@ class Programs:
       config: The run's configuration.
       splits: The datasets by name: "train", and those to evaluate on.
       mesh: The devices.
+      initial_variables: What to start from, as `model.init` returns it; None for what
+        that draws.
 
     Attributes:
       devices: Where they run.
@@ -81,6 +84,7 @@ class Programs:
         config: TrainConfig,
         splits: Mapping[str, data.Source],
         mesh: Mesh,
+        initial_variables: Mapping[str, Any] | None = None,
     ):
         train = splits["train"]
         self._model, self._config, self._splits = model, config, dict(splits)
@@ -94,12 +98,18 @@ class Programs:
             if name != "train"
         }
         schedule = make_schedule(config, self.steps_per_epoch)
-        optimizer = make_optimizer(config, schedule)
-        self._seed(config.seed)
-
-        started = time.perf_counter()
         shape = (1, *image_shape(config, train))
         image = jax.ShapeDtypeStruct(shape, jnp.dtype(config.dtype))
+        self._image = image
+        self._set_initial(initial_variables)
+        started = time.perf_counter()
+        optimizer = make_optimizer(
+            config,
+            schedule,
+            anatomy=needed_anatomy(config, model, image),
+            steps_per_epoch=self.steps_per_epoch,
+        )
+        self._seed(config.seed)
         start = functools.partial(
             _start, model=model, optimizer=optimizer, image=image, config=config
         )
@@ -112,6 +122,7 @@ class Programs:
         self._start = self._compile(
             start,
             self._keys.parameters,
+            self._initial,
             out=lies,
             options=in_a_hurry if mesh.devices.flat[0].platform == "cpu" else None,
         )
@@ -149,12 +160,17 @@ class Programs:
         self.peak_memory_bytes = _memory_bytes(self._step)
 
     def reuse(
-        self, model: Any, config: TrainConfig, splits: Mapping[str, data.Source]
+        self,
+        model: Any,
+        config: TrainConfig,
+        splits: Mapping[str, data.Source],
+        initial_variables: Mapping[str, Any] | None = None,
     ) -> Programs:
-        """Returns these programs, compiled once, for a run with another seed.
+        """Returns these programs, compiled once, for a run with another seed or start.
 
         Raises:
-          ValueError: If more differs than the seed and where the run's files go.
+          ValueError: If more differs than the seed, the numbers that the run starts
+            from, and where its files go.
         """
         ignored = dict.fromkeys(("seed", *RESUME_MAY_CHANGE))
         expected, found = (
@@ -167,6 +183,8 @@ class Programs:
             split is not self._splits[name] for name, split in splits.items()
         ):
             differing.append("the splits")
+        if (initial_variables is None) != (self._initial is None):
+            differing.append("initial_variables")
         if differing:
             raise ValueError(
                 f"programs: got some that were compiled with other values of "
@@ -174,12 +192,13 @@ class Programs:
             )
         programs = copy.copy(self)
         programs._seed(config.seed)
+        programs._set_initial(initial_variables)
         programs.feed = self.feed.reseeded(config.seed)
         return programs
 
     def start(self) -> Carry:
         """Returns the carry before the first step."""
-        return self._start(self._keys.parameters)
+        return self._start(self._keys.parameters, self._initial)
 
     def step(self, carry: Carry, inputs: Any) -> Carry:
         """Trains on what the feed gave for the step; the carry given is consumed."""
@@ -210,12 +229,19 @@ class Programs:
     def _seed(self, seed: int) -> None:
         self._keys = jax.device_put(make_keys(seed), self._everywhere)
 
+    def _set_initial(self, variables: Mapping[str, Any] | None) -> None:
+        """Puts the variables to start from, if there are any, onto the devices."""
+        self._initial = None
+        if variables is not None:
+            checked = _as_initialized(self._model, variables, self._image)
+            self._initial = jax.device_put(checked, self._everywhere)
+
     def _spread(
         self, start: Callable[..., Carry], mesh: Mesh
     ) -> tuple[Carry, ParallelStep]:
         """Returns the shapes of the carry where it will lie, and the spread step."""
         config = self._config
-        shapes = jax.eval_shape(start, self._keys.parameters)
+        shapes = jax.eval_shape(start, self._keys.parameters, self._initial)
         lies = jax.tree.map(lambda leaf: self._everywhere, shapes)
         if sharding.FSDP_AXIS in mesh.shape:
             lies["state"] = sharding.state_shardings(shapes["state"], mesh)
@@ -227,7 +253,7 @@ class Programs:
             lies,
         )
         step = make_step(
-            functools.partial(train_step, **step_options(config)),
+            functools.partial(train_step, **step_options(config, self.steps_per_epoch)),
             strategy=config.parallel,
             mesh=mesh,
             batch_norm_scope=config.batch_norm_scope,
@@ -253,9 +279,9 @@ class Programs:
         return program.lower(*arguments).compile()
 
 
-def _start(key, *, model, optimizer, image, config) -> Carry:
+def _start(key, variables, *, model, optimizer, image, config) -> Carry:
     image = jnp.zeros(image.shape, image.dtype)
-    options = state_options(config)
+    options = {**state_options(config), "variables": variables}
     return {
         "state": TrainState.create(model, optimizer, key, image, **options),
         "epoch": _zero_tally(),
@@ -263,6 +289,33 @@ def _start(key, *, model, optimizer, image, config) -> Carry:
         "first_bad_step": jnp.full((), -1, jnp.int32),
         "learning_rate": jnp.zeros((), jnp.float32),
     }
+
+
+def _as_initialized(
+    model: Any, variables: Mapping[str, Any], image: jax.ShapeDtypeStruct
+) -> Any:
+    """Returns the variables in the tree that `model.init` makes.
+
+    Raises:
+      ValueError: Listing all leaves that are missing, unknown or of another kind.
+    """
+    key = jax.eval_shape(jax.random.key, 0)
+    shapes = jax.eval_shape(
+        lambda key, image: model.init(key, image, train=False), key, image
+    )
+    expected, found = trees.leaf_specs(shapes), trees.leaf_specs(variables)
+    problems = [
+        f"  {path}: got {found.get(path, 'nothing')}, expected "
+        f"{expected.get(path, 'no such leaf')}"
+        for path in sorted({*expected, *found})
+        if expected.get(path) != found.get(path)
+    ]
+    if problems:
+        raise ValueError(
+            "initial_variables: got others than the model's:\n" + "\n".join(problems)
+        )
+    leaves = trees.named_leaves(variables)
+    return jax.tree.structure(shapes).unflatten(leaves[path] for path in expected)
 
 
 def _advance(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -48,6 +48,7 @@ class TrainState:
         *,
         averages: bool = False,
         loss_scale: LossScale | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> TrainState:
         """Initialises a model and its optimizer.
 
@@ -58,8 +59,15 @@ class TrainState:
           images: A batch of the shape and dtype the model will get; only these count.
           averages: Whether to keep moving averages, for a step with an `ema_decay`.
           loss_scale: For a model that computes in float16.
+          variables: What to start from, `{"params", "batch_stats"}`; None for what
+            `model.init` draws.
         """
-        variables = dict(model.init(key, images, train=False))
+        if variables is None:
+            variables = model.init(key, images, train=False)
+        else:
+            # Copies: a state is donated, and these are the caller's.
+            variables = jax.tree.map(jnp.copy, variables)
+        variables = dict(variables)
         params = variables.pop("params")
         state = cls(
             step=jnp.zeros((), jnp.int32),

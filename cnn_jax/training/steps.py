@@ -9,13 +9,20 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import flax.errors
 import jax
 import jax.numpy as jnp
 
 from cnn_jax import kernels as K
-from cnn_jax import trees
+from cnn_jax.layers import frozen_statistics
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.evaluation import Batch, Metrics, is_correct
+from cnn_jax.training.freezing import (
+    UnfreezeSteps,
+    first_steps,
+    frozen_mask,
+    unfreeze_steps,
+)
 from cnn_jax.training.precision import all_finite
 from cnn_jax.training.state import TrainState
 
@@ -33,6 +40,8 @@ def train_step(
     sam_radius: float = 0.0,
     ema_decay: float | None = None,
     frozen_parameters: Sequence[str] = (),
+    unfreeze_steps: UnfreezeSteps = (),
+    batch_norm: str = "train",
 ) -> tuple[TrainState, Metrics]:
     """Takes one step along the gradient of the batch's mean loss.
 
@@ -46,7 +55,7 @@ def train_step(
     With `sam_radius` rho the gradient g at the parameters w gives way to that at
     `w + rho g / |g|`, of the same batch and with the same random choices (Foret et al.
     2021, "Sharpness-Aware Minimization", equation 3); batch statistics and metrics are
-    those of the first pass. |g| is the norm over all parameters that are not frozen.
+    those of the first pass. |g| is the norm over all parameters that move.
 
     With a `LossScale` in the state, the update (parameters, optimizer, statistics and
     averages) is skipped when a gradient is not finite; the step counts all the same.
@@ -61,42 +70,53 @@ def train_step(
       sam_radius: rho; 0 for the gradient at w.
       ema_decay: Of the state's averages; None for a state that has none.
       frozen_parameters: Patterns on the paths of parameters that stay as they are, bit
-        by bit; those of the optimizer.
+        by bit, as do their averages; those of the optimizer.
+      unfreeze_steps: Pairs of a pattern and the number of steps during which its
+        parameters have no gradient; those of the optimizer, which then leaves them as
+        they are. The first pair that matches counts.
+      batch_norm: `"train"`; `"adapt"`, where the scales and biases of batch
+        normalisation are frozen too; or `"frozen"`, where in addition running
+        statistics take the place of the batch's and do not move. The optimizer's.
 
     Returns:
       The state after, and `{"loss", "accuracy"}` of the batch, with a loss scale also
       `"skipped"` (1.0 or 0.0): float32 scalars, taken before the update.
 
     Raises:
-      ValueError: If k does not divide n, a pattern matches nothing, or `ema_decay` does
-        not fit the state.
+      ValueError: If k does not divide n, a pattern matches nothing, `ema_decay` does
+        not fit the state, or statistics are frozen of a network that moves them
+        nevertheless.
     """
-    is_frozen = trees.path_mask(state.params, frozen_parameters)
+    is_frozen = frozen_mask(
+        state.params, state.batch_stats, frozen_parameters, batch_norm
+    )
+    first = first_steps(state.params, unfreeze_steps)
 
     def differentiate(params):
-        return _accumulate(
+        gradients, metrics, batch_stats = _accumulate(
             functools.partial(
-                _differentiate, state, is_frozen, label_smoothing, params
+                _differentiate, state, is_frozen, label_smoothing, batch_norm, params
             ),
             batch,
             key,
             state.batch_stats,
             accumulate_steps,
         )
+        gradients = jax.tree.map(
+            lambda leaf, first: (
+                jnp.where(state.step >= first, leaf, 0) if first else leaf
+            ),
+            gradients,
+            first,
+        )
+        return gradients, metrics, batch_stats
 
     gradients, metrics, batch_stats = differentiate(state.params)
     if sam_radius:
         uphill = _ascend(state.params, gradients, sam_radius)
         gradients, _, _ = differentiate(uphill)
     new_state = state.apply_gradients(gradients, batch_stats, ema_decay=ema_decay)
-    # Adding a zero update would turn -0.0 into 0.0.
-    params = jax.tree.map(
-        lambda frozen, old, new: old if frozen else new,
-        is_frozen,
-        state.params,
-        new_state.params,
-    )
-    new_state = new_state.replace(params=params)
+    new_state = _keep_frozen(is_frozen, batch_norm, state, new_state)
     if state.loss_scale is None:
         return new_state, metrics
     is_good = all_finite(gradients)
@@ -112,21 +132,53 @@ def train_step(
     )
 
 
-def step_options(config: TrainConfig) -> dict[str, Any]:
-    """Returns what `train_step` takes of a configuration."""
+def step_options(
+    config: TrainConfig, steps_per_epoch: int | None = None
+) -> dict[str, Any]:
+    """Returns what `train_step` takes of a configuration.
+
+    Args:
+      config: The run's configuration.
+      steps_per_epoch: How many steps an epoch has; needed with `unfreeze_epochs`.
+    """
     return {
         "label_smoothing": config.label_smoothing,
         "accumulate_steps": config.accumulate_steps,
         "sam_radius": config.sam_radius,
         "ema_decay": config.ema_decay,
         "frozen_parameters": config.frozen_parameters,
+        "unfreeze_steps": unfreeze_steps(config, steps_per_epoch),
+        "batch_norm": config.batch_norm,
     }
+
+
+def _keep_frozen(
+    is_frozen: Any, batch_norm: str, state: TrainState, new_state: TrainState
+) -> TrainState:
+    """Returns the new state with what is frozen out of the old one."""
+
+    # Adding a zero update would turn -0.0 into 0.0.
+    def keep(old, new):
+        params = jax.tree.map(
+            lambda frozen, old, new: old if frozen else new,
+            is_frozen,
+            old["params"],
+            new["params"],
+        )
+        kept = old if batch_norm == "frozen" else new
+        return {"params": params, "batch_stats": kept["batch_stats"]}
+
+    new_state = new_state.replace(**keep(state.variables, new_state.variables))
+    if state.average:
+        new_state = new_state.replace(average=keep(state.average, new_state.average))
+    return new_state
 
 
 def _differentiate(
     state: TrainState,
     is_frozen: Any,
     label_smoothing: float,
+    batch_norm: str,
     params: Any,
     batch: Batch,
     key: jax.Array,
@@ -141,13 +193,9 @@ def _differentiate(
             is_frozen,
             params,
         )
-        logits, updates = state.apply_fn(
-            {"params": params, "batch_stats": batch_stats},
-            batch["image"],
-            train=True,
-            rngs={"dropout": key},
-            mutable=["batch_stats"],
-        )
+        variables = {"params": params, "batch_stats": batch_stats}
+        apply = _apply_frozen if batch_norm == "frozen" else _apply
+        logits, updates = apply(state, variables, batch["image"], key)
         loss = jnp.mean(
             K.softmax_cross_entropy(
                 logits, batch["label"], label_smoothing=label_smoothing
@@ -163,6 +211,32 @@ def _differentiate(
         "accuracy": jnp.mean(is_correct(logits, batch["label"]), dtype=jnp.float32),
     }
     return gradients, metrics, updates.get("batch_stats", batch_stats)
+
+
+def _apply(state: TrainState, variables: Any, images: jax.Array, key: jax.Array):
+    return state.apply_fn(
+        variables,
+        images,
+        train=True,
+        rngs={"dropout": key},
+        mutable=["batch_stats"],
+    )
+
+
+def _apply_frozen(state: TrainState, variables: Any, images: jax.Array, key: jax.Array):
+    """Runs the network in training, but for its running statistics."""
+    try:
+        with frozen_statistics():
+            logits = state.apply_fn(
+                variables, images, train=True, rngs={"dropout": key}
+            )
+    except flax.errors.ModifyScopeVariableError as error:
+        raise ValueError(
+            "batch_norm: got 'frozen' for a network with other batch normalisation "
+            "than cnn_jax.layers.BatchNorm, which moves its statistics in training "
+            f"whatever is said around it: {error}"
+        ) from error
+    return logits, {}
 
 
 def _accumulate(

@@ -350,5 +350,8 @@ def test_the_configuration_reaches_the_step():
         "sam_radius": 0.05,
         "ema_decay": 0.99,
         "frozen_parameters": ("^first/",),
+        "batch_norm": "frozen",
     }
-    assert step_options(TrainConfig(**options)) == options
+    config = TrainConfig(**options, unfreeze_epochs=(("^second/", 1.5),))
+    expected = {**options, "unfreeze_steps": (("^second/", 15),)}
+    assert step_options(config, steps_per_epoch=10) == expected

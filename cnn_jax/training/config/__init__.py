@@ -17,6 +17,7 @@ from cnn_jax.training.config.parallel import ParallelConfig
 from cnn_jax.training.config.regularization import RegularizationConfig
 from cnn_jax.training.config.requirements import Requirement
 from cnn_jax.training.config.run import RunConfig
+from cnn_jax.training.config.transfer import TransferConfig
 
 __all__ = ["RESUME_MAY_CHANGE", "TrainConfig"]
 
@@ -42,7 +43,12 @@ the order in which devices sum them."""
 # Python collects the fields of bases from the last to the first.
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(
-    ParallelConfig, RunConfig, RegularizationConfig, OptimizerConfig, DataConfig
+    ParallelConfig,
+    RunConfig,
+    TransferConfig,
+    RegularizationConfig,
+    OptimizerConfig,
+    DataConfig,
 ):
     """Everything that decides a run's numbers, and where its files go."""
 
@@ -72,6 +78,7 @@ class TrainConfig(
         yield from self._data_requirements()
         yield from self._optimizer_requirements()
         yield from self._regularization_requirements()
+        yield from self._transfer_requirements()
         yield from self._run_requirements()
         yield from self._parallel_requirements()
         parts = max(self.accumulate_steps, 1)

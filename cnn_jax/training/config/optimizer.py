@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Iterable
 from typing import Literal
 
@@ -13,6 +12,7 @@ from cnn_jax.training.config.requirements import (
     at_least_one,
     below_one,
     below_one_if_given,
+    is_pattern,
     not_negative,
     positive,
     positive_if_given,
@@ -49,7 +49,8 @@ class OptimizerConfig:
     """Patterns that say what `muon` orthogonalises, matrices and filters among them;
     what it does not moves by `adamw`."""
     frozen_parameters: tuple[str, ...] = ()
-    """Patterns that say what never moves. Running statistics go on running."""
+    """Patterns that say what never moves. Running statistics go on running; see
+    `batch_norm`."""
     learning_rate_groups: tuple[tuple[str, float], ...] = ()
     """Pairs of a pattern and the factor of its parameters' learning rate. Where several
     match, the first counts."""
@@ -84,11 +85,11 @@ class OptimizerConfig:
         yield "warmup_epochs", self.warmup_epochs < self.epochs, "less than epochs"
         for field in ("decayed_parameters", "muon_parameters", "frozen_parameters"):
             patterns = getattr(self, field)
-            yield field, all(map(_is_pattern, patterns)), "regular expressions"
+            yield field, all(map(is_pattern, patterns)), "regular expressions"
         yield (
             "learning_rate_groups",
             all(
-                _is_pattern(pattern) and math.isfinite(factor) and factor > 0
+                is_pattern(pattern) and math.isfinite(factor) and factor > 0
                 for pattern, factor in self.learning_rate_groups
             ),
             "pairs of a regular expression and a finite factor above 0; what has no "
@@ -100,11 +101,3 @@ class OptimizerConfig:
             and list(self.step_milestones) == sorted(set(self.step_milestones)),
             "rising numbers in (0, 1)",
         )
-
-
-def _is_pattern(pattern: str) -> bool:
-    try:
-        re.compile(pattern)
-    except re.error:
-        return False
-    return True

@@ -8,6 +8,7 @@ requirement: their values are checked against the annotation.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -62,3 +63,12 @@ def below_one_if_given(config: Any, *fields: str) -> Iterable[Requirement]:
     for field in fields:
         value = getattr(config, field)
         yield field, value is None or 0 <= value < 1, "in [0, 1), or None"
+
+
+def is_pattern(text: str) -> bool:
+    """Tells whether a text is a regular expression."""
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
