@@ -80,8 +80,6 @@ class TransferRun:
       accuracy: On the test split, in [0, 1].
       seconds: Wall time of what was learned with: training, or extracting features and
         fitting a probe; without compilation and evaluation.
-      num_test: The number of test examples.
-      details: What else `result.json` would hold.
     """
 
     treatment: Treatment
@@ -89,8 +87,6 @@ class TransferRun:
     seed: int
     accuracy: float
     seconds: float
-    num_test: int
-    details: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,11 +114,13 @@ class Findings:
       treatments: In the order of a report.
       sizes: Ascending.
       runs: One for every treatment, size and seed.
+      num_test: The number of test examples behind each accuracy.
     """
 
     treatments: Sequence[Treatment]
     sizes: Sequence[Size]
     runs: Sequence[TransferRun]
+    num_test: int
 
     @functools.cached_property
     def _cells(self) -> dict[tuple[Treatment, int], list[TransferRun]]:
@@ -138,7 +136,7 @@ class Findings:
     def accuracy(self, treatment: Treatment, size: Size) -> Interval:
         """Returns the test accuracy with its 95 % interval."""
         runs = self.of(treatment, size)
-        return accuracy_interval([run.accuracy for run in runs], runs[0].num_test)
+        return accuracy_interval([run.accuracy for run in runs], self.num_test)
 
     def seconds(self, treatment: Treatment, size: Size) -> float:
         """Returns the mean cost."""
