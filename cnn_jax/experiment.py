@@ -14,9 +14,11 @@ import jax
 from cnn_jax import data
 from cnn_jax.analysis.summary import summarize
 from cnn_jax.models import create_model
+from cnn_jax.pretrained import load_pretrained
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.feeds import image_shape
 from cnn_jax.training.hosts import connected_hosts, is_main_process
+from cnn_jax.training.keys import make_keys
 from cnn_jax.training.loop import FitResult, fit
 from cnn_jax.training.speed import PEAK_FLOPS
 
@@ -24,10 +26,14 @@ from cnn_jax.training.speed import PEAK_FLOPS
 def run(config: TrainConfig) -> FitResult:
     """Opens the data, makes the model and trains it, printing a line an epoch.
 
+    With `config.pretrained` it starts from there, and images are normalised as these
+    weights know them unless the configuration says how.
+
     Raises:
-      ValueError, FileNotFoundError, FileExistsError, ArithmeticError: As `fit`,
-        `create_model` and `data.open_split` do.
+      ValueError, FileNotFoundError, FileExistsError, ArithmeticError, ImportError: As
+        `fit`, `create_model`, `load_pretrained` and `data.open_split` do.
     """
+    config.validate()
     train, test = (
         data.open_split(
             config.dataset,
@@ -44,14 +50,32 @@ def run(config: TrainConfig) -> FitResult:
         dtype=config.dtype,
         **config.model_overrides(),
     )
+    variables = None
+    if config.pretrained is not None:
+        config, variables = _load_pretrained(config, model)
     return fit(
         model,
         config,
         train,
         test,
+        initial_variables=variables,
         hooks=[print_epoch],
         macs_per_example=_count_macs(model, image_shape(config, train)),
     )
+
+
+def _load_pretrained(config: TrainConfig, model: Any) -> tuple[TrainConfig, Any]:
+    """Returns the variables to start from, and what is then known of the images."""
+    variables, report = load_pretrained(
+        model, config.pretrained, key=make_keys(config.seed).parameters
+    )
+    if is_main_process():
+        print(f"{config.pretrained}: {report}", flush=True)
+    known = report.provenance.preprocessing
+    if config.mean is None and {"mean", "std"} <= known.keys():
+        mean, std = (tuple(map(float, known[name])) for name in ("mean", "std"))
+        config = dataclasses.replace(config, mean=mean, std=std)
+    return config, variables
 
 
 def _count_macs(model: Any, shape: tuple[int, int, int]) -> int | None:
@@ -98,7 +122,7 @@ def main(
         ):
             result = run(config)
             speaks = is_main_process()
-    except (ValueError, OSError, ArithmeticError) as error:
+    except (ValueError, OSError, ArithmeticError, ImportError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if not speaks:
         return
