@@ -56,6 +56,8 @@ class Transfer:
     weights: str | None = None
     """Weights that learned the first task, as `cnn_jax.load_pretrained` takes them.
     Default: half of the dataset's classes are learned first."""
+    source: str | None = None
+    """What they learned, in a word for the report. Default: the file's name."""
     model: str = "resnet20"
     """Name of the network, out of `cnn-jax models`."""
     dataset: str = "digits"
@@ -184,14 +186,18 @@ def load_tasks(config: Transfer) -> tuple[Backbone, Dataset, Dataset, str]:
     """
     train, test = (
         load_dataset(
-            config.dataset, split, data_dir=config.data_dir, image_size=config.image_size
+            config.dataset,
+            split,
+            data_dir=config.data_dir,
+            image_size=config.image_size,
         )
         for split in (config.train_split, config.test_split)
     )
     if config.weights is not None:
         channels = model_info(config.model).input_shape[2]
         train, test = (split.with_channels(channels) for split in (train, test))
-        return *_load_weights(config, train), test
+        backbone, source = _load_weights(config, train)
+        return backbone, train, test, source
     half = train.num_classes // 2
     if half < 2:
         raise ValueError(
@@ -205,7 +211,7 @@ def load_tasks(config: Transfer) -> tuple[Backbone, Dataset, Dataset, str]:
     return _for_task(backbone, train), train, test, source
 
 
-def _load_weights(config: Transfer, train: Dataset) -> tuple[Backbone, Dataset, str]:
+def _load_weights(config: Transfer, train: Dataset) -> tuple[Backbone, str]:
     info = model_info(config.model)
     variables, report = load_pretrained(config.model, config.weights)
     preprocessing = report.provenance.preprocessing or {}
@@ -215,8 +221,8 @@ def _load_weights(config: Transfer, train: Dataset) -> tuple[Backbone, Dataset, 
         tuple(preprocessing.get("mean", info.mean)),
         tuple(preprocessing.get("std", info.std)),
     )
-    source = pathlib.Path(config.weights).name
-    return _for_task(backbone, train), train, source
+    source = config.source or pathlib.Path(config.weights).name
+    return _for_task(backbone, train), source
 
 
 def _learn_source(config: Transfer, train: Dataset, test: Dataset) -> Backbone:
@@ -301,7 +307,9 @@ def sweep(
                     treatment, size, seed, learned.accuracy, learned.seconds
                 )
                 if seed == 0 and size == config.examples_per_class[-1]:
-                    save_variables(variables_path(run_dir, treatment), learned.variables)
+                    save_variables(
+                        variables_path(run_dir, treatment), learned.variables
+                    )
                 with (run_dir / "runs.jsonl").open("a", encoding="utf-8") as file:
                     file.write(json.dumps(dataclasses.asdict(run)) + "\n")
             runs.append(run)

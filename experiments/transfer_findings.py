@@ -180,7 +180,9 @@ class Findings:
             if treatment != best and not self.is_apart(best, treatment, size)
         )
         costs = {each: self.seconds(each, size) for each in (best, *rivals)}
-        cheap = [each for each in costs if costs[each] <= SAME_COST * min(costs.values())]
+        cheap = [
+            each for each in costs if costs[each] <= SAME_COST * min(costs.values())
+        ]
         return Advice(size, best, rivals, max(cheap, key=mean))
 
     def best_policy(self, approach: str) -> Treatment | None:
@@ -197,7 +199,7 @@ class Findings:
 def rule_of_thumb(findings: Findings) -> list[str]:
     """Returns what to do when, in sentences that follow from the numbers alone."""
     return [
-        *_what_to_take(findings),
+        *what_to_take(findings),
         *_what_pretraining_adds(findings),
         *_what_batch_norm_does(findings),
     ]
@@ -213,7 +215,8 @@ def points(interval: Interval) -> str:
     return f"{100 * interval.mean:+.1f} points"
 
 
-def _what_to_take(findings: Findings) -> list[str]:
+def what_to_take(findings: Findings) -> list[str]:
+    """Returns the advice, a sentence for each range of sizes that share it."""
     groups: list[list[Advice]] = []
     for size in findings.sizes:
         advice = findings.advice(size)

@@ -52,6 +52,11 @@ class Backbone(NamedTuple):
         """Returns uint8 images as the network takes them."""
         return normalize(images, self.mean, self.std)
 
+    def batches(self, images: np.ndarray) -> Iterator[jax.Array]:
+        """Yields them batch by batch."""
+        for start in range(0, len(images), FEATURE_BATCH):
+            yield self.normalized(images[start : start + FEATURE_BATCH])
+
 
 class Learned(NamedTuple):
     """What came out of a treatment.
@@ -183,9 +188,7 @@ class Learner:
 
         return self._timed(("probe", len(examples)), fit_head)
 
-    def _timed(
-        self, kind: Hashable, function: Callable[[], Any]
-    ) -> tuple[Any, float]:
+    def _timed(self, kind: Hashable, function: Callable[[], Any]) -> tuple[Any, float]:
         """Returns a result and its seconds, once whatever it compiles is compiled."""
         if kind not in self._compiled:
             jax.block_until_ready(function())
@@ -196,11 +199,9 @@ class Learner:
 
     def _features(self, variables: Mapping[str, Any], examples: Dataset) -> np.ndarray:
         model = self._backbone.model.clone(num_classes=0)
-        return extract_features(model, variables, self._batches(examples.images))
-
-    def _batches(self, images: np.ndarray) -> Iterator[jax.Array]:
-        for start in range(0, len(images), FEATURE_BATCH):
-            yield self._backbone.normalized(images[start : start + FEATURE_BATCH])
+        return extract_features(
+            model, variables, self._backbone.batches(examples.images)
+        )
 
     def _adapted(self, examples: Dataset, seed: int) -> dict[str, Any]:
         """Returns the pretrained variables with the examples' own statistics.
