@@ -37,14 +37,14 @@ from transfer_findings import (
     TransferRun,
     Treatment,
 )
-from transfer_treatments import Backbone, Learner
+from transfer_treatments import Backbone, Learned, Learner
 
 from cnn_jax import create_model, load_pretrained, model_info, sharding, trees
 from cnn_jax.data import Dataset, load_dataset
 from cnn_jax.report import environment, study
 from cnn_jax.report.progress import PlannedRun, RunProgress
 from cnn_jax.training import TrainConfig
-from cnn_jax.training.loop import fit
+from cnn_jax.training.loop import NonFiniteLossError, fit
 
 BatchNorm = Literal["train", "adapt", "frozen"]
 
@@ -66,6 +66,8 @@ class Transfer:
     """Where TFDS sets lie. Default: `$CNN_JAX_DATA/tfds`, else TFDS's own."""
     train_split: str = "train"
     """What the labelled examples are drawn from; `train[:10%]`, say."""
+    source_split: str | None = None
+    """Without `weights`: what the first task is learned from. Default: the same."""
     test_split: str = "test"
     """What every run is scored on; it decides nothing."""
     image_size: int = 16
@@ -86,12 +88,15 @@ class Transfer:
     """Training steps of every run that trains the network."""
     batch_size: int = 32
     """Examples per step, over all devices."""
-    learning_rate: float = 0.02
+    learning_rate: float = 0.03
     """The highest one when pretrained weights are tuned."""
     scratch_learning_rate: float = 0.1
     """The highest one when random weights are trained."""
     weight_decay: float = 5e-4
     """Coefficient of the weight decay."""
+    maximum_gradient_norm: float = 1.0
+    """Gradients are scaled down to this norm: with batch norm frozen, nothing else keeps
+    a step from being too long."""
     probe_l2: float = 1e-3
     """Coefficient of the penalty in a linear probe."""
     crop_padding: int = 1
@@ -170,6 +175,7 @@ class Transfer:
             "learning_rate": self.learning_rate,
             "weight_decay": self.weight_decay,
             "crop_padding": self.crop_padding,
+            "maximum_gradient_norm": self.maximum_gradient_norm,
             "log_every_steps": 50,
             "seed": seed,
         }
@@ -185,33 +191,38 @@ def load_tasks(config: Transfer) -> tuple[Backbone, Dataset, Dataset, str]:
     The last thing returned says in words what the first task was.
     """
     train, test = (
-        load_dataset(
-            config.dataset,
-            split,
-            data_dir=config.data_dir,
-            image_size=config.image_size,
-        )
-        for split in (config.train_split, config.test_split)
+        _load(config, split) for split in (config.train_split, config.test_split)
     )
     if config.weights is not None:
         channels = model_info(config.model).input_shape[2]
         train, test = (split.with_channels(channels) for split in (train, test))
-        backbone, source = _load_weights(config, train)
-        return backbone, train, test, source
-    half = train.num_classes // 2
-    if half < 2:
-        raise ValueError(
-            f"dataset: got {config.dataset!r} of {train.num_classes} classes, expected "
-            "at least 4, half of which to learn first; or give weights."
+        backbone, source = _load_weights(config)
+    else:
+        half = train.num_classes // 2
+        if half < 2:
+            raise ValueError(
+                f"dataset: got {config.dataset!r} of {train.num_classes} classes, "
+                "expected at least 4, half of which to learn first; or give weights."
+            )
+        first, second = range(half), range(half, train.num_classes)
+        to_learn = train
+        if config.source_split is not None:
+            to_learn = _load(config, config.source_split)
+        backbone = _learn_source(
+            config, to_learn.of_classes(first), test.of_classes(first)
         )
-    first, second = range(half), range(half, train.num_classes)
-    backbone = _learn_source(config, train.of_classes(first), test.of_classes(first))
-    train, test = (split.of_classes(second) for split in (train, test))
-    source = f"the other {half} classes of {config.dataset}"
+        train, test = (split.of_classes(second) for split in (train, test))
+        source = f"the other {half} classes of {config.dataset}"
     return _for_task(backbone, train), train, test, source
 
 
-def _load_weights(config: Transfer, train: Dataset) -> tuple[Backbone, str]:
+def _load(config: Transfer, split: str) -> Dataset:
+    return load_dataset(
+        config.dataset, split, data_dir=config.data_dir, image_size=config.image_size
+    )
+
+
+def _load_weights(config: Transfer) -> tuple[Backbone, str]:
     info = model_info(config.model)
     variables, report = load_pretrained(config.model, config.weights)
     preprocessing = report.provenance.preprocessing or {}
@@ -222,7 +233,7 @@ def _load_weights(config: Transfer, train: Dataset) -> tuple[Backbone, str]:
         tuple(preprocessing.get("std", info.std)),
     )
     source = config.source or pathlib.Path(config.weights).name
-    return _for_task(backbone, train), source
+    return backbone, source
 
 
 def _learn_source(config: Transfer, train: Dataset, test: Dataset) -> Backbone:
@@ -301,8 +312,7 @@ def sweep(
             run = done.get((treatment, size, seed))
             is_kept = run is not None
             if not is_kept:
-                examples = draw(train, size, seed)
-                learned = learner.learn(treatment, examples, seed)
+                learned = _learn(learner, treatment, draw(train, size, seed), seed)
                 run = TransferRun(
                     treatment, size, seed, learned.accuracy, learned.seconds
                 )
@@ -315,6 +325,18 @@ def sweep(
             runs.append(run)
             progress.end(f"test accuracy {run.accuracy:.1%}", is_kept=is_kept)
     return runs
+
+
+def _learn(
+    learner: Learner, treatment: Treatment, examples: Dataset, seed: int
+) -> Learned:
+    try:
+        return learner.learn(treatment, examples, seed)
+    except NonFiniteLossError as error:
+        raise ValueError(
+            f"{treatment.label} of {len(examples):,} examples, seed {seed}: {error} "
+            "(--learning-rate, --scratch-learning-rate)"
+        ) from error
 
 
 def draw(train: Dataset, size: int, seed: int) -> Dataset:

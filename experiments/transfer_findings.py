@@ -20,7 +20,7 @@ APPROACHES: Mapping[str, str] = {
     "scratch": "from scratch",
     "feature_extraction": "feature extraction",
     "fine_tune": "fine-tuning",
-    "head_then_all": "head, then all",
+    "head_then_all": "head-then-all",
 }
 """The approaches, and what a reader calls them."""
 
@@ -49,7 +49,7 @@ class Treatment(NamedTuple):
         name = APPROACHES[self.approach]
         if len(POLICIES[self.approach]) == 1:
             return name
-        return f"{name}, {self.batch_norm}"
+        return f"{name} ({self.batch_norm})"
 
 
 class Size(NamedTuple):
@@ -186,7 +186,7 @@ class Findings:
         return Advice(size, best, rivals, max(cheap, key=mean))
 
     def best_policy(self, approach: str) -> Treatment | None:
-        """Returns the approach under its policy of highest mean; None if it was not run."""
+        """Returns an approach under its policy of highest mean, if it was run."""
         found = [each for each in self.treatments if each.approach == approach]
         return max(found, key=self.mean_accuracy, default=None)
 

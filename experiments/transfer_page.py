@@ -156,8 +156,8 @@ def accuracy_table(results: Results) -> table.Table:
         rows,
         [
             study.interval_note(results.config.seeds),
-            f"On {len(results.test):,} test examples, which decided nothing in any run; "
-            "the learning rates are the configuration's, the same for every size. Bold: "
+            f"On {len(results.test):,} test examples, which decided nothing in a run. "
+            "Learning rates are the configuration's, the same for every size. Bold: "
             "the best of a column.",
         ],
     )
@@ -201,8 +201,8 @@ def advice_table(results: Results) -> table.Table:
                 if results.config.seeds > 1
                 else "with one seed, is within Wilson's 95 % intervals."
             ),
-            f"Take: of these and the most accurate one, the cheapest; costs within a "
-            f"factor of {SAME_COST} count as equal, and then the mean accuracy decides.",
+            "Take: of these and the most accurate one, the cheapest; costs within a "
+            f"factor of {SAME_COST} count as equal: then the mean accuracy decides.",
         ],
     )
 
@@ -565,7 +565,7 @@ def _framed(picture: np.ndarray, width: int = 3) -> np.ndarray:
     """Returns a picture with a red frame."""
     framed = picture.copy()
     for edge in (np.s_[:width], np.s_[-width:], np.s_[:, :width], np.s_[:, -width:]):
-        framed[edge] = (213, 94, 0)
+        framed[edge] = (214, 39, 40)
     return framed
 
 
