@@ -95,8 +95,8 @@ class Transfer:
     weight_decay: float = 5e-4
     """Coefficient of the weight decay."""
     maximum_gradient_norm: float = 1.0
-    """Gradients are scaled down to this norm: with batch norm frozen, nothing else keeps
-    a step from being too long."""
+    """Gradients are scaled down to this norm. With batch norm frozen, nothing else
+    keeps a step from being too long."""
     probe_l2: float = 1e-3
     """Coefficient of the penalty in a linear probe."""
     crop_padding: int = 1
@@ -378,7 +378,7 @@ def run(config: Transfer) -> study.Shown:
     config.validate()
     config = config.reduced()
     run_dir = pathlib.Path(config.run_dir)
-    begin_directory(config, run_dir)
+    command = begin_directory(config, run_dir)
     backbone, train, test, source = load_tasks(config)
     check_sizes(config, train)
     recipe = config.train_config(0, mean=backbone.mean, std=backbone.std)
@@ -410,34 +410,40 @@ def run(config: Transfer) -> study.Shown:
         test=test,
         findings=findings,
         models=models,
-        command=environment.command_line(),
+        command=command,
         environment=environment.describe_environment(),
     )
     return transfer_page.write_report(results, run_dir)
 
 
-def begin_directory(config: Transfer, run_dir: pathlib.Path) -> None:
-    """Makes the run directory, or checks that it is this study's."""
+def begin_directory(config: Transfer, run_dir: pathlib.Path) -> str:
+    """Makes the run directory, or checks that it is this study's.
+
+    Returns:
+      The command that began the study.
+    """
     path = run_dir / "config.json"
-    public = study.public(dataclasses.asdict(config))
-    ours = json.loads(json.dumps({**public, "resume": None}))
+    fields = study.public(dataclasses.asdict(config)) | {"resume": False}
+    ours = json.loads(json.dumps(fields))
     if not path.exists():
         run_dir.mkdir(parents=True, exist_ok=True)
-        study.write_json(path, ours)
-        return
+        command = environment.command_line()
+        study.write_json(path, {"command": command, "config": ours})
+        return command
     if not config.resume:
         raise FileExistsError(
             f"{run_dir} already holds a study. Continue it with --resume, or choose "
             "another directory (--run-dir)."
         )
-    theirs = json.loads(path.read_text("utf-8"))
-    differing = [name for name in ours if ours[name] != theirs.get(name)]
+    begun = json.loads(path.read_text("utf-8"))
+    differing = [name for name in ours if ours[name] != begun["config"].get(name)]
     if differing:
         raise ValueError(
             f"resume: {run_dir} holds a study with another value of "
             f"{', '.join(differing)}; repeat the earlier values, or choose another "
             "directory (--run-dir)."
         )
+    return begun["command"]
 
 
 def check_sizes(config: Transfer, train: Dataset) -> None:

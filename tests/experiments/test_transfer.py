@@ -1,4 +1,4 @@
-"""The transfer study: what it concludes from given numbers, and all of it once, small."""
+"""The transfer study: what it concludes from given numbers, and all of it, small."""
 
 import contextlib
 import html
