@@ -19,6 +19,7 @@ runs that are finished.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
 import sys
@@ -208,11 +209,11 @@ def load_tasks(config: Transfer) -> tuple[Backbone, Dataset, Dataset, str]:
         to_learn = train
         if config.source_split is not None:
             to_learn = _load(config, config.source_split)
-        backbone = _learn_source(
-            config, to_learn.of_classes(first), test.of_classes(first)
-        )
+        source_test = test.of_classes(first)
+        backbone = _learn_source(config, to_learn.of_classes(first), source_test)
+        score = f"{_accuracy(backbone, source_test):.1%}".replace("%", " %")
+        source = f"the other {half} classes of {config.dataset} (to {score})"
         train, test = (split.of_classes(second) for split in (train, test))
-        source = f"the other {half} classes of {config.dataset}"
     return _for_task(backbone, train), train, test, source
 
 
@@ -252,9 +253,14 @@ def _learn_source(config: Transfer, train: Dataset, test: Dataset) -> Backbone:
         std=std,
     )
     result = fit(model, recipe, train, test)
-    print(f"Its test accuracy is {result.test['accuracy']:.1%}.", flush=True)
     save_variables(path, result.best_variables)
     return Backbone(model, result.best_variables, mean, std)
+
+
+def _accuracy(backbone: Backbone, test: Dataset) -> float:
+    apply = jax.jit(functools.partial(backbone.model.apply, train=False))
+    logits = [apply(backbone.variables, x) for x in backbone.batches(test.images)]
+    return float(np.mean(np.argmax(np.concatenate(logits), axis=1) == test.labels))
 
 
 def _for_task(backbone: Backbone, train: Dataset) -> Backbone:

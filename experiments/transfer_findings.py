@@ -24,6 +24,14 @@ APPROACHES: Mapping[str, str] = {
 }
 """The approaches, and what a reader calls them."""
 
+ADVICE: Mapping[str, str] = {
+    "scratch": "train from scratch",
+    "feature_extraction": "extract features",
+    "fine_tune": "fine-tune",
+    "head_then_all": "train the head, then all",
+}
+"""What a reader is told to do."""
+
 POLICIES: Mapping[str, tuple[str, ...]] = {
     "scratch": ("train",),
     "feature_extraction": ("frozen", "adapt"),
@@ -46,10 +54,17 @@ class Treatment(NamedTuple):
     @property
     def label(self) -> str:
         """What a reader calls it."""
-        name = APPROACHES[self.approach]
+        return APPROACHES[self.approach] + self._policy("")
+
+    @property
+    def advice(self) -> str:
+        """What a reader is told to do."""
+        return ADVICE[self.approach] + self._policy("batch norm ")
+
+    def _policy(self, prefix: str) -> str:
         if len(POLICIES[self.approach]) == 1:
-            return name
-        return f"{name} ({self.batch_norm})"
+            return ""
+        return f" ({prefix}{self.batch_norm})"
 
 
 class Size(NamedTuple):
@@ -231,7 +246,7 @@ def what_to_take(findings: Findings) -> list[str]:
             where = "At every size"
         elif place == 0:
             where = f"With up to {last.label} labelled examples per class"
-        elif place == len(groups) - 1:
+        elif place == len(groups) - 1 and len(group) > 1:
             where = f"From {first.label} per class on"
         else:
             where = f"At {listed([advice.size.label for advice in group])} per class"
@@ -239,7 +254,7 @@ def what_to_take(findings: Findings) -> list[str]:
             f"{percent(findings.accuracy(chosen, size))} at {size.label}"
             for size in dict.fromkeys((first, last))
         )
-        sentences.append(f"{where}, take {chosen.label}: {found}.")
+        sentences.append(f"{where}, {chosen.advice}: {found}.")
     return sentences
 
 

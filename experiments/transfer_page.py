@@ -114,7 +114,7 @@ def write_report(results: Results, run_dir: pathlib.Path) -> study.Shown:
         _making(results),
     ]
     page = html.render_page(
-        f"{TITLE}: {results.source} to {config.dataset}",
+        f"{TITLE}: on {config.dataset}",
         summarize(results),
         sections,
         kicker=f"cnn_jax, {results.environment.date[:10]}",
