@@ -225,7 +225,7 @@ def cost_table(results: Results) -> table.Table:
         [table.Column("treatment", "Approach, batch norm"), *columns],
         rows,
         [
-            f"Mean of the seeds, without compilation and evaluation. What trains the "
+            f"Median of the seeds, without compilation and evaluation. What trains the "
             f"network takes {steps} of {results.config.batch_size} images at every "
             "size; a probe takes one pass over the examples and a fit.",
         ],
