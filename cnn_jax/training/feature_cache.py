@@ -147,7 +147,8 @@ def _read(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray] | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # NumPy leaves what it cannot read open, unless the file is another's.
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             features, labels = file["features"], file["labels"]
             digest = str(file["digest"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):

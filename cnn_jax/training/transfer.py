@@ -85,7 +85,8 @@ def feature_extraction(
       model: A linen module with `num_classes`; its last layer is not used.
       variables: Its variables, of which those of a last layer are not read.
       config: Read are what it says of images and their normalisation, `batch_size`,
-        `weight_decay`, `seed` and, for SGD, `epochs`.
+        `weight_decay`, `seed` and, for SGD, `epochs`. Without `mean` and `std` another
+        part of a training split is normalised otherwise, and has other features.
       train: What the classifier is fitted to.
       test: What it is evaluated on.
       method: `"lbfgs"` or `"sgd"`.
@@ -315,13 +316,20 @@ def with_head(
 
 
 def _evaluate(parameters: Parameters, found: Features) -> dict[str, float]:
-    logits = found.features @ parameters["kernel"] + parameters["bias"][None]
-    losses = K.softmax_cross_entropy(logits, jnp.asarray(found.labels))
+    loss, accuracy = _score(parameters, found.features, found.labels)
     return {
-        "loss": float(jnp.mean(losses)),
-        "accuracy": float(jnp.mean(jnp.argmax(logits, axis=-1) == found.labels)),
+        "loss": float(loss),
+        "accuracy": float(accuracy),
         "num_examples": len(found.labels),
     }
+
+
+@jax.jit
+def _score(parameters, features, labels):
+    """Returns the mean loss and the share of right answers."""
+    logits = features @ parameters["kernel"] + parameters["bias"][None]
+    losses = K.softmax_cross_entropy(logits, labels)
+    return jnp.mean(losses), jnp.mean(jnp.argmax(logits, axis=-1) == labels)
 
 
 def _within(run_dir: str | None, name: str) -> str | None:

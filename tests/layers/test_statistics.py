@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_jax.layers import BatchNorm, statistics_scope
+from cnn_jax.layers import BatchNorm, frozen_statistics, statistics_scope
 
 
 @pytest.fixture
@@ -85,3 +85,45 @@ def test_a_batch_that_does_not_divide_is_refused(x):
         pytest.raises(ValueError, match="batch of 8, expected a multiple of the 3"),
     ):
         train(x)
+
+
+def trained_norm(x, momentum=0.9):
+    """A layer in training mode whose variables are none of the initial ones."""
+    norm = BatchNorm(use_running_average=False, momentum=momentum)
+    channels = jnp.arange(4.0)
+    return norm, {
+        "params": {"scale": 1 + channels, "bias": channels - 2},
+        "batch_stats": {"mean": channels / 2, "var": 1 + channels / 4},
+    }
+
+
+def in_frozen_scope(x):
+    with statistics_scope(num_groups=2), frozen_statistics():
+        return apply_trained(x)
+
+
+def frozen_around_scope(x):
+    with frozen_statistics(), statistics_scope(num_groups=2):
+        return apply_trained(x)
+
+
+def apply_trained(x):
+    norm, variables = trained_norm(x)
+    return norm.apply(variables, x, mutable=["batch_stats"])
+
+
+@pytest.mark.parametrize("apply", [in_frozen_scope, frozen_around_scope])
+def test_frozen_statistics_normalise_in_training_and_stay(x, apply):
+    before = apply_trained(x)[0]
+    y, updates = jax.jit(apply)(x)
+    _, variables = trained_norm(x)
+    params, statistics = variables["params"], variables["batch_stats"]
+    expected = (np.asarray(x) - statistics["mean"][None, None, None]) / np.sqrt(
+        statistics["var"][None, None, None] + 1e-5
+    ) * params["scale"][None, None, None] + params["bias"][None, None, None]
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    for name, value in updates.get("batch_stats", {}).items():
+        np.testing.assert_array_equal(value, statistics[name])
+    # What was said around one call is not said to the next.
+    np.testing.assert_array_equal(apply_trained(x)[0], before)
+    assert float(jnp.abs(y - before).max()) > 0.1

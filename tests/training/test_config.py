@@ -71,6 +71,11 @@ MISTAKES = {
     "dtype": "float8",
     "initial_loss_scale": 0.5,
     "loss_scale_growth_steps": 0,
+    "pretrained": "",
+    "batch_norm": "eval",
+    "l2_sp": -0.1,
+    "layer_decay": 0.0,
+    "unfreeze_epochs": (("^stem/", 10.0),),
 }
 
 
@@ -95,6 +100,11 @@ def test_the_fields_take_what_can_be_meant():
         sam_radius=0.05,
         dtype="float16",
         drop_block_size=7,
+        pretrained="hf-hub:timm/resnet50.a1_in1k",
+        batch_norm="adapt",
+        l2_sp=0.01,
+        layer_decay=1.0,
+        unfreeze_epochs=(("^stem/", 9.5), ("^stage1", 0.25)),
     ).validate()
 
 

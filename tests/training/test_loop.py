@@ -234,6 +234,9 @@ def test_a_run_with_everything_on_resumes_bitwise_and_keeps_its_averages(
         maximum_gradient_norm=1.0,
         frozen_parameters=("^conv/bias",),
         learning_rate_groups=(("^head/", 2.0),),
+        l2_sp=0.01,
+        batch_norm="adapt",
+        unfreeze_epochs=(("^conv/kernel", 1.5),),
         checkpoint_every_steps=4,
     )
     expected = fit(tiny_net(), alone, *digits, progress=False)
