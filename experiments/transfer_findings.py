@@ -154,7 +154,7 @@ class Findings:
         return accuracy_interval([run.accuracy for run in runs], self.num_test)
 
     def seconds(self, treatment: Treatment, size: Size) -> float:
-        """Returns the median cost: seeds do the same work, and a busy machine delays."""
+        """Returns the median cost: of equal work, which a busy machine delays."""
         return statistics.median(run.seconds for run in self.of(treatment, size))
 
     def mean_accuracy(self, treatment: Treatment) -> float:
