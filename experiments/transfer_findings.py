@@ -112,7 +112,8 @@ class Advice:
       size: How many.
       best: The treatment with the highest mean accuracy.
       rivals: Those that the seeds do not tell apart from it.
-      chosen: The cheapest of all these; of equally cheap ones the most accurate.
+      chosen: The cheapest of all these; of equally cheap ones the most accurate over
+        all sizes, so that advice does not change where the numbers hardly do.
     """
 
     size: Size
@@ -198,7 +199,7 @@ class Findings:
         cheap = [
             each for each in costs if costs[each] <= SAME_COST * min(costs.values())
         ]
-        return Advice(size, best, rivals, max(cheap, key=mean))
+        return Advice(size, best, rivals, max(cheap, key=self.mean_accuracy))
 
     def best_policy(self, approach: str) -> Treatment | None:
         """Returns an approach under its policy of highest mean, if it was run."""
@@ -215,7 +216,7 @@ def rule_of_thumb(findings: Findings) -> list[str]:
     """Returns what to do when, in sentences that follow from the numbers alone."""
     return [
         *what_to_take(findings),
-        *_what_pretraining_adds(findings),
+        *what_pretraining_adds(findings),
         *_what_batch_norm_does(findings),
     ]
 
@@ -258,7 +259,8 @@ def what_to_take(findings: Findings) -> list[str]:
     return sentences
 
 
-def _what_pretraining_adds(findings: Findings) -> list[str]:
+def what_pretraining_adds(findings: Findings) -> list[str]:
+    """Returns the gain over random weights in a sentence, if both were run."""
     scratch = findings.best_policy("scratch")
     others = [each for each in findings.treatments if each != scratch]
     if scratch is None or not others:

@@ -18,6 +18,7 @@ from transfer_findings import (
     Treatment,
     percent,
     rule_of_thumb,
+    what_pretraining_adds,
     what_to_take,
 )
 from transfer_treatments import Backbone
@@ -127,11 +128,12 @@ def summarize(results: Results) -> str:
     """Returns what was done and its outcome, in one paragraph."""
     findings, config = results.findings, results.config
     sizes = listed([size.label for size in findings.sizes])
+    outcome = [*what_to_take(findings), *what_pretraining_adds(findings)]
     return (
         f"{config.model} had learned {results.source} and was brought to "
         f"{results.train.name} ({results.train.num_classes} classes) with {sizes} "
         f"labelled examples per class, in {count(len(findings.treatments), 'way')}, "
-        f"with {count(config.seeds, 'seed')}. {' '.join(what_to_take(findings))}"
+        f"with {count(config.seeds, 'seed')}. {' '.join(outcome)}"
     )
 
 
@@ -202,7 +204,7 @@ def advice_table(results: Results) -> table.Table:
                 else "with one seed, is within Wilson's 95 % intervals."
             ),
             "Take: of these and the most accurate one, the cheapest; costs within a "
-            f"factor of {SAME_COST} count as equal: then the mean accuracy decides.",
+            f"factor of {SAME_COST} count as equal: the mean over all sizes decides.",
         ],
     )
 
