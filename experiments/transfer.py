@@ -37,6 +37,7 @@ from transfer_findings import (
     Size,
     TransferRun,
     Treatment,
+    percent,
 )
 from transfer_treatments import Backbone, Learned, Learner
 
@@ -211,7 +212,7 @@ def load_tasks(config: Transfer) -> tuple[Backbone, Dataset, Dataset, str]:
             to_learn = _load(config, config.source_split)
         source_test = test.of_classes(first)
         backbone = _learn_source(config, to_learn.of_classes(first), source_test)
-        score = f"{_accuracy(backbone, source_test):.1%}".replace("%", " %")
+        score = percent(_accuracy(backbone, source_test))
         source = f"the other {half} classes of {config.dataset} (to {score})"
         train, test = (split.of_classes(second) for split in (train, test))
     return _for_task(backbone, train), train, test, source

@@ -221,9 +221,9 @@ def rule_of_thumb(findings: Findings) -> list[str]:
     ]
 
 
-def percent(interval: Interval) -> str:
-    """Returns an accuracy as `91.2 %`."""
-    return f"{interval.mean:.1%}".replace("%", " %")
+def percent(share: float) -> str:
+    """Returns a share as `91.2 %`, which no line break parts."""
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def points(interval: Interval) -> str:
@@ -252,7 +252,7 @@ def what_to_take(findings: Findings) -> list[str]:
         else:
             where = f"At {listed([advice.size.label for advice in group])} per class"
         found = ", ".join(
-            f"{percent(findings.accuracy(chosen, size))} at {size.label}"
+            f"{percent(findings.accuracy(chosen, size).mean)} at {size.label}"
             for size in dict.fromkeys((first, last))
         )
         sentences.append(f"{where}, {chosen.advice}: {found}.")
@@ -265,14 +265,15 @@ def what_pretraining_adds(findings: Findings) -> list[str]:
     others = [each for each in findings.treatments if each != scratch]
     if scratch is None or not others:
         return []
+    # One for all sizes: the luckiest of many at each would seem to gain by that alone.
+    best = max(others, key=findings.mean_accuracy)
     gains, level = [], []
     for size in findings.sizes:
-        best = max(others, key=lambda each: findings.accuracy(each, size).mean)
         gains.append((size, findings.difference(best, scratch, size)))
         if not findings.is_apart(best, scratch, size):
             level.append(size.label)
     steps = ", ".join(f"{points(gain)} at {size.label}" for size, gain in gains)
-    sentence = f"Over training from scratch, the best use of pretraining gains {steps}"
+    sentence = f"Over training from scratch, {best.label} gains {steps}"
     if level:
         return [f"{sentence}; at {listed(level)} the seeds do not tell them apart."]
     return [f"{sentence}; the seeds tell them apart at every size."]
@@ -286,7 +287,7 @@ def _what_batch_norm_does(findings: Findings) -> list[str]:
             continue
         ranked = sorted(treatments, key=findings.mean_accuracy, reverse=True)
         means = [
-            f"{each.batch_norm} {findings.mean_accuracy(each):.1%}".replace("%", " %")
+            f"{each.batch_norm} {percent(findings.mean_accuracy(each))}"
             for each in ranked
         ]
         best, worst = ranked[0], ranked[-1]

@@ -75,7 +75,7 @@ def write_report(results: Results, run_dir: pathlib.Path) -> study.Shown:
         "title": TITLE,
         "rule_of_thumb": thumb,
         "command": results.command,
-        "config": study.public(dataclasses.asdict(config)),
+        "config": _public_config(config),
         "environment": results.environment,
         "source": results.source,
         "dataset": {
@@ -115,13 +115,20 @@ def write_report(results: Results, run_dir: pathlib.Path) -> study.Shown:
         _making(results),
     ]
     page = html.render_page(
-        f"{TITLE}: on {config.dataset}",
+        f"{TITLE}, on {config.dataset}",
         summarize(results),
         sections,
         kicker=f"cnn_jax, {results.environment.date[:10]}",
     )
     (run_dir / "report.html").write_text(page, encoding="utf-8")
     return study.Shown(tables, " ".join(thumb))
+
+
+def _public_config(config: Any) -> dict[str, Any]:
+    fields = study.public(dataclasses.asdict(config))
+    if config.weights is not None:
+        fields["weights"] = environment.without_private_paths(config.weights)
+    return fields
 
 
 def summarize(results: Results) -> str:
@@ -400,10 +407,12 @@ def trade_offs(results: Results) -> html.Charts:
             title=title,
             description=f"{title}: "
             + "; ".join(
-                f"{dot.label} {percent(dot.value)} in {dot.x:.2f} s" for dot in dots
+                f"{dot.label} {percent(dot.value.mean)} in {dot.x:.2f} s"
+                for dot in dots
             )
             + ".",
-            x_label="seconds of learning (logarithmic)",
+            x_label="time of learning (logarithmic)",
+            x_unit="s",
             y_label="test accuracy, %",
             scale=100,
             bounds=(0, 1),
@@ -523,9 +532,7 @@ class Neighbours:
                     f"Nearest by {name}",
                     f"Left: a test image, then the {NUM_NEIGHBOURS} training images of "
                     f"the most similar direction; red: another class. Over all test "
-                    f"images {self.shares[name]:.1%} are of the same class.".replace(
-                        "%", " %"
-                    ),
+                    f"images {percent(self.shares[name])} are of the same class.",
                 )
             )
         return pictures

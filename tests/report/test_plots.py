@@ -174,6 +174,21 @@ def test_points_lie_where_their_numbers_say(points):
     assert {round(y, 3) for _, y in spots} == {round(spots[0][1], 3)}
 
 
+def test_a_unit_stands_behind_the_numbers_of_the_axis():
+    svg = plots.scatter_chart(
+        [
+            plots.Point(name, x, interval(0.5, 0.1))
+            for name, x in (("a", 0.03), ("b", 9))
+        ],
+        title="Units",
+        description="d",
+        x_label="time",
+        y_label="y",
+        x_unit="s",
+    )
+    assert {"100 ms", "1 s", "10 s"} <= set(texts(ElementTree.fromstring(svg)))
+
+
 def test_labels_with_room_stand_beside_their_points(points):
     for style, (left, baseline, _, _) in enumerate(label_boxes(points)):
         x, y = sorted(drawn_at(points, style), key=lambda place: place[1])[1]
