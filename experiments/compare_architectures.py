@@ -13,26 +13,23 @@ that are finished and continues the one that was interrupted.
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import importlib.util
 import json
 import math
 import pathlib
 import statistics
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import rich.console
-import rich.progress
 import tyro
 
 from cnn_jax import create_model, sharding
 from cnn_jax.analysis.summary import Summary, summarize
 from cnn_jax.data import Dataset, load_dataset
-from cnn_jax.report import environment, html, plots, table
+from cnn_jax.report import environment, html, plots, study, table
+from cnn_jax.report.progress import PlannedRun, RunProgress
 from cnn_jax.report.statistics import Interval, accuracy_interval, student_interval
+from cnn_jax.report.words import count, listed
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.config import RESUME_MAY_CHANGE
 from cnn_jax.training.loop import NonFiniteLossError, fit
@@ -141,15 +138,6 @@ class Comparison:
             resume=(directory / "config.json").exists(),
         )
 
-    def recipe(self) -> dict[str, str]:
-        """Returns the fields that every run shares, as text, by their names."""
-        left_out = ("models", "data_dir", "run_dir", "resume")
-        return {
-            name.replace("_", " "): str(value)
-            for name, value in dataclasses.asdict(self).items()
-            if name not in left_out and value is not None
-        }
-
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -219,14 +207,24 @@ def train_all(
       The finished runs, and one sentence for each run whose loss was not finite.
     """
     runs, failures = [], []
-    with _Progress(config, summaries) as progress:
+    planned = [
+        PlannedRun(f"{name}, seed {seed}", name, summaries[name].macs + OVERHEAD_MACS)
+        for name in config.models
+        for seed in range(config.seeds)
+    ]
+    with RunProgress(planned) as progress:
+
+        def follow(record: Mapping[str, Any], state: object) -> None:
+            if record["event"] == "epoch":
+                progress.show(record["epoch"] / config.epochs)
+
         for name in config.models:
             model = create_model(
                 name, num_classes=splits["train"].num_classes, dtype=config.dtype
             )
             programs = None
             for seed in range(config.seeds):
-                progress.begin(name, seed)
+                progress.begin()
                 train_config = config.train_config(name, seed, run_dir)
                 is_kept = _is_finished(train_config, splits)
                 try:
@@ -241,7 +239,7 @@ def train_all(
                             splits["test"],
                             validation=splits["validation"],
                             progress=False,
-                            hooks=[progress.follow],
+                            hooks=[follow],
                             programs=programs,
                         )
                 except NonFiniteLossError as error:
@@ -288,113 +286,6 @@ def _read(config: TrainConfig, name: str) -> dict[str, Any]:
     return json.loads((pathlib.Path(config.run_dir) / name).read_text("utf-8"))
 
 
-class _Progress:
-    """Says which run of how many, and about how long the rest will take.
-
-    A run is taken to cost its network's multiply-adds and a constant, until one of the
-    same network has been timed. A terminal gets a bar, and everything a line per run.
-    """
-
-    def __init__(self, config: Comparison, summaries: Mapping[str, Summary]):
-        self._waiting = [model for model in config.models for _ in range(config.seeds)]
-        self._num_runs = len(self._waiting)
-        self._num_epochs = config.epochs
-        self._cost = {
-            name: summary.macs + OVERHEAD_MACS for name, summary in summaries.items()
-        }
-        self._seconds: dict[str, float] = {}
-        self._spent = self._spent_cost = 0.0
-        self._bar = rich.progress.Progress(
-            rich.progress.TextColumn("{task.description}"),
-            rich.progress.BarColumn(),
-            rich.progress.TimeElapsedColumn(),
-            rich.progress.TextColumn("{task.fields[left]}"),
-            console=rich.console.Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-            transient=True,
-        )
-        self._task = self._bar.add_task(
-            "", total=sum(self._cost[model] for model in self._waiting), left=""
-        )
-
-    def __enter__(self) -> _Progress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
-
-    def begin(self, model: str, seed: int) -> None:
-        """Starts the clock of a run."""
-        self._started = time.perf_counter()
-        number = self._num_runs - len(self._waiting) + 1
-        place = f"{number:{len(str(self._num_runs))}}/{self._num_runs}"
-        self._head = f"[{place}] {model}, seed {seed}"
-        self._show(0.0)
-
-    def follow(self, record: Mapping[str, Any], state: object) -> None:
-        """Moves the bar; a hook of `fit`."""
-        if record["event"] == "epoch":
-            self._show(record["epoch"] / self._num_epochs)
-
-    def end(self, outcome: str, *, is_kept: bool = False) -> None:
-        """Stops the clock of a run and prints its line."""
-        model = self._waiting.pop(0)
-        seconds = time.perf_counter() - self._started
-        if is_kept:
-            self._say(f"{self._head}: {outcome}, kept")
-            return
-        self._spent += seconds
-        self._spent_cost += self._cost[model]
-        self._seconds[model] = min(seconds, self._seconds.get(model, seconds))
-        left = self._left(0.0)
-        text = f"; about {duration(left)} left" if self._waiting else ""
-        self._say(f"{self._head}: {outcome}, {duration(seconds)}{text}")
-
-    def _say(self, text: str) -> None:
-        self._bar.update(self._task, left="")
-        # Standard output, below which a bar on standard error draws itself again.
-        self._bar.stop()
-        print(text, flush=True)
-        if self._waiting:
-            self._bar.start()
-
-    def _show(self, share: float) -> None:
-        """Brings the bar to `share` of the current run."""
-        left = self._left(share)
-        rest = sum(self._cost[model] for model in self._waiting[1:])
-        rest += self._cost[self._waiting[0]] * (1 - share)
-        self._bar.update(
-            self._task,
-            description=self._head,
-            completed=self._bar.tasks[self._task].total - rest,
-            left="" if left is None else f"about {duration(left)} left",
-        )
-
-    def _left(self, share: float) -> float | None:
-        """The seconds left when `share` of the current run is over, if to be told."""
-        spent, cost = self._spent, self._spent_cost
-        if share:
-            spent += time.perf_counter() - self._started
-            cost += share * self._cost[self._waiting[0]]
-        if not cost:
-            return None
-        times = [
-            self._seconds.get(model, self._cost[model] * spent / cost)
-            for model in self._waiting
-        ]
-        return sum(times) - share * times[0] if times else 0.0
-
-
-def duration(seconds: float) -> str:
-    """Returns a time in the unit that suits it."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 100 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
 # ------------------------------------------------------------------- results
 
 
@@ -402,12 +293,12 @@ def comparison_table(results: Results) -> table.Table:
     """Returns the table with one row for each network."""
     config, test = results.config, results.splits["test"]
     return table.Table(
-        title=f"{config.dataset}: {_count(len(config.models), 'network')} under one "
+        title=f"{config.dataset}: {count(len(config.models), 'network')} under one "
         "recipe",
         columns=_columns(results),
         rows=[_row(results, model) for model in config.models],
         notes=[
-            _interval_note(results),
+            study.interval_note(results.config.seeds),
             f"Test accuracy is that of the epoch with the best validation accuracy, on "
             f"{len(test):,} test examples that decided nothing. Bold: the best of a "
             "column.",
@@ -529,9 +420,9 @@ def summarize_results(results: Results) -> str:
     accuracies = {model: results.accuracy(model) for model in finished}
     best = max(finished, key=lambda model: accuracies[model].mean)
     column = _columns(results)[1]
-    seeds = _count(config.seeds, "seed")
+    seeds = count(config.seeds, "seed")
     sentences = [
-        f"On {config.dataset}, trained for up to {_count(config.epochs, 'epoch')} with "
+        f"On {config.dataset}, trained for up to {count(config.epochs, 'epoch')} with "
         f"{seeds}, {best} "
         + (
             f"was the most accurate of {len(finished)} networks: "
@@ -546,9 +437,10 @@ def summarize_results(results: Results) -> str:
         if model != best and accuracies[model].high >= accuracies[best].low
     ]
     if rivals:
+        theirs = "that" if len(rivals) == 1 else "those"
         sentences.append(
-            f"Its 95 % interval overlaps with {_listed(rivals, 'that', 'those')}, so "
-            "this comparison does not tell them apart."
+            f"Its 95 % interval overlaps with {theirs} of {listed(rivals)}, so this "
+            "comparison does not tell them apart."
         )
     elif len(finished) > 1:
         sentences.append("No other network's 95 % interval reaches into its own.")
@@ -561,30 +453,8 @@ def summarize_results(results: Results) -> str:
             f"{column.text(accuracies[smallest])} %."
         )
     if results.failures:
-        sentences.append(f"{_count(len(results.failures), 'run')} did not finish.")
+        sentences.append(f"{count(len(results.failures), 'run')} did not finish.")
     return " ".join(sentences)
-
-
-def _listed(names: Sequence[str], one: str, many: str) -> str:
-    if len(names) == 1:
-        return f"{one} of {names[0]}"
-    return f"{many} of {', '.join(names[:-1])} and {names[-1]}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
-def _interval_note(results: Results) -> str:
-    if results.config.seeds == 1:
-        return (
-            "One seed: the 95 % interval is Wilson's, of the drawing of the test "
-            "examples; what another seed would change is not in it."
-        )
-    return (
-        f"Mean of {results.config.seeds} seeds; the 95 % interval is Student's t over "
-        "the seeds, on this one test split."
-    )
 
 
 # -------------------------------------------------------------------- report
@@ -598,7 +468,7 @@ def write_report(results: Results, run_dir: pathlib.Path) -> None:
         "title": TITLE,
         "summary": summary,
         "command": results.command,
-        "config": _public(dataclasses.asdict(results.config)),
+        "config": study.public(dataclasses.asdict(results.config)),
         "environment": results.environment,
         "dataset": {
             name: {"num_examples": len(split), "sha256": split.fingerprint}
@@ -606,12 +476,12 @@ def write_report(results: Results, run_dir: pathlib.Path) -> None:
         },
         "table": table.to_json(main_table),
         "runs": [
-            {"model": run.model, "seed": run.seed, **_public(run.result)}
+            {"model": run.model, "seed": run.seed, **study.public(run.result)}
             for run in results.runs
         ],
         "failures": list(results.failures),
     }
-    _write_json(run_dir / "results.json", content)
+    study.write_json(run_dir / "results.json", content)
     sections = [html.Section("Results", [main_table])]
     if results.finished:
         sections += [
@@ -619,7 +489,7 @@ def write_report(results: Results, run_dir: pathlib.Path) -> None:
             html.Section("What accuracy costs", [_trade_offs(results)]),
             html.Section("Every run", [html.Details("Run by run", [details])]),
         ]
-    sections.append(html.Section("How this was made", _making(results)))
+    sections.append(_making(results))
     page = html.render_page(
         f"{TITLE} on {results.config.dataset}",
         summary,
@@ -627,16 +497,6 @@ def write_report(results: Results, run_dir: pathlib.Path) -> None:
         kicker=f"cnn_jax, {results.environment.date[:10]}",
     )
     (run_dir / "report.html").write_text(page, encoding="utf-8")
-
-
-def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-    text = json.dumps(table.json_value(content), indent=2, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
-
-
-def _public(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns fields without the paths that say where things lie on this machine."""
-    return {k: v for k, v in fields.items() if k not in ("run_dir", "data_dir")}
 
 
 def _learning_curves(results: Results) -> html.Charts:
@@ -683,14 +543,14 @@ def _curve(results: Results, model: str, key: str) -> plots.Curve:
 
 def _trade_offs(results: Results) -> html.Charts:
     charts = []
-    for title, label, count in (
+    for title, label, measure in (
         ("Accuracy and size", "parameters", lambda summary: summary.parameters),
         ("Accuracy and work", "multiply-adds per image", lambda summary: summary.macs),
     ):
         points = [
             plots.Point(
                 label=model,
-                x=count(results.summaries[model]),
+                x=measure(results.summaries[model]),
                 value=results.accuracy(model),
                 style=results.config.models.index(model),
             )
@@ -714,25 +574,20 @@ def _trade_offs(results: Results) -> html.Charts:
     return html.Charts(charts)
 
 
-def _making(results: Results) -> list[Any]:
+def _making(results: Results) -> html.Section:
     config = results.config
     splits = ", ".join(
         f"{len(split):,} {name}" for name, split in results.splits.items()
     )
-    seeds = ", ".join(map(str, range(config.seeds)))
-    return [
-        html.Code(results.command),
-        html.Facts(
-            {
-                **results.environment.facts(),
-                "Examples": splits,
-                "Seeds": seeds,
-                "Recipe": "; ".join(
-                    f"{name} {value}" for name, value in config.recipe().items()
-                ),
-            }
-        ),
-    ]
+    return study.making(
+        results.command,
+        results.environment,
+        {
+            "Examples": splits,
+            "Seeds": ", ".join(map(str, range(config.seeds))),
+            "Recipe": study.recipe(config, "models"),
+        },
+    )
 
 
 # ---------------------------------------------------------------------- main
@@ -764,7 +619,7 @@ def run(config: Comparison) -> Results:
         for model in config.models
     }
     run_dir.mkdir(parents=True, exist_ok=True)
-    _write_json(run_dir / "config.json", dataclasses.asdict(config))
+    study.write_json(run_dir / "config.json", dataclasses.asdict(config))
     runs, failures = train_all(config, splits, summaries, run_dir)
     results = Results(
         config=config,
@@ -782,39 +637,16 @@ def run(config: Comparison) -> Results:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the comparison that the command line describes; returns the exit status."""
     config = tyro.cli(Comparison, args=arguments, description=__doc__)
-    if importlib.util.find_spec("matplotlib") is None:
-        return _fail(
-            "The report needs matplotlib. Install it: pip install 'cnn_jax[report]'"
-        )
-    if config.run_dir is None and not config.resume:
-        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-        name = f"{config.dataset.replace('/', '-').replace(':', '-')}-{stamp}"
-        config = dataclasses.replace(
-            config, run_dir=f"runs/compare_architectures/{name}"
-        )
-    started = time.perf_counter()
-    try:
+
+    def show(config: Comparison) -> study.Shown:
         results = run(config)
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        return _fail(str(error))
-    except KeyboardInterrupt:
-        print(
-            f"\nInterrupted. To continue: add --run-dir {config.run_dir} --resume",
-            file=sys.stderr,
+        return study.Shown(
+            [comparison_table(results)], summarize_results(results), results.failures
         )
-        return 130
-    console = rich.console.Console(highlight=False)
-    console.print()
-    table.print_table(comparison_table(results), console)
-    console.print(f"\n{summarize_results(results)}\n", markup=False)
-    print(f"Everything took {duration(time.perf_counter() - started)}.")
-    print(f"Report: {pathlib.Path(config.run_dir) / 'report.html'}")
-    return 1 if results.failures else 0
 
-
-def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return 2
+    return study.conduct(
+        config, show, name="compare_architectures", subject=config.dataset
+    )
 
 
 if __name__ == "__main__":

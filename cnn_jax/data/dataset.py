@@ -119,6 +119,72 @@ class Dataset:
             labels=self.labels[indices],
         )
 
+    def take_per_class(self, count: int, seed: int = 0) -> Dataset:
+        """Draws the same number of examples from every class.
+
+        Args:
+          count: How many of each; a class that has fewer gives all of them.
+          seed: Chooses which ones. For one seed, fewer are a part of more.
+
+        Returns:
+          Those examples, in the original order.
+
+        Raises:
+          ValueError: If `count` is not positive.
+        """
+        if count < 1:
+            raise ValueError(f"count: got {count}, expected at least 1.")
+        # As in `split_off`: a stream that never changes.
+        random = np.random.RandomState(seed)
+        chosen = [
+            random.permutation(np.flatnonzero(self.labels == label))[:count]
+            for label in range(self.num_classes)
+        ]
+        return self.take(
+            np.sort(np.concatenate(chosen)), f"{count} per class from {self.split}"
+        )
+
+    def of_classes(self, classes: Sequence[int]) -> Dataset:
+        """Returns the examples of some classes, which are numbered anew, as listed.
+
+        Raises:
+          ValueError: If a class is listed twice or does not exist.
+        """
+        if len(set(classes)) < len(classes) or not set(classes) <= set(
+            range(self.num_classes)
+        ):
+            raise ValueError(
+                f"classes: got {list(classes)}, expected different ones from 0 to "
+                f"{self.num_classes - 1}."
+            )
+        numbers = np.full(self.num_classes, -1)
+        numbers[list(classes)] = np.arange(len(classes))
+        chosen = np.flatnonzero(numbers[self.labels] >= 0)
+        names = tuple(self.class_names[label] for label in classes)
+        return dataclasses.replace(
+            self,
+            split=f"{', '.join(names)} from {self.split}",
+            images=self.images[chosen],
+            labels=numbers[self.labels[chosen]],
+            class_names=names,
+        )
+
+    def with_channels(self, channels: int) -> Dataset:
+        """Returns the images with so many channels: gray ones are repeated.
+
+        Raises:
+          ValueError: If the images have another number and are not gray.
+        """
+        if self.image_shape[2] == channels:
+            return self
+        if self.image_shape[2] != 1:
+            raise ValueError(
+                f"channels: got {channels} for images of {self.image_shape[2]}, "
+                "expected as many, or gray images, whose channel can be repeated."
+            )
+        images = np.repeat(self.images, channels, axis=-1)
+        return dataclasses.replace(self, images=images)
+
     def split_off(self, fraction: float, seed: int = 0) -> tuple[Dataset, Dataset]:
         """Holds out a part of every class.
 

@@ -12,7 +12,7 @@ import io
 import math
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cnn_jax.report.statistics import Interval
@@ -109,8 +109,9 @@ def line_chart(
     y_label: str,
     scale: float = 1,
     bounds: tuple[float, float] = (-math.inf, math.inf),
+    ticks: Mapping[float, str] | None = None,
 ) -> str:
-    """Draws curves over whole numbers (epochs) with their bands.
+    """Draws curves with their bands, over whole numbers (epochs) or marked positions.
 
     Args:
       curves: What to draw.
@@ -121,16 +122,23 @@ def line_chart(
       y_label: What y is, with its unit.
       scale: What the values are multiplied by before they are drawn.
       bounds: The smallest and the greatest possible value: bands end there.
+      ticks: The positions to mark, all positive, and what to write there; the axis is
+        then logarithmic. None marks whole numbers on a linear one.
 
     Returns:
       An `<svg>` element to be put into an HTML page.
 
     Raises:
-      ValueError: If a curve has no point or not one value for each position.
+      ValueError: If a curve has no point or not one value for each position, or a
+        mark is not positive.
     """
     import matplotlib
-    from matplotlib.ticker import MaxNLocator
 
+    if ticks is not None and not all(place > 0 for place in ticks):
+        raise ValueError(
+            f"ticks: got {list(ticks)}, expected positive numbers: the axis is "
+            "logarithmic."
+        )
     for curve in curves:
         if not curve.x or len(curve.x) != len(curve.values):
             raise ValueError(
@@ -153,9 +161,10 @@ def line_chart(
                 axes.fill_between(curve.x, low, high, color=color, alpha=0.12, lw=0)
             else:
                 _error_bar(axes, curve.x[0], mean[0], low[0], high[0], color)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        if max(len(curve.x) for curve in curves) == 1:
-            axes.set_xlim(curves[0].x[0] - 0.5, curves[0].x[0] + 0.5)
+        if ticks is None:
+            _mark_whole_numbers(axes, curves)
+        else:
+            _mark_positions(axes, ticks)
         _label_ends(
             axes,
             [(c.label, c.x[-1], c.values[-1].mean * scale, c.style) for c in curves],
@@ -172,6 +181,7 @@ def scatter_chart(
     y_label: str,
     scale: float = 1,
     bounds: tuple[float, float] = (-math.inf, math.inf),
+    x_unit: str = "",
 ) -> str:
     """Draws labelled points with error bars over a logarithmic axis.
 
@@ -184,6 +194,7 @@ def scatter_chart(
       y_label: What y is, with its unit.
       scale: What the values are multiplied by before they are drawn.
       bounds: The smallest and the greatest possible value: error bars end there.
+      x_unit: What stands behind the numbers on the x axis: `"s"` makes 0.03 `30 ms`.
 
     Returns:
       An `<svg>` element to be put into an HTML page.
@@ -222,12 +233,28 @@ def scatter_chart(
         decades = math.log10(greatest / smallest) + 0.5
         steps = (1.0,) if decades > 3 else (1.0, 3.0) if decades > 1 else (1, 2, 3, 5)
         axes.xaxis.set_major_locator(LogLocator(subs=steps))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+        axes.xaxis.set_major_formatter(EngFormatter(x_unit, sep=" "))
         axes.xaxis.set_minor_formatter(NullFormatter())
         _label_points(
             axes, [(p.label, p.x, p.value.mean * scale, p.style) for p in points], bars
         )
         return _inline_svg(figure, title, description)
+
+
+def _mark_whole_numbers(axes: matplotlib.axes.Axes, curves: Sequence[Curve]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if max(len(curve.x) for curve in curves) == 1:
+        axes.set_xlim(curves[0].x[0] - 0.5, curves[0].x[0] + 0.5)
+
+
+def _mark_positions(axes: matplotlib.axes.Axes, ticks: Mapping[float, str]) -> None:
+    from matplotlib.ticker import NullLocator
+
+    axes.set_xscale("log")
+    axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _empty_figure(

@@ -116,6 +116,15 @@ class ResidentFeed:
         feed.__dict__.update(self.__dict__, _key=self._order_key(seed), _current=None)
         return feed
 
+    def holding(self, dataset: data.Dataset) -> ResidentFeed:
+        """Returns a feed over other examples, as many and of the same shape."""
+        feed = object.__new__(ResidentFeed)
+        arrays = {"image": dataset.images, "label": dataset.labels}
+        feed.__dict__.update(
+            self.__dict__, _arrays=jax.device_put(arrays, self._everywhere)
+        )
+        return feed
+
     def close(self) -> None:
         """Does nothing: there is no thread or process to end."""
 

@@ -153,8 +153,8 @@ def fit(
       progress: Whether to show a progress bar, if the terminal can.
       hooks: Functions called with every record.
       mesh: The devices to train on; when None, all of them on `config.mesh`.
-      programs: Programs compiled for a run that differs in the seed alone, with the
-        same split objects and on this mesh; when None, they are compiled here.
+      programs: Programs compiled on this mesh for a run that differs in nothing that
+        `Programs.reuse` refuses; when None, they are compiled here.
       initial_variables: `{"params", "batch_stats"}` to start from, of the tree, shapes
         and dtypes that `model.init` gives; when None, what that draws. A resumed run
         goes on from its checkpoint.

@@ -5,6 +5,7 @@ The mathematics of the fit stands in `logistic`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -137,7 +138,7 @@ def extract_features(
         any other. It runs in inference mode.
       variables: Its variables; those of a last layer are not read.
       batches: Normalised images `(b, height, width, channels)`. Compiled once if no
-        batch is larger than the first.
+        batch is larger than the first, for all calls with an equal model.
 
     Returns:
       float32 `(n, d)` on the host, in the order of the images.
@@ -152,20 +153,21 @@ def extract_features(
             "with num_classes=0; use model.clone(num_classes=0)."
         )
 
-    @jax.jit
-    def apply(variables, images):
-        return model.apply(variables, images, train=False).astype(jnp.float32)
-
     rows, size = [], 0
     for batch in batches:
         size = size or len(batch)
         missing = max(0, size - len(batch))
         padding = ((0, missing), *((0, 0),) * (batch.ndim - 1))
         padded = jnp.pad(batch, padding) if missing else batch
-        rows.append(np.asarray(apply(variables, padded))[: len(batch)])
+        rows.append(np.asarray(_features(model, variables, padded))[: len(batch)])
     if not rows:
         raise ValueError("extract_features: got no batch, expected at least one.")
     return np.concatenate(rows)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _features(model, variables, images):
+    return model.apply(variables, images, train=False).astype(jnp.float32)
 
 
 def _check_examples(features, labels, num_classes):

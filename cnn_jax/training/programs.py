@@ -172,9 +172,12 @@ class Programs:
     ) -> Programs:
         """Returns these programs, compiled once, for a run with another seed or start.
 
+        The training examples may be others too, where normalisation is the
+        configuration's (`mean`) and both sets are in memory, equally many and alike.
+
         Raises:
-          ValueError: If more differs than the seed, the numbers that the run starts
-            from, and where its files go.
+          ValueError: If more differs than these, the numbers that the run starts from,
+            and where its files go.
         """
         ignored = dict.fromkeys(("seed", *RESUME_MAY_CHANGE))
         expected, found = (
@@ -183,9 +186,7 @@ class Programs:
         differing = [name for name in expected if expected[name] != found[name]]
         if model != self._model:
             differing.append("the model")
-        if splits.keys() != self._splits.keys() or any(
-            split is not self._splits[name] for name, split in splits.items()
-        ):
+        if not self._serves(splits):
             differing.append("the splits")
         if (initial_variables is None) != (self._initial is None):
             differing.append("initial_variables")
@@ -198,6 +199,9 @@ class Programs:
         programs._seed(config.seed)
         programs._set_initial(initial_variables)
         programs.feed = self.feed.reseeded(config.seed)
+        if splits["train"] is not self._splits["train"]:
+            programs._splits = dict(splits)
+            programs.feed = programs.feed.holding(splits["train"])
         return programs
 
     def start(self) -> Carry:
@@ -248,6 +252,23 @@ class Programs:
         """Returns the state with host arrays as what is evaluated."""
         where = jax.tree.map(lambda leaf: leaf.sharding, state.evaluated_variables)
         return state.with_evaluated(jax.device_put(variables, where))
+
+    def _serves(self, splits: Mapping[str, data.Source]) -> bool:
+        """Whether the programs were compiled for these splits, or for such."""
+        if splits.keys() != self._splits.keys() or any(
+            split is not self._splits[name]
+            for name, split in splits.items()
+            if name != "train"
+        ):
+            return False
+        old, new = self._splits["train"], splits["train"]
+        return old is new or (
+            self._config.mean is not None
+            and isinstance(old, data.Dataset)
+            and isinstance(new, data.Dataset)
+            and (old.images.shape, old.class_names)
+            == (new.images.shape, new.class_names)
+        )
 
     def _seed(self, seed: int) -> None:
         self._keys = place_keys(make_keys(seed), self._everywhere)

@@ -86,3 +86,43 @@ def test_a_held_out_part_is_stratified_disjoint_and_reproducible(dataset):
 def test_a_part_must_leave_something_on_both_sides(dataset, fraction):
     with pytest.raises(ValueError, match="fraction"):
         dataset.split_off(fraction)
+
+
+def test_a_draw_per_class_is_balanced_and_grows_by_adding(dataset):
+    few, more = (dataset.take_per_class(count, seed=3) for count in (2, 5))
+    assert np.bincount(few.labels).tolist() == [2, 2, 2]
+    assert np.bincount(more.labels).tolist() == [5, 5, 5]
+    seen, all_seen = (
+        [image.tobytes() for image in part.images] for part in (few, more)
+    )
+    assert set(seen) < set(all_seen)
+    assert dataset.take_per_class(5, seed=4).fingerprint != more.fingerprint
+    assert dataset.take_per_class(20).fingerprint == dataset.fingerprint
+    assert dataset.take_per_class(99).fingerprint == dataset.fingerprint
+    with pytest.raises(ValueError, match="count: got 0"):
+        dataset.take_per_class(0)
+
+
+def test_some_classes_are_numbered_as_listed(dataset):
+    some = dataset.of_classes([2, 0])
+    assert (some.class_names, len(some)) == (("c", "a"), 40)
+    np.testing.assert_array_equal(
+        some.images[some.labels == 0], dataset.images[dataset.labels == 2]
+    )
+    np.testing.assert_array_equal(
+        some.images[some.labels == 1], dataset.images[dataset.labels == 0]
+    )
+    for classes in ([0, 0], [3], [-1]):
+        with pytest.raises(ValueError, match="expected different ones from 0 to 2"):
+            dataset.of_classes(classes)
+
+
+def test_gray_images_get_equal_channels(dataset):
+    gray = dataclasses.replace(dataset, images=dataset.images[..., :1])
+    color = gray.with_channels(3)
+    assert color.image_shape == (4, 5, 3)
+    for channel in range(3):
+        np.testing.assert_array_equal(color.images[..., channel], gray.images[..., 0])
+    assert dataset.with_channels(3) is dataset
+    with pytest.raises(ValueError, match="got 1 for images of 3"):
+        dataset.with_channels(1)

@@ -7,7 +7,6 @@ import html.parser
 import importlib.util
 import io
 import json
-import math
 import pathlib
 import re
 import types
@@ -349,37 +348,3 @@ def test_curves_end_where_the_first_seed_stopped(compare):
     assert curve.x == [1, 2]
     assert [value.mean for value in curve.values] == [2.5, 2.5]
     assert curve.values[0].num_samples == 2
-
-
-def test_time_left_follows_the_work_and_then_the_clock(compare, monkeypatch, capsys):
-    now = [0.0]
-    monkeypatch.setattr(compare.time, "perf_counter", lambda: now[0])
-    config = compare.Comparison(models=("small", "large"), seeds=2)
-    overhead = compare.OVERHEAD_MACS
-    summaries = {
-        "small": types.SimpleNamespace(macs=0),
-        "large": types.SimpleNamespace(macs=3 * overhead),
-    }
-    progress = compare._Progress(config, summaries)
-    progress.begin("small", 0)
-    now[0] += 10
-    progress.end("done")
-    assert "about 90 s left" in capsys.readouterr().out
-    progress.begin("small", 1)
-    progress.end("done", is_kept=True)
-    progress.begin("large", 0)
-    now[0] += 50
-    progress.end("done")
-    assert "about 50 s left" in capsys.readouterr().out
-    progress.begin("large", 1)
-    now[0] += 50
-    progress.end("done")
-    assert "left" not in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.4, "0 s"), (99, "99 s"), (120, "2 min"), (7200, "2.0 h"), (math.pi, "3 s")],
-)
-def test_duration(compare, seconds, text):
-    assert compare.duration(seconds) == text

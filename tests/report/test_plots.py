@@ -174,6 +174,21 @@ def test_points_lie_where_their_numbers_say(points):
     assert {round(y, 3) for _, y in spots} == {round(spots[0][1], 3)}
 
 
+def test_a_unit_stands_behind_the_numbers_of_the_axis():
+    svg = plots.scatter_chart(
+        [
+            plots.Point(name, x, interval(0.5, 0.1))
+            for name, x in (("a", 0.03), ("b", 9))
+        ],
+        title="Units",
+        description="d",
+        x_label="time",
+        y_label="y",
+        x_unit="s",
+    )
+    assert {"100 ms", "1 s", "10 s"} <= set(texts(ElementTree.fromstring(svg)))
+
+
 def test_labels_with_room_stand_beside_their_points(points):
     for style, (left, baseline, _, _) in enumerate(label_boxes(points)):
         x, y = sorted(drawn_at(points, style), key=lambda place: place[1])[1]
@@ -210,6 +225,27 @@ def test_one_epoch_is_a_point(generator):
     root = draw_lines(num_epochs=1, title="One epoch")
     assert "1" in texts(root)
     assert "0.5" not in texts(root)
+
+
+def test_marked_positions_are_logarithmic_and_say_what_they_are_told():
+    def draw(ticks):
+        return plots.line_chart(
+            [plots.Curve("x", [5, 50, 500], [interval(v, 0.1) for v in (1, 2, 3)])],
+            title="Marked",
+            description="d",
+            x_label="examples",
+            y_label="accuracy",
+            ticks=ticks,
+        )
+
+    root = ElementTree.fromstring(draw({5: "5", 50: "50", 500: "all"}))
+    spots = drawn_at(root, 0)
+    steps = [after[0] - before[0] for before, after in itertools.pairwise(spots)]
+    assert steps == pytest.approx([steps[0]] * 2, abs=1e-3)
+    assert {"5", "50", "all"} < set(texts(root))
+    assert not {"500", "10"} & set(texts(root))
+    with pytest.raises(ValueError, match=r"ticks: got \[0\], expected positive"):
+        draw({0: "none"})
 
 
 def test_labels_are_spread_little_and_in_order():

@@ -93,6 +93,25 @@ def test_every_step_draws_anew_and_every_seed_otherwise(witnessed):
     assert len(set(drawn)) == 12
 
 
+def test_other_examples_need_no_other_programs(witnessed):
+    programs, _ = witnessed
+    few = NUMBERS.take(np.resize([3, 5], NUM_EXAMPLES))
+    other = programs.reuse(programs._model, CONFIG, {**SPLITS, "train": few})
+    for each, places in ((other, [3, 5]), (programs, None)):
+        carry = each.start()
+        for step in range(each.steps_per_epoch):
+            carry = each.step(carry, each.feed.inputs(step))
+        seen = np.asarray(carry["state"].batch_stats["seen"])
+        assert seen.sum() == each.steps_per_epoch * BATCH_SIZE
+        if places:
+            assert np.flatnonzero(seen).tolist() == places
+        else:
+            assert seen.max() == 1
+    fewer = {**SPLITS, "train": NUMBERS.take(range(40))}
+    with pytest.raises(ValueError, match="other values of the splits"):
+        programs.reuse(programs._model, CONFIG, fewer)
+
+
 def test_a_batch_is_split_over_the_devices(witnessed):
     _, shardings = witnessed
     shape = (BATCH_SIZE, 1, 1, 1)
@@ -141,6 +160,12 @@ def test_programs_refuse_all_but_another_seed(programs, splits, tiny_net):
         programs.reuse(tiny_net(), other_config, splits)
     with pytest.raises(ValueError, match="other values of the model"):
         programs.reuse(tiny_net(dropout_rate=0.5), DIGITS_CONFIG, splits)
+    # What normalises would be those of the examples that the programs were made for.
+    order = np.arange(len(splits["train"]))[::-1]
+    with pytest.raises(ValueError, match="other values of the splits"):
+        programs.reuse(
+            tiny_net(), DIGITS_CONFIG, {**splits, "train": splits["train"].take(order)}
+        )
     test_again = {**splits, "test": splits["test"].take(range(10))}
     with pytest.raises(ValueError, match="other values of the splits"):
         programs.reuse(tiny_net(), DIGITS_CONFIG, test_again)

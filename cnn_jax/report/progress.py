@@ -1,0 +1,124 @@
+"""How far a study is: a bar for a terminal, a line per run, and the time left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import rich.console
+import rich.progress
+
+from cnn_jax.report.words import duration
+
+
+class PlannedRun(NamedTuple):
+    """A run to come.
+
+    Attributes:
+      label: What it is called.
+      kind: Runs of one kind take equally long.
+      cost: What it costs beside other kinds, in any unit: the estimate until a run of
+        its kind has been timed.
+    """
+
+    label: str
+    kind: str
+    cost: float
+
+
+class RunProgress:
+    """Says which run of how many, and about how long the rest will take.
+
+    A run is taken to cost what was planned, until one of its kind has been timed. A
+    terminal gets a bar, and everything a line per run.
+
+    Args:
+      runs: All runs, in the order in which they will begin.
+    """
+
+    def __init__(self, runs: Sequence[PlannedRun]):
+        self._waiting = list(runs)
+        self._num_runs = len(runs)
+        self._seconds: dict[str, float] = {}
+        self._spent = self._spent_cost = 0.0
+        self._bar = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(),
+            rich.progress.TimeElapsedColumn(),
+            rich.progress.TextColumn("{task.fields[left]}"),
+            console=rich.console.Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+            transient=True,
+        )
+        total = sum(run.cost for run in runs)
+        self._task = self._bar.add_task("", total=total, left="")
+
+    def __enter__(self) -> RunProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def begin(self) -> None:
+        """Starts the clock of the next run."""
+        self._started = time.perf_counter()
+        number = self._num_runs - len(self._waiting) + 1
+        place = f"{number:{len(str(self._num_runs))}}/{self._num_runs}"
+        self._head = f"[{place}] {self._waiting[0].label}"
+        self.show(0.0)
+
+    def show(self, share: float) -> None:
+        """Brings the bar to `share` of the current run."""
+        left = self._left(share)
+        rest = sum(run.cost for run in self._waiting[1:])
+        rest += self._waiting[0].cost * (1 - share)
+        self._bar.update(
+            self._task,
+            description=self._head,
+            completed=self._bar.tasks[self._task].total - rest,
+            left="" if left is None else f"about {duration(left)} left",
+        )
+
+    def end(self, outcome: str, *, is_kept: bool = False) -> None:
+        """Stops the clock of a run and prints its line.
+
+        Args:
+          outcome: What it found.
+          is_kept: Whether that was found before: its time then says nothing.
+        """
+        run = self._waiting.pop(0)
+        seconds = time.perf_counter() - self._started
+        if is_kept:
+            self._say(f"{self._head}: {outcome}, kept")
+            return
+        self._spent += seconds
+        self._spent_cost += run.cost
+        self._seconds[run.kind] = min(seconds, self._seconds.get(run.kind, seconds))
+        left = self._left(0.0)
+        text = f"; about {duration(left)} left" if self._waiting else ""
+        self._say(f"{self._head}: {outcome}, {duration(seconds)}{text}")
+
+    def _say(self, text: str) -> None:
+        self._bar.update(self._task, left="")
+        # Standard output, below which a bar on standard error draws itself again.
+        self._bar.stop()
+        print(text, flush=True)
+        if self._waiting:
+            self._bar.start()
+
+    def _left(self, share: float) -> float | None:
+        """The seconds left when `share` of the current run is over, if to be told."""
+        spent, cost = self._spent, self._spent_cost
+        if share:
+            spent += time.perf_counter() - self._started
+            cost += share * self._waiting[0].cost
+        if not cost:
+            return None
+        times = [
+            self._seconds.get(run.kind, run.cost * spent / cost)
+            for run in self._waiting
+        ]
+        return sum(times) - share * times[0] if times else 0.0

@@ -1,0 +1,139 @@
+"""What every study has: a directory, its two files, how it was made, the last line."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.util
+import json
+import pathlib
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import rich.console
+
+from cnn_jax.report import html, table
+from cnn_jax.report.environment import Environment
+from cnn_jax.report.words import duration
+
+Config = TypeVar("Config")
+"""A frozen dataclass with `run_dir` and `resume`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """What a finished study says in the terminal.
+
+    Attributes:
+      tables: Its tables.
+      summary: Its outcome in one paragraph.
+      failures: One sentence for each run that did not finish.
+    """
+
+    tables: Sequence[table.Table]
+    summary: str
+    failures: Sequence[str] = ()
+
+
+def conduct(
+    config: Config,
+    run: Callable[[Config], Shown],
+    *,
+    name: str,
+    subject: str,
+) -> int:
+    """Runs a study, and says what it found or why it cannot be run.
+
+    Args:
+      config: What is studied. Without a `run_dir` it gets a new one below `runs/NAME`.
+      run: Does it, and writes the report into `run_dir`. A ValueError,
+        FileNotFoundError or FileExistsError of it is told as one sentence.
+      name: The program's name.
+      subject: What the directory is called after, such as the dataset.
+
+    Returns:
+      The exit status: 0, 1 if a run did not finish, 2 if nothing could be run, 130
+      after an interrupt.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        return _fail(
+            "The report needs matplotlib. Install it: pip install 'cnn_jax[report]'"
+        )
+    if config.run_dir is None and not config.resume:
+        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        directory = f"runs/{name}/{re.sub('[/:]', '-', subject)}-{stamp}"
+        config = dataclasses.replace(config, run_dir=directory)
+    started = time.perf_counter()
+    try:
+        shown = run(config)
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print(
+            f"\nInterrupted. To continue: add --run-dir {config.run_dir} --resume",
+            file=sys.stderr,
+        )
+        return 130
+    console = rich.console.Console(highlight=False)
+    for each in shown.tables:
+        console.print()
+        table.print_table(each, console)
+    console.print(f"\n{shown.summary}\n", markup=False)
+    print(f"Everything took {duration(time.perf_counter() - started)}.")
+    print(f"Report: {pathlib.Path(config.run_dir) / 'report.html'}")
+    return 1 if shown.failures else 0
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+    """Writes plain values, dataclasses and intervals; NaN becomes null."""
+    text = json.dumps(table.json_value(content), indent=2, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def public(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns fields without the paths that say where things lie on this machine."""
+    return {k: v for k, v in fields.items() if k not in ("run_dir", "data_dir")}
+
+
+def interval_note(num_seeds: int) -> str:
+    """Returns what `statistics.accuracy_interval` means for so many seeds."""
+    if num_seeds == 1:
+        return (
+            "One seed: the 95 % interval is Wilson's, of the drawing of the test "
+            "examples; what another seed would change is not in it."
+        )
+    return (
+        f"Mean of {num_seeds} seeds; the 95 % interval is Student's t over the seeds, "
+        "on this one test split."
+    )
+
+
+def recipe(config: Any, *left_out: str) -> str:
+    """Returns the set fields of a configuration in one line, without some.
+
+    Nor with those that say where files lie.
+    """
+    fields = public(dataclasses.asdict(config))
+    return "; ".join(
+        f"{name.replace('_', ' ')} {value}"
+        for name, value in fields.items()
+        if name not in (*left_out, "resume") and value is not None
+    )
+
+
+def making(
+    command: str, environment: Environment, facts: Mapping[str, str]
+) -> html.Section:
+    """Returns the section that lets a reader repeat the study."""
+    return html.Section(
+        "How this was made",
+        [html.Code(command), html.Facts({**environment.facts(), **facts})],
+    )
