@@ -45,11 +45,8 @@ def test_a_run_starts_from_pretrained_weights_with_a_new_head(calls, weights, ca
     path, leaves = weights
     config = TrainConfig(model="lenet5", pretrained=path, mean=(0.2,), std=(0.4,))
     experiment.run(config)
-    experiment.run(config)
     assert "initialised afresh: params/head/" in capsys.readouterr().out
-    first, second = (named_leaves(call.variables) for call in calls)
-    for name, leaf in first.items():
-        np.testing.assert_array_equal(leaf, second[name])
+    for name, leaf in named_leaves(calls[0].variables).items():
         if name.startswith("params/head/"):
             assert leaf.shape[-1] == 10
         else:

@@ -61,6 +61,7 @@ def make_variables(seed=0):
     variables = jax.tree.map(draw, shapes)
     for path in (("second", "kernel"), ("second_norm", "bias")):
         variables["params"][path[0]][path[1]][..., 0] = -0.0
+    variables["batch_stats"]["first_norm"]["mean"][0] = -0.0
     return variables
 
 

@@ -191,13 +191,8 @@ def test_batch_norm_means_what_the_formulas_say(policy):
     chex.assert_trees_all_close(after.batch_stats, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "strategy",
-    [
-        "shard_map",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("jit", "pmap")),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["jit", "shard_map", "pmap"])
 def test_frozen_statistics_are_frozen_on_every_device(strategy):
     config = dataclasses.replace(PLAIN, batch_norm="frozen")
     model = StagedNet(dropout_rate=0.0)

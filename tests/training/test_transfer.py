@@ -6,13 +6,14 @@ import functools
 import chex
 import jax
 import numpy as np
+import optax
 import pytest
 from references.staged import HEAD, IMAGES, NORMS, StagedNet, make_variables
 
 from cnn_jax import sharding, trees
 from cnn_jax.data import Dataset
 from cnn_jax.data.device import normalize
-from cnn_jax.training import TrainConfig
+from cnn_jax.training import TrainConfig, TrainState
 from cnn_jax.training.feature_cache import split_features
 from cnn_jax.training.freezing import first_steps
 from cnn_jax.training.loop import fit
@@ -76,6 +77,15 @@ def test_a_run_starts_from_what_it_is_given_time_and_again(splits, one_device):
     assert same_bits(reused.start()["state"].variables, other)
     with pytest.raises(ValueError, match="initial_variables"):
         programs.reuse(StagedNet(), config, named)
+
+
+def test_a_state_that_is_consumed_leaves_the_callers_variables_alone():
+    variables = jax.device_put(make_variables())
+    state = TrainState.create(
+        StagedNet(), optax.sgd(0.1), None, None, variables=variables
+    )
+    jax.jit(lambda state: state, donate_argnums=0)(state)
+    assert all(not leaf.is_deleted() for leaf in jax.tree.leaves(variables))
 
 
 def test_variables_of_another_network_are_refused_as_a_whole(splits, one_device):
