@@ -160,7 +160,7 @@ def accuracy_table(results: Results) -> table.Table:
         for treatment in findings.treatments
     ]
     return table.Table(
-        f"Test accuracy by labelled examples per class, {results.train.name}",
+        "Test accuracy by examples per class",
         [table.Column("treatment", "Approach, batch norm"), *columns],
         rows,
         [
@@ -230,7 +230,7 @@ def cost_table(results: Results) -> table.Table:
     ]
     steps = count(results.config.steps, "step")
     return table.Table(
-        "Seconds by labelled examples per class",
+        "Seconds by examples per class",
         [table.Column("treatment", "Approach, batch norm"), *columns],
         rows,
         [
