@@ -6,6 +6,7 @@ See `test_failures` for the same of a single save.
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -169,7 +170,7 @@ def test_a_disk_that_is_full(tmp_path, undisturbed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_killed_data_worker(tmp_path, seed):
     run_dir, log = tmp_path / "run", tmp_path / "log"
     with open(log, "w") as output:
@@ -201,9 +202,13 @@ def test_a_killed_data_worker(tmp_path, seed):
     finally:
         process.kill()
         process.wait()
-    last_line = log.read_text().splitlines()[-1]
-    assert last_line.startswith("ChildProcessError: A process that reads the data")
-    assert "exit code -9" in last_line
+    # Behind it Python's resource tracker tells what it cleans up for the dead.
+    assert re.search(
+        r"^ChildProcessError: A process that reads .* exit code -9",
+        log.read_text(),
+        re.M,
+    )
+    assert "Traceback" not in log.read_text()
     with Checkpointer(run_dir / "checkpoints") as checkpointer:
         assert checkpointer.latest_step % 6 == 0
 
