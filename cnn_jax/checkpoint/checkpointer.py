@@ -99,6 +99,7 @@ class Checkpointer:
         )
         self._thread: threading.Thread | None = None
         self._error: CheckpointError | None = None
+        self._has_failed = False
         self._closed = False
         self._num_meetings = 0
         self._orbax = ocp.StandardCheckpointer(
@@ -272,6 +273,10 @@ class Checkpointer:
         finally:
             try:
                 self._orbax.close()
+            except Exception:
+                # Of a save that failed Orbax tells again here, in other words.
+                if not self._has_failed:
+                    raise
             finally:
                 self._steps.close()
 
@@ -392,6 +397,7 @@ class Checkpointer:
         return Checkpoint(step, tree, record.user)
 
     def _not_saved(self, step: int, error: BaseException) -> SaveError:
+        self._has_failed = True
         what = f"{self._steps.step_path(step)}: step {step} could not be saved"
         try:
             self._steps.check_in_place()

@@ -125,6 +125,18 @@ def when_reported(step, function):
     RunFiles.record = watched
 
 
+def when_saving(save, function):
+    """Has a function called when the n-th save begins and those before are complete."""
+    open_files, opened = RunFiles.open, []
+
+    def watched(files, *arguments, **named):
+        opened.append(files)
+        open_files(files, *arguments, **named)
+
+    RunFiles.open = watched
+    at_point("save_begins", save, lambda: opened and function(opened.pop()))
+
+
 def kill_later(seconds, stop_first=False):
     """Has this process killed in a while, perhaps when a signal has it stop already."""
 
@@ -181,8 +193,10 @@ def fill_disk_for(files, *, file):
 
 
 def delete(files):
-    """The run's directory is deleted under it."""
-    shutil.rmtree(files.directory)
+    """The run's directory is deleted under it, at once: not while it looks on."""
+    gone = files.directory.with_suffix(".gone")
+    files.directory.rename(gone)
+    shutil.rmtree(gone)
 
 
 def write_protect(files):
@@ -196,8 +210,8 @@ FAULTS = {
     function.__name__: function
     for function in (limit_files, fill_disk, fill_disk_for, delete, write_protect)
 }
-"""What a plan's `fault` names, with `step`, the step that is reported before, and the
-function's own arguments."""
+"""What a plan's `fault` names, with the function's `options`, and `step`, which is
+reported before, or `save`, the save that begins then."""
 
 
 def fail_in_save(point, save):
@@ -215,8 +229,11 @@ def arrange(fault):
     if "point" in fault:
         fail_in_save(**fault)
         return
-    function, step = FAULTS[fault.pop("name")], fault.pop("step")
-    when_reported(step, functools.partial(function, **fault))
+    function = functools.partial(FAULTS[fault.pop("name")], **fault.pop("options", {}))
+    if "step" in fault:
+        when_reported(fault["step"], function)
+    else:
+        when_saving(fault["save"], function)
 
 
 def carry_out(plan):

@@ -6,6 +6,7 @@ See `test_failures` for the same of a single save.
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -20,22 +21,22 @@ from faults.sweep import read_end, start_server
 
 WHAT_HAPPENS = {
     "files may not grow": (
-        {"name": "limit_files", "step": 6, "size": 1 << 16},
+        {"name": "limit_files", "save": 2, "options": {"size": 1 << 16}},
         "SaveError: {run_dir}/checkpoints/8: step 8 could not be saved",
         "File too large",
     ),
     "no space for the metrics": (
-        {"name": "fill_disk_for", "step": 6, "file": "metrics.jsonl"},
+        {"name": "fill_disk_for", "step": 6, "options": {"file": "metrics.jsonl"}},
         "OSError: [Errno 28] No space left on device: '{run_dir}/metrics.jsonl'",
         "",
     ),
     "no space for the events": (
-        {"name": "fill_disk_for", "step": 6, "file": "events.out"},
+        {"name": "fill_disk_for", "step": 6, "options": {"file": "events.out"}},
         "OSError: [Errno 28] No space left on device: '{run_dir}/events.out.tfevents.",
         "",
     ),
     "the directory becomes read-only": (
-        {"name": "write_protect", "step": 6},
+        {"name": "write_protect", "save": 2},
         "SaveError: {run_dir}/checkpoints/8: step 8 could not be saved",
         "Permission denied",
     ),
@@ -112,7 +113,9 @@ def test_the_directory_deleted_under_the_run(experiment, step):
     status = experiment.start(fault={"name": "delete", "step": step})
     begins = "SaveError: {run_dir}/checkpoints/"
     assert_one_sentence(experiment, status, begins, "was deleted or replaced under")
-    assert not experiment.run_dir.exists()
+    # What was being written then may have made the directory anew.
+    assert experiment.steps == ()
+    assert not (experiment.run_dir / "result.json").exists()
 
 
 @pytest.mark.slow
@@ -144,7 +147,8 @@ def test_a_disk_that_is_full(tmp_path, undisturbed):
     try:
         # The mount is the server's alone; this is how others see it.
         seen = pathlib.Path(f"/proc/{server.process.pid}/root{disk}")
-        fault = {"name": "fill_disk", "step": 6, "ballast": str(disk / "ballast")}
+        ballast = {"ballast": str(disk / "ballast")}
+        fault = {"name": "fill_disk", "save": 2, "options": ballast}
         log = str(tmp_path / "log")
         plan = {
             "arguments": [*ARGUMENTS, "--run-dir", str(disk / "run")],
@@ -166,7 +170,7 @@ def test_a_disk_that_is_full(tmp_path, undisturbed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_killed_data_worker(tmp_path, seed):
     run_dir, log = tmp_path / "run", tmp_path / "log"
     with open(log, "w") as output:
@@ -198,9 +202,13 @@ def test_a_killed_data_worker(tmp_path, seed):
     finally:
         process.kill()
         process.wait()
-    last_line = log.read_text().splitlines()[-1]
-    assert last_line.startswith("ChildProcessError: A process that reads the data")
-    assert "exit code -9" in last_line
+    # Behind it Python's resource tracker tells what it cleans up for the dead.
+    assert re.search(
+        r"^ChildProcessError: A process that reads .* exit code -9",
+        log.read_text(),
+        re.M,
+    )
+    assert "Traceback" not in log.read_text()
     with Checkpointer(run_dir / "checkpoints") as checkpointer:
         assert checkpointer.latest_step % 6 == 0
 
