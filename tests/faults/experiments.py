@@ -1,6 +1,7 @@
 """An experiment as a user starts it, in a process that may be disturbed."""
 
 from cnn_jax.checkpoint import Checkpointer
+from faults.sweep import read_end
 
 NUM_STEPS = 30  # in three epochs
 STEPS = (4, 8, 10, 12, 16, 20, 24, 28, 30)
@@ -50,3 +51,10 @@ class Experiment:
         """The checkpoints that count."""
         with Checkpointer(self.run_dir / "checkpoints", read_only=True) as reader:
             return reader.steps
+
+
+def assert_goes_on(experiment, undisturbed, step):
+    """Has it resumed; it must go on from a step and end as if nothing had happened."""
+    assert experiment.start("--resume") == 0, experiment.output
+    assert f"Resuming at step {step} of {NUM_STEPS}." in experiment.output
+    assert read_end(experiment.run_dir) == undisturbed

@@ -11,9 +11,10 @@ import signal
 import pytest
 
 from cnn_jax.checkpoint.files import all_files, as_path
-from faults.experiments import STEPS, Experiment
-from faults.sweep import read_end
+from faults.experiments import STEPS, Experiment, assert_goes_on
 from faults.test_damage import DAMAGES
+
+pytestmark = pytest.mark.slow
 
 NEWEST, BEFORE = 20, 16
 """The newest is of the second epoch's end, and a new best. Falling back on the one
@@ -49,12 +50,6 @@ def largest_file(run_dir):
     return max(files, key=lambda path: path.stat().st_size)
 
 
-def assert_goes_on(experiment, undisturbed, step):
-    assert experiment.start("--resume") == 0, experiment.output
-    assert f"Resuming at step {step} of 30." in experiment.output
-    assert read_end(experiment.run_dir) == undisturbed
-
-
 def test_a_bit_flipped_among_the_arrays(damaged, undisturbed):
     path = largest_file(damaged.run_dir)
     DAMAGES["a bit flipped"](path)
@@ -64,7 +59,6 @@ def test_a_bit_flipped_among_the_arrays(damaged, undisturbed):
     assert f"Step {BEFORE} is used." in damaged.output
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_every_file_damaged(experiment, killed, undisturbed, damage):
     names = file_names(killed)
@@ -78,7 +72,6 @@ def test_every_file_damaged(experiment, killed, undisturbed, damage):
         assert re.search(warning, experiment.output), (name, experiment.output)
 
 
-@pytest.mark.slow
 def test_no_sound_checkpoint_is_a_refusal(damaged):
     damage = list(DAMAGES.values())
     for number, path in enumerate((damaged.run_dir / "checkpoints").glob("*/MANIFEST")):
@@ -91,7 +84,6 @@ def test_no_sound_checkpoint_is_a_refusal(damaged):
     assert snapshot(damaged.run_dir) == before
 
 
-@pytest.mark.slow
 def test_the_best_checkpoint_damaged_is_a_refusal(damaged):
     # At step 20 it is the newest and the best; 16 goes back to the best of step 10.
     DAMAGES["halved"](largest_file(damaged.run_dir))
@@ -111,7 +103,6 @@ def snapshot(run_dir):
     }
 
 
-@pytest.mark.slow
 def test_junk_in_the_run_directory(damaged, undisturbed):
     checkpoints = damaged.run_dir / "checkpoints"
     junk = [

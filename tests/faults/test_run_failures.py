@@ -15,9 +15,11 @@ import time
 import pytest
 
 from cnn_jax.checkpoint import Checkpointer
-from faults.experiments import ARGUMENTS, NUM_STEPS
+from faults.experiments import ARGUMENTS, NUM_STEPS, assert_goes_on
 from faults.forks import ROOT
 from faults.sweep import read_end, start_server
+
+pytestmark = pytest.mark.slow
 
 WHAT_HAPPENS = {
     "files may not grow": (
@@ -60,15 +62,7 @@ def assert_one_sentence(experiment, status, begins, contains=""):
     assert "cnn_jax/experiment.py" not in experiment.output
 
 
-@pytest.mark.parametrize(
-    "what",
-    [
-        what
-        if what == "files may not grow"
-        else pytest.param(what, marks=pytest.mark.slow)
-        for what in WHAT_HAPPENS
-    ],
-)
+@pytest.mark.parametrize("what", WHAT_HAPPENS)
 def test_a_run_that_cannot_write(experiment, undisturbed, what):
     fault, begins, contains = WHAT_HAPPENS[what]
     status = experiment.start(fault=fault)
@@ -80,13 +74,6 @@ def test_a_run_that_cannot_write(experiment, undisturbed, what):
     assert_goes_on(experiment, undisturbed, 4)
 
 
-def assert_goes_on(experiment, undisturbed, step):
-    assert experiment.start("--resume") == 0, experiment.output
-    assert f"Resuming at step {step} of {NUM_STEPS}." in experiment.output
-    assert read_end(experiment.run_dir) == undisturbed
-
-
-@pytest.mark.slow
 def test_no_space_for_the_configuration(experiment, undisturbed):
     experiment.run_dir.mkdir()
     (experiment.run_dir / "config.json.new").symlink_to("/dev/full")
@@ -98,7 +85,6 @@ def test_no_space_for_the_configuration(experiment, undisturbed):
     assert read_end(experiment.run_dir) == undisturbed
 
 
-@pytest.mark.slow
 def test_no_space_for_the_result(experiment, undisturbed):
     experiment.run_dir.mkdir()
     (experiment.run_dir / "result.json.new").symlink_to("/dev/full")
@@ -107,7 +93,6 @@ def test_no_space_for_the_result(experiment, undisturbed):
     assert_goes_on(experiment, undisturbed, NUM_STEPS)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("step", [2, 15, NUM_STEPS])
 def test_the_directory_deleted_under_the_run(experiment, step):
     status = experiment.start(fault={"name": "delete", "step": step})
@@ -118,7 +103,6 @@ def test_the_directory_deleted_under_the_run(experiment, step):
     assert not (experiment.run_dir / "result.json").exists()
 
 
-@pytest.mark.slow
 def test_a_run_directory_that_cannot_be_made(experiment):
     experiment.run_dir.write_text("me")
     status = experiment.start()
@@ -134,7 +118,6 @@ def small_disk(directory):
     return ["unshare", "--mount", *own, "sh", "-c", mount, str(directory)]
 
 
-@pytest.mark.slow
 def test_a_disk_that_is_full(tmp_path, undisturbed):
     disk, programs = tmp_path / "disk", tmp_path / "programs"
     disk.mkdir()
@@ -169,7 +152,6 @@ def test_a_disk_that_is_full(tmp_path, undisturbed):
         server.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_a_killed_data_worker(tmp_path, seed):
     run_dir, log = tmp_path / "run", tmp_path / "log"

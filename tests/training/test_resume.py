@@ -86,13 +86,8 @@ def read_result(run_dir):
     return {name: result[name] for name in kept}, records
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        name if name == "resident" else pytest.param(name, marks=pytest.mark.slow)
-        for name in PATHS
-    ],
-)
+@pytest.mark.slow  # `tests/faults/test_sweep.py` kills runs at less expense
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("seed", [0])
 def test_killed_between_checkpoints_and_resumed(tmp_path, path, seed):
     options = PATHS[path]
