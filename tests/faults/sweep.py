@@ -213,17 +213,19 @@ def sentence(totals):
 
 def print_progress(num_runs):
     """Returns a function that prints a line now and then, with the time left."""
-    started = time.monotonic()
-    printed = [started]
+    printed = []
 
     def report(outcomes):
         now, done = time.monotonic(), len(outcomes)
         if outcomes[-1].problem:
             print(f"seed {outcomes[-1].seed}: {outcomes[-1].problem}", flush=True)
-        if now - printed[0] < 10:
+        if not printed:  # the first took the undisturbed runs' time, too
+            printed.extend([now, now])
+        started, last = printed
+        if now - last < 10:
             return
-        printed[0] = now
-        left = (now - started) / done * (num_runs - done)
+        printed[1] = now
+        left = (now - started) / (done - 1) * (num_runs - done)
         kills = sum(outcome.kills.total() for outcome in outcomes)
         print(
             f"{done}/{num_runs} runs, {kills} kills, {now - started:.0f} s, about "
