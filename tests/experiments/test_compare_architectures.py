@@ -131,6 +131,7 @@ class Page(html.parser.HTMLParser):
             self.tables[-1][-1][-1] += data
 
 
+@pytest.mark.slow
 def test_it_ends_by_saying_where_the_report_is(finished):
     assert finished.status == 0
     last = finished.out.splitlines()[-1]
@@ -141,6 +142,7 @@ def test_it_ends_by_saying_where_the_report_is(finished):
     assert ["left" in line for line in progress] == [True, True, True, False]
 
 
+@pytest.mark.slow
 def test_page_terminal_and_json_show_the_same_numbers(finished):
     texts = finished.content["table"]["texts"]
     page = Page(finished.page)
@@ -155,6 +157,7 @@ def test_page_terminal_and_json_show_the_same_numbers(finished):
     assert summary in " ".join(finished.out.split())
 
 
+@pytest.mark.slow
 def test_page_is_self_contained(finished):
     page = Page(finished.page)
     assert page.num_charts == 4
@@ -166,6 +169,7 @@ def test_page_is_self_contained(finished):
     assert len(identifiers) == len(set(identifiers))
 
 
+@pytest.mark.slow
 def test_nothing_says_where_it_was_made(finished):
     for text in (finished.page, json.dumps(finished.content)):
         assert str(finished.run_dir.parent) not in text
@@ -173,6 +177,7 @@ def test_nothing_says_where_it_was_made(finished):
     assert "--seeds 2" in finished.page
 
 
+@pytest.mark.slow
 def test_numbers_follow_from_the_runs(finished):
     content = finished.content
     rows = {row["model"]: row for row in content["table"]["rows"]}
@@ -198,6 +203,7 @@ def test_numbers_follow_from_the_runs(finished):
     assert min(accuracies) > 0.3
 
 
+@pytest.mark.slow
 def test_seeds_differ_and_share_one_compilation(finished):
     runs = finished.content["runs"]
     assert [(run["model"], run["seed"]) for run in runs] == [
@@ -211,6 +217,7 @@ def test_seeds_differ_and_share_one_compilation(finished):
     assert first["compile_seconds"] == second["compile_seconds"] > 0
 
 
+@pytest.mark.slow
 def test_early_stopping_never_sees_the_test_split(finished):
     sizes = {
         name: split["num_examples"]
@@ -226,6 +233,7 @@ def test_early_stopping_never_sees_the_test_split(finished):
         assert run["test"]["num_examples"] == sizes["test"]
 
 
+@pytest.mark.slow
 def test_resume_keeps_finished_runs(compare, finished, monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("a finished run was trained again")
@@ -239,12 +247,14 @@ def test_resume_keeps_finished_runs(compare, finished, monkeypatch):
     assert again.content["runs"] == before["runs"]
 
 
+@pytest.mark.slow
 def test_resume_with_another_recipe_is_refused(compare, finished, capsys):
     arguments = ("--seeds", "2", "--resume", "--learning-rate", "0.07")
     assert start(compare, finished.run_dir, *arguments).status == 2
     assert "another value of learning_rate" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_directory_with_a_comparison_is_not_overwritten(compare, finished, capsys):
     assert start(compare, finished.run_dir, "--seeds", "2").status == 2
     assert "already holds a comparison" in capsys.readouterr().err

@@ -71,6 +71,7 @@ def train(tiny_net, config, folder, **options):
     )
 
 
+@pytest.mark.slow
 def test_a_run_on_a_folder_learns_and_counts_every_test_image(tiny_net, config, folder):
     config = dataclasses.replace(
         config, epochs=5, augmentation="inception", mixup_alpha=0, cutmix_alpha=0
@@ -110,7 +111,9 @@ def without_clock(history):
 
 
 # The last step of the first epoch, the first and a middle one of the second.
-@pytest.mark.parametrize("stop", [4, 5, 6])
+@pytest.mark.parametrize(
+    "stop", [5, *(pytest.param(step, marks=pytest.mark.slow) for step in (4, 6))]
+)
 def test_a_resumed_stream_ends_bitwise_equal(
     tiny_net, folder, tmp_path, undisturbed, stop
 ):
@@ -151,6 +154,7 @@ def test_workers_do_not_change_a_resumed_run(
     assert (resumed.state_digest, without_clock(resumed.history)) == undisturbed
 
 
+@pytest.mark.slow
 def test_a_dataset_whose_content_changed_is_refused(tiny_net, folder, tmp_path):
     root = shutil.copytree(folder, tmp_path / "data")
     config = TrainConfig(**{**CONFIG, "epochs": 1}, run_dir=str(tmp_path / "run"))
@@ -169,6 +173,7 @@ def test_another_batch_size_is_refused(tiny_net, folder, tmp_path):
         train(tiny_net, config, folder)
 
 
+@pytest.mark.slow
 def test_bad_images_within_the_budget_are_reported(tiny_net, folder, tmp_path):
     root = shutil.copytree(folder, tmp_path / "data")
     for name in ("train/dark/000.png", "test/light/001.png"):
@@ -202,6 +207,7 @@ def test_a_resident_set_has_no_host_transforms(tiny_net, config, digits):
         fit(tiny_net(), config, *digits, progress=False)
 
 
+@pytest.mark.slow
 def test_validation_is_held_out_of_a_stream(tiny_net, config, folder):
     config = dataclasses.replace(config, validation_fraction=0.2, epochs=1)
     (record,) = train(tiny_net, config, folder).history

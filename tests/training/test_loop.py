@@ -114,6 +114,7 @@ def test_a_run_learns_and_reports_itself(tiny_net, digits, with_run):
     )
 
 
+@pytest.mark.slow
 def test_one_device_and_eight_agree(tiny_net, digits, config, one_device):
     # Without dropout, whose mask linen would have to draw alike on both.
     model, (train, test) = tiny_net(dropout_rate=0.0), digits
@@ -204,7 +205,10 @@ def left_alone(tiny_net, digits, tmp_path_factory):
 
 
 # Before the first checkpoint, inside an epoch, at its end, and at the run's.
-@pytest.mark.parametrize("killed_at", [1, 14, 20, 30])
+@pytest.mark.parametrize(
+    "killed_at",
+    [14, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 20, 30))],
+)
 def test_a_resumed_run_equals_one_that_was_left_alone(
     tiny_net, digits, left_alone, tmp_path, killed_at
 ):
@@ -261,6 +265,7 @@ def test_a_run_with_everything_on_resumes_bitwise_and_keeps_its_averages(
     assert float(result.state.loss_scale.value) > alone.initial_loss_scale
 
 
+@pytest.mark.slow
 def test_a_finished_run_resumes_to_the_same_result(tiny_net, digits, with_run):
     config = with_run(epochs=1)
     first = fit(tiny_net(), config, *digits, progress=False)
@@ -398,6 +403,7 @@ def test_early_stopping_goes_by_validation_and_reports_the_best_epoch(
     assert again.test == result.test
 
 
+@pytest.mark.slow
 def test_a_gain_below_the_minimum_does_not_buy_time(tiny_net, digits, config):
     train, test = digits
     config = dataclasses.replace(
@@ -511,7 +517,9 @@ def test_what_is_not_finite_first_is_named(marked, with_run, loss_too):
         assert checkpointer.steps == (steps[-1],)
 
 
-@pytest.mark.parametrize("loss_too", [False, True])
+@pytest.mark.parametrize(
+    "loss_too", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_so_many_steps_may_be_skipped_and_no_more(marked, with_run, loss_too):
     config = with_run(epochs=2, **FRAGILE_RUN)
     skip = dataclasses.replace(config, non_finite="skip", maximum_skipped_steps=2)

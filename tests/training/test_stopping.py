@@ -176,6 +176,7 @@ def test_a_signal_in_any_phase_saves_and_the_run_resumes_bitwise(
     assert read_metrics(stopped.run_dir) == read_metrics(alone.run_dir)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_again_and_again_gets_to_its_end(
     tiny_net, digits, left_alone, tmp_path, monkeypatch
 ):

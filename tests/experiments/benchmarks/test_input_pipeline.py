@@ -111,6 +111,7 @@ def test_streams_are_compared_with_as_many_threads(benchmark, photographs):
         assert record["relative"] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_a_sheet_for_every_policy_and_transform(load_benchmark):
     sheets = load_benchmark("input_sheets")
     host = list(sheets.host_sheets())
