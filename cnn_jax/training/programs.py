@@ -229,7 +229,8 @@ class Programs:
             leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in leaves
         ):
             return tree
-        return self._compile(lambda tree: tree, tree)(tree)
+        # By one function, so that each structure is compiled once.
+        return jax.jit(_identity, out_shardings=self._everywhere)(tree)
 
     def reset(self, carry: Carry, tally: str) -> Carry:
         """Returns the carry with one of its sums, "epoch" or "interval", at zero."""
@@ -479,6 +480,10 @@ def preparation(
 
 def _zero_tally() -> Metrics:
     return {name: jnp.zeros(()) for name in ("loss", "accuracy", "steps", "skipped")}
+
+
+def _identity(tree: Any) -> Any:
+    return tree
 
 
 def _memory_bytes(program: Any) -> int:

@@ -114,9 +114,10 @@ class StopSignals:
         Only for what may be left half done. In one of several processes nothing is
         interrupted: the others would wait for it.
         """
-        self.check()
         self._may_raise = jax.process_count() == 1
         try:
+            # Behind the line above, so that no signal falls between the two.
+            self.check()
             yield
         finally:
             self._may_raise = False
