@@ -56,6 +56,37 @@ def path_mask(tree: Any, patterns: Patterns, *, allow_unmatched: bool = False) -
     )
 
 
+def choose_by_path(
+    tree: Any,
+    choices: Sequence[tuple[str, Any]],
+    default: Any,
+    *,
+    allow_unmatched: bool = False,
+) -> Any:
+    """Gives every leaf the value of the first pattern that matches its path.
+
+    Args:
+      tree: Any tree.
+      choices: Pairs of a pattern and a value.
+      default: The value where none matches.
+      allow_unmatched: As for `path_mask`.
+
+    Returns:
+      A tree of the same structure.
+
+    Raises:
+      ValueError: As `path_mask`.
+    """
+    chosen = jax.tree.map(lambda _: default, tree)
+    # From the last to the first, so that the first that matches counts.
+    for pattern, value in reversed(tuple(choices)):
+        matches = path_mask(tree, pattern, allow_unmatched=allow_unmatched)
+        chosen = jax.tree.map(
+            lambda match, old, value=value: value if match else old, matches, chosen
+        )
+    return chosen
+
+
 def leaf_specs(tree: Any) -> dict[str, str]:
     """Returns `path -> "float32[3,3,16,16]"` for every leaf, abstract ones included."""
     return {name: _spec(leaf) for name, leaf in named_leaves(tree).items()}

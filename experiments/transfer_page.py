@@ -147,21 +147,35 @@ def summarize(results: Results) -> str:
 # ---------------------------------------------------------------------------- tables
 
 
-def accuracy_table(results: Results) -> table.Table:
-    """Returns a row for each treatment, a column for each size."""
-    findings = results.findings
+def _treatments_by_size(findings, measure, *form):
+    """Returns columns and rows: a row for each treatment, a column for each size.
+
+    Args:
+      findings: Whose treatments and sizes.
+      measure: Of a treatment and a size, what stands there.
+      *form: How it is shown: unit and what follows it in `table.Column`.
+    """
     columns = [
-        table.Column(_key(size), size.label, "%", ".1f", 100, "highest")
-        for size in findings.sizes
+        table.Column("treatment", "Approach, batch norm"),
+        *(table.Column(_key(size), size.label, *form) for size in findings.sizes),
     ]
     rows = [
         {"treatment": treatment.label}
-        | {_key(size): findings.accuracy(treatment, size) for size in findings.sizes}
+        | {_key(size): measure(treatment, size) for size in findings.sizes}
         for treatment in findings.treatments
     ]
+    return columns, rows
+
+
+def accuracy_table(results: Results) -> table.Table:
+    """Returns a row for each treatment, a column for each size."""
+    findings = results.findings
+    columns, rows = _treatments_by_size(
+        findings, findings.accuracy, "%", ".1f", 100, "highest"
+    )
     return table.Table(
         "Test accuracy by examples per class",
-        [table.Column("treatment", "Approach, batch norm"), *columns],
+        columns,
         rows,
         [
             study.interval_note(results.config.seeds),
@@ -219,19 +233,13 @@ def advice_table(results: Results) -> table.Table:
 def cost_table(results: Results) -> table.Table:
     """Returns a row for each treatment, the seconds for each size."""
     findings = results.findings
-    columns = [
-        table.Column(_key(size), size.label, "s", ".2f", 1, "lowest")
-        for size in findings.sizes
-    ]
-    rows = [
-        {"treatment": treatment.label}
-        | {_key(size): findings.seconds(treatment, size) for size in findings.sizes}
-        for treatment in findings.treatments
-    ]
+    columns, rows = _treatments_by_size(
+        findings, findings.seconds, "s", ".2f", 1, "lowest"
+    )
     steps = count(results.config.steps, "step")
     return table.Table(
         "Seconds by examples per class",
-        [table.Column("treatment", "Approach, batch norm"), *columns],
+        columns,
         rows,
         [
             f"Median of the seeds, without compilation and evaluation. What trains the "

@@ -73,3 +73,15 @@ def test_a_digest_covers_random_keys_and_equal_nans():
     assert trees.digest(jax.random.key(1)) != trees.digest(jax.random.key(2))
     nan = {"x": np.array([np.nan])}
     assert trees.digest(nan) == trees.digest({"x": np.array([np.nan])})
+
+
+def test_the_first_pattern_that_matches_chooses():
+    tree = {"a": {"kernel": 0, "bias": 0}, "b": {"kernel": 0}}
+    chosen = trees.choose_by_path(tree, [("^a/", 1), ("kernel$", 2)], 3)
+    assert chosen == {"a": {"kernel": 1, "bias": 1}, "b": {"kernel": 2}}
+    assert trees.choose_by_path(tree, [], 3)["b"] == {"kernel": 3}
+    with pytest.raises(ValueError, match="matches none"):
+        trees.choose_by_path(tree, [("gone", 1)], 3)
+    assert trees.choose_by_path(tree["b"], [("gone", 1)], 3, allow_unmatched=True) == {
+        "kernel": 3
+    }

@@ -61,13 +61,9 @@ def first_steps(
     Raises:
       ValueError: If a pattern matches nothing though it should.
     """
-    first = jax.tree.map(lambda _: 0, params)
-    for pattern, step in reversed(tuple(unfreeze_steps)):
-        matches = trees.path_mask(params, pattern, allow_unmatched=allow_unmatched)
-        first = jax.tree.map(
-            lambda chosen, old, step=step: step if chosen else old, matches, first
-        )
-    return first
+    return trees.choose_by_path(
+        params, unfreeze_steps, 0, allow_unmatched=allow_unmatched
+    )
 
 
 def unfreeze_steps(

@@ -75,14 +75,7 @@ def scale_groups(
     """Multiplies updates, which are linear in the learning rate, by their factor."""
 
     def update(updates, state, params=None):
-        # From the last to the first, so that the first that matches counts.
-        factors = jax.tree.map(lambda _: 1.0, updates)
-        for pattern, factor in reversed(groups):
-            factors = jax.tree.map(
-                lambda chosen, old, factor=factor: factor if chosen else old,
-                trees.path_mask(updates, pattern, allow_unmatched=True),
-                factors,
-            )
+        factors = trees.choose_by_path(updates, groups, 1.0, allow_unmatched=True)
         return jax.tree.map(lambda each, by: each * by, updates, factors), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)

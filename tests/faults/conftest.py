@@ -4,10 +4,11 @@ import pathlib
 import tempfile
 
 import pytest
+from references.run_files import read_end
 
 from faults.experiments import Experiment
 from faults.forks import Server
-from faults.sweep import read_end, start_server
+from faults.sweep import start_server
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
 """An experiment as a user starts it, in a process that may be disturbed."""
 
+from references.run_files import read_end
+
 from cnn_jax.checkpoint import Checkpointer
-from faults.sweep import read_end
 
 NUM_STEPS = 30  # in three epochs
 STEPS = (4, 8, 10, 12, 16, 20, 24, 28, 30)

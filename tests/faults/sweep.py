@@ -25,9 +25,10 @@ import sys
 import tempfile
 import time
 
+from references.run_files import read_end
+
 from cnn_jax.checkpoint import points
 from cnn_jax.report.environment import command_line, describe_environment
-from cnn_jax.training.records import CLOCKED
 from cnn_jax.training.stopping import STOPPED_EXIT_CODE
 from faults.forks import Server
 from faults.runs import VARIANTS
@@ -60,19 +61,6 @@ def start_server(work, **options):
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
         JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
     )
-
-
-def read_end(run_dir):
-    """Returns what two runs must have in common, without what a clock wrote."""
-    result = json.loads((run_dir / "result.json").read_text())
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    end = {"metrics": [json.loads(line) for line in lines]}
-    for name in ("state_digest", "best_epoch", "test", "history", "stopped_early"):
-        end[name] = result[name]
-    for record in [*end["metrics"], *end["history"]]:
-        for name in CLOCKED:
-            record.pop(name, None)
-    return end
 
 
 def leave_alone(server, work, variant):

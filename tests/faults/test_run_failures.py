@@ -13,11 +13,12 @@ import sys
 import time
 
 import pytest
+from references.run_files import read_end
 
 from cnn_jax.checkpoint import Checkpointer
 from faults.experiments import ARGUMENTS, NUM_STEPS, assert_goes_on
 from faults.forks import ROOT
-from faults.sweep import read_end, start_server
+from faults.sweep import start_server
 
 pytestmark = pytest.mark.slow
 

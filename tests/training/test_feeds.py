@@ -11,13 +11,13 @@ import textwrap
 import numpy as np
 import pytest
 from PIL import Image
+from references.run_files import without_clock
 
 from cnn_jax import data, sharding
 from cnn_jax.checkpoint import ResumeRefusedError
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.feeds import StreamEvaluation, StreamFeed, make_feed
 from cnn_jax.training.loop import fit
-from cnn_jax.training.records import CLOCKED
 
 ROOT = pathlib.Path(__file__).parents[2]
 REAL = pathlib.Path(os.environ.get("CNN_JAX_DATA") or ROOT / ".." / "shared") / "tfds"
@@ -101,13 +101,6 @@ CONFIG = {
     "mixup_alpha": 0.2,
     "log_every_steps": 1,
 }
-
-
-def without_clock(history):
-    return [
-        {name: value for name, value in record.items() if name not in CLOCKED}
-        for record in history
-    ]
 
 
 # The last step of the first epoch, the first and a middle one of the second.

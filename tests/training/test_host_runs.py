@@ -9,9 +9,8 @@ import sys
 import time
 
 import pytest
+from references.run_files import read_end, read_metrics
 from training.test_hosts import free_port
-
-from cnn_jax.training.records import CLOCKED
 
 ROOT = pathlib.Path(__file__).parents[2]
 OPTIONS = [
@@ -97,17 +96,6 @@ def launch():
         run.kill()
 
 
-def read_result(run_dir):
-    result = json.loads((run_dir / "result.json").read_text())
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    for record in [*records, *result["history"]]:
-        for name in CLOCKED:
-            record.pop(name, None)
-    kept = ("state_digest", "test", "history", "best_epoch")
-    return {name: result[name] for name in kept}, records
-
-
 @pytest.mark.slow
 def test_stopped_and_killed_and_continued_they_end_as_if_left_alone(launch, tmp_path):
     alone, broken = tmp_path / "alone", tmp_path / "broken"
@@ -137,9 +125,9 @@ def test_stopped_and_killed_and_continued_they_end_as_if_left_alone(launch, tmp_
     codes, printed = launch(broken, "--resume").end()
     assert codes == [0, 0], printed
     assert "Resuming at step" in printed
-    assert read_result(broken) == read_result(alone)
+    assert read_end(broken) == read_end(alone)
     one = run_alone_in_one_process(tmp_path / "one")
-    two = read_result(alone)[1]
+    two = read_metrics(alone)
     assert len(two) == len(one)
     for found, expected in zip(two[:8], one[:8], strict=True):
         assert found.pop("event") == expected.pop("event")
@@ -166,4 +154,4 @@ def run_alone_in_one_process(run_dir):
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    return read_result(run_dir)[1]
+    return read_metrics(run_dir)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from references.run_files import read_metrics, without_clock
 
 from cnn_jax import sharding, trees
 from cnn_jax.checkpoint import Checkpointer, ResumeRefusedError
@@ -31,19 +32,6 @@ def kill_at(step):
             raise KilledError
 
     return hook
-
-
-def read_metrics(run_dir):
-    """Returns the lines of metrics.jsonl without what a clock wrote."""
-    lines = (pathlib.Path(run_dir) / "metrics.jsonl").read_text().splitlines()
-    return without_clock([json.loads(line) for line in lines])
-
-
-def without_clock(records):
-    return [
-        {name: value for name, value in record.items() if name not in CLOCKED}
-        for record in records
-    ]
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,7 @@ import sys
 import time
 
 import pytest
-
-from cnn_jax.training.records import CLOCKED
+from references.run_files import read_end
 
 ROOT = pathlib.Path(__file__).parents[2]
 EVERY = 6  # steps between checkpoints; an epoch has 22, or 19
@@ -74,18 +73,6 @@ def saved_steps(run_dir):
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def read_result(run_dir):
-    """Returns the result and the metrics, without what a clock wrote."""
-    result = json.loads((run_dir / "result.json").read_text())
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    for record in [*records, *result["history"]]:
-        for name in CLOCKED:
-            record.pop(name, None)
-    kept = ("state_digest", "test", "history", "best_epoch")
-    return {name: result[name] for name in kept}, records
-
-
 @pytest.mark.slow  # `tests/faults/test_sweep.py` kills runs at less expense
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("seed", [0])
@@ -113,4 +100,4 @@ def test_killed_between_checkpoints_and_resumed(tmp_path, path, seed):
     _, errors = finish(resumed)
     finish(undisturbed)
     assert "Resuming at step" in errors
-    assert read_result(broken) == read_result(alone)
+    assert read_end(broken) == read_end(alone)

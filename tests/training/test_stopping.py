@@ -1,7 +1,6 @@
 """Signals: whenever one comes, the run is saved, and continues bitwise equal."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import signal
@@ -11,13 +10,13 @@ import threading
 import time
 
 import pytest
+from references.run_files import read_metrics, without_clock
 
 from cnn_jax import trees
 from cnn_jax.checkpoint import Checkpointer, points
 from cnn_jax.training import TrainConfig, feeds
 from cnn_jax.training.loop import fit
 from cnn_jax.training.programs import Programs
-from cnn_jax.training.records import CLOCKED
 from cnn_jax.training.stopping import RunStoppedError, StopSignals
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -135,18 +134,6 @@ PHASES = (
     waiting_for_data,
     during_a_save,
 )
-
-
-def read_metrics(run_dir):
-    lines = pathlib.Path(run_dir, "metrics.jsonl").read_text().splitlines()
-    return without_clock(map(json.loads, lines))
-
-
-def without_clock(records):
-    return [
-        {name: value for name, value in record.items() if name not in CLOCKED}
-        for record in records
-    ]
 
 
 @pytest.mark.parametrize("phase", PHASES)
