@@ -320,10 +320,7 @@ class Checkpointer:
         try:
             self._steps.remove_old(keep=self._keep, keep_every=self._keep_every)
         except BaseException as error:
-            self._error = CheckpointError(
-                f"{self._steps.step_path(step)}: the step is saved, but older ones "
-                f"could not be removed: {error}"
-            )
+            self._error = self._not_removed(step, error)
             self._error.__cause__ = error
 
     def _use(self, step: int | None, read: Callable[[int], _T]) -> _T:
@@ -406,6 +403,16 @@ class Checkpointer:
         return SaveError(
             f"{what}; the steps before it are untouched. "
             f"{type(error).__name__}: {error}"
+        )
+
+    def _not_removed(self, step: int, error: BaseException) -> CheckpointError:
+        try:
+            self._steps.check_in_place()
+        except CheckpointError:  # what was saved is gone as well
+            return self._not_saved(step, error)
+        return CheckpointError(
+            f"{self._steps.step_path(step)}: the step is saved, but older ones could "
+            f"not be removed: {error}"
         )
 
     def _synchronize(self) -> None:

@@ -209,7 +209,8 @@ def test_a_directory_deleted_under_the_run(directory, replaced):
 
 
 @pytest.mark.parametrize(
-    "point", ["arrays_written", "arrays_committed", "manifest_written"]
+    "point",
+    ["arrays_written", "arrays_committed", "manifest_written", "step_committed"],
 )
 def test_a_directory_deleted_during_a_save(directory, monkeypatch, point):
     checkpointer = Checkpointer(directory)
