@@ -101,7 +101,8 @@ class Server:
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests"))),
                 "JAX_PLATFORMS": "cpu",
-                "XLA_FLAGS": "",
+                "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")
+                + " --xla_force_host_platform_device_count=1",
                 **environment,
             },
             stdin=subprocess.PIPE,

@@ -115,10 +115,7 @@ def test_training_takes_the_same_course(x64):
             log_probabilities = jax.nn.log_softmax(logits)
             return -jnp.mean(log_probabilities[jnp.arange(8), labels])
 
-        # It runs 20 times: without any optimisation that would take longest.
-        @functools.partial(
-            jax.jit, compiler_options={"xla_backend_optimization_level": 1}
-        )
+        @jax.jit
         def step(variables, state):
             loss, gradients = jax.value_and_grad(loss_fn)(variables)
             updates, state = optimizer.update(gradients, state)

@@ -23,9 +23,6 @@ from cnn_jax.layers import (
     zero_padded_shortcut,
 )
 
-# The programs run once, on small arrays: optimising them would take longest.
-# (Level 0 would be quicker still, but XLA's gradient of a maximum is NaN there.)
-QUICK_COMPILATION = {"xla_backend_optimization_level": 1}
 FLOAT64 = {"param_dtype": jnp.float64}
 PARTS = {
     "conv": functools.partial(Conv, **FLOAT64),
@@ -173,7 +170,7 @@ def test_equals_flax(pair, x64, generator):
     )
     dy = jnp.asarray(generator.normal(size=output.shape))
 
-    @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK_COMPILATION)
+    @functools.partial(jax.jit, static_argnums=0)
     def everything(module, params, x):
         def apply(params, x):
             return module.apply(
@@ -200,7 +197,7 @@ def test_preactivation_drops_in_its_branch_not_in_its_shortcut(block, generator)
         dropout=functools.partial(Dropout, 0.999, deterministic=False),
     )
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    y, _ = jax.jit(block.init_with_output, compiler_options=QUICK_COMPILATION)(keys, x)
+    y, _ = jax.jit(block.init_with_output)(keys, x)
     # Next to nothing of the branch is left to reach the 3x3 filter's neighbours.
     assert (y == x).mean() > 0.5
 

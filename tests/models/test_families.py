@@ -12,9 +12,6 @@ import pytest
 import cnn_jax
 from cnn_jax.models.efficientnet import Stage
 
-# The programs run once, on small arrays: optimising them would take longest.
-# (Level 0 would be quicker still, but XLA's gradient of a maximum is NaN there.)
-QUICK_COMPILATION = {"xla_backend_optimization_level": 1}
 SMALL_STAGES = (
     Stage(8, 1, expansion=1, kernel_size=3, strides=1),
     Stage(12, 1, expansion=2, kernel_size=5, strides=2),
@@ -218,7 +215,6 @@ def test_equals_the_network_written_out(name, x64, generator):
                 argnums=(0, 1),
                 has_aux=True,
             ),
-            compiler_options=QUICK_COMPILATION,
         )(params, x)
         for function in (ours, theirs)
     ]
@@ -233,7 +229,7 @@ def test_drops_by_the_key(name, generator):
     x = jnp.asarray(generator.normal(size=(4, 8, 8, 3)), jnp.float32)
     variables = filled_variables(model, x, generator)
 
-    @functools.partial(jax.jit, compiler_options=QUICK_COMPILATION)
+    @jax.jit
     def train_logits(key):
         return model.apply(
             variables, x, train=True, rngs={"dropout": key}, mutable=["batch_stats"]

@@ -15,10 +15,6 @@ from references.quick import QUICK as NAMES
 import cnn_jax
 from cnn_jax import kernels as K
 
-# The programs run once, on small arrays: optimising them would take longest.
-# (Level 0 would be quicker still, but XLA's gradient of a maximum is NaN there.)
-QUICK_COMPILATION = {"xla_backend_optimization_level": 1}
-
 
 def switches(name):
     """Returns what changes a model's computation but not its results, switched on."""
@@ -180,10 +176,7 @@ def test_recomputes_the_same_gradient(generator):
 
         return jax.value_and_grad(loss_fn, has_aux=True)
 
-    results = [
-        jax.jit(step_fn(model), compiler_options=QUICK_COMPILATION)(variables["params"])
-        for model in models
-    ]
+    results = [jax.jit(step_fn(model))(variables["params"]) for model in models]
     chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-5)
     programs = [jax.make_jaxpr(step_fn(model))(variables["params"]) for model in models]
     recomputations = {"checkpoint", "remat", "remat2"}

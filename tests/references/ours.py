@@ -14,10 +14,6 @@ from references.weights import images, labels, weight
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
-# Large programs that run once or twice: optimising them would take longest.
-# (Level 0 would be quicker still, but XLA's gradient of a maximum is NaN there.)
-QUICK_COMPILATION = {"xla_backend_optimization_level": 1}
-
 
 def read_golden(name):
     """Returns what `make_golden` wrote of a model's reference."""
@@ -49,7 +45,7 @@ def logits_fn(model):
     def infer(variables, x):
         return model.apply(variables, x, train=False)
 
-    return jax.jit(infer, compiler_options=QUICK_COMPILATION)
+    return jax.jit(infer)
 
 
 def step_fn(model, *, train=False):
@@ -78,7 +74,7 @@ def step_fn(model, *, train=False):
             variables["params"], statistics, x, targets
         )
 
-    return jax.jit(step, compiler_options=QUICK_COMPILATION)
+    return jax.jit(step)
 
 
 def without_dropping(name):

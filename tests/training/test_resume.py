@@ -45,7 +45,8 @@ def start(run_dir, *options):
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+            "XLA_FLAGS": os.environ["XLA_FLAGS"]
+            + " --xla_force_host_platform_device_count=2",
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
