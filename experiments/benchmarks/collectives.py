@@ -31,7 +31,8 @@ KINDS = {
     "permutes": "collective-permute",
 }
 
-# Name, strategy, axis beside `data` and how many devices it takes (0: all), scope.
+# Name, strategy, axis beside `data` and how many devices it takes (0: all), scope of
+# batch norm. `--plans` matches "name, scope".
 PLANS = (
     ("jit, data parallel", "jit", None, 1, "global"),
     ("jit, data parallel", "jit", None, 1, "device"),
@@ -58,7 +59,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--batch", type=int, default=8, help="images a device")
     add("--image-size", type=int, default=224, help="height and width")
     add("--dtype", default="bfloat16", help="of activations; parameters are float32")
-    add("--only", default="", help="plans whose name contains this")
+    add("--plans", default="", metavar="REGEX", help="compile matching plans only")
     add("--json", type=pathlib.Path, help="write the records to this file")
     add("--markdown", action="store_true", help="print the table for a README")
     return parser.parse_args(arguments)
@@ -193,23 +194,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plans = [
         plan
         for plan in PLANS
-        if options.only in plan[0] and (plan[1], options.platform) != ("pmap", "tpu")
+        if re.search(options.plans, f"{plan[0]}, {plan[4]}")
+        and (plan[1], options.platform) != ("pmap", "tpu")
     ]
+    where = options.topology if options.platform == "tpu" else f"{len(devices)} CPUs"
+    facts = {name: getattr(options, name) for name in ("model", "batch", "dtype")} | {
+        "target": where,
+        "image_size": options.image_size,
+    }
     for number, plan in enumerate(plans, start=1):
         what = f"{number}/{len(plans)} {plan[0]}, batch norm {plan[4]} ..."
         print(what, file=sys.stderr, flush=True)
         records.append(examine(plan, devices, options))
-    where = options.topology if options.platform == "tpu" else f"{len(devices)} CPUs"
+        if options.json:  # After each: a plan takes minutes.
+            write_report(options.json, records, **facts)
     title = (
         f"{options.model} on {where}: collectives of a training step, "
         f"{options.batch} images a device"
     )
     print_tables([table(records, title)], as_markdown=options.markdown)
-    if options.json:
-        facts = {
-            name: getattr(options, name) for name in ("model", "batch", "dtype")
-        } | {"target": where, "image_size": options.image_size}
-        write_report(options.json, records, **facts)
     return 0
 
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from references.quick import QUICK
+from references.quick import QUICK, slow_except
 
 import cnn_jax
 from cnn_jax.analysis.endpoints import TracedNetwork, feature_maps
@@ -21,10 +21,7 @@ LONG = {
     "shufflenet_v2_x0_5",
     "xception",
 }
-MARKED = [
-    pytest.param(name, marks=pytest.mark.slow) if name in LONG else name
-    for name in QUICK
-]
+MARKED = slow_except({*QUICK} - LONG, QUICK)
 
 
 @pytest.mark.parametrize("name", MARKED)

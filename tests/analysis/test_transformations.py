@@ -10,6 +10,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import pytest
+from references.quick import slow_except
 
 from cnn_jax import kernels
 from cnn_jax.analysis.transformations import (
@@ -26,11 +27,8 @@ PAGE = pathlib.Path(__file__).parents[2] / "docs" / "transformations.md"
 COMMAND = "python tests/analysis/test_transformations.py"
 CASES = first_cases()
 # The rows that are tried by default; each takes seconds, nearly all of it compiling.
-BY_DEFAULT = ("conv", "conv_filter_grad", "max_pool", "batch_norm", "relu", "dropout")
-ROWS = [
-    kernel if kernel in BY_DEFAULT else pytest.param(kernel, marks=pytest.mark.slow)
-    for kernel in CASES
-]
+BY_DEFAULT = ("conv", "max_pool", "batch_norm", "dropout")
+ROWS = slow_except(BY_DEFAULT, CASES)
 
 
 @pytest.fixture(autouse=True)

@@ -24,13 +24,8 @@ def expected(runner, tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize(
-    "seed",
-    [
-        seed if seed == 3 else pytest.param(seed, marks=pytest.mark.slow)
-        for seed in range(SLOW_SEEDS)
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(SLOW_SEEDS))
 def test_killed_until_done(runner, tmp_path, expected, seed):
     variant = sweep.variant_of(seed)
     outcome = sweep.kill_until_done(runner, tmp_path, seed, expected(variant))

@@ -406,7 +406,13 @@ PRECISION_CASES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16], ids=["f32", "bf16"])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param(np.float32, id="f32", marks=pytest.mark.slow),
+        pytest.param(jnp.bfloat16, id="bf16"),
+    ],
+)
 @pytest.mark.parametrize("case", PRECISION_CASES, ids=str)
 def test_low_precision_stays_near_float64(case, dtype):
     evaluated = evaluate(case, dtype, twin=False)

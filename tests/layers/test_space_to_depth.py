@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
+from references.quick import slow_except
 
 from cnn_jax.layers import Conv, SpaceToDepthConv
 
@@ -29,16 +30,10 @@ CASES = {
 
 
 # The rest of the geometries are tried in CI.
-BY_DEFAULT = ("resnet_stem", "same_on_odd", "patches", "alexnet_stem", "cropped")
+BY_DEFAULT = ("resnet_stem", "same_on_odd", "patches")
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        name if name in BY_DEFAULT else pytest.param(name, marks=pytest.mark.slow)
-        for name in CASES
-    ],
-)
+@pytest.mark.parametrize("case", slow_except(BY_DEFAULT, CASES))
 def test_equals_conv(case, x64, generator):
     shape, size, fields = CASES[case]
     layers = [

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from references import ours
+from references.quick import slow_except
 
 import cnn_jax
 
@@ -37,8 +38,9 @@ def endpoint_shapes(name, size, train, **fields):
         ("googlenet", (15, 15)),  # the smallest, where the heads see one pixel
         ("googlenet", (100, 230)),
         ("inception_v3", (75, 76)),
-        ("inception_v3", (298, 330)),  # too small for torchvision's in one dimension
-        ("inception_v3", (360, 299)),
+        # Too small for torchvision's in one dimension.
+        pytest.param("inception_v3", (298, 330), marks=pytest.mark.slow),
+        pytest.param("inception_v3", (360, 299), marks=pytest.mark.slow),
     ],
 )
 def test_classify_in_training_at_every_size(name, size):
@@ -46,13 +48,13 @@ def test_classify_in_training_at_every_size(name, size):
     assert heads == dict.fromkeys(HEADS[name], (2, 7))
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", slow_except(["googlenet"], HEADS))
 def test_do_not_run_in_inference_nor_where_left_out(name):
     assert endpoint_shapes(name, (80, 80), train=False) == {}
     assert endpoint_shapes(name, (80, 80), train=True, aux_heads=False) == {}
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", slow_except(["googlenet"], HEADS))
 def test_left_out_their_weights_are_ignored(name):
     shapes = ours.read_golden(name)["arrays"]
     arrays = {path: np.zeros(shape, np.float32) for path, shape in shapes.items()}

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from references import ours
-from references.quick import QUICK
+from references.quick import QUICK, slow_except
 
 import cnn_jax
 
-CHEAP = ("lenet5", "resnet20", "mobilenet_v1_0_25", "efficientnet_cifar")
+CHEAP = ("lenet5", "resnet20", "mobilenet_v1_0_25")
 
 
 def planted_swaps(params):
@@ -37,13 +37,7 @@ def reverse(block):
     return jax.tree.map(lambda leaf: leaf[..., ::-1], block)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in CHEAP else pytest.param(name, marks=pytest.mark.slow)
-        for name in QUICK
-    ],
-)
+@pytest.mark.parametrize("name", slow_except(CHEAP, QUICK))
 def test_any_swapped_block_moves_the_logits(name):
     variables, _ = cnn_jax.load_pretrained(name, ours.reference_arrays(name))
     x, _ = ours.example(name)

@@ -11,7 +11,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import pytest
-from references.quick import QUICK
+from references.quick import QUICK, slow_except
 
 import cnn_jax
 
@@ -45,12 +45,13 @@ def write_golden_files():
         (GOLDEN / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", cnn_jax.list_models())
+@pytest.mark.parametrize("name", slow_except(QUICK, cnn_jax.list_models()))
 def test_equals_golden_tree(name):
     golden = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
     assert variable_tree(name) == golden
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_is_the_same_in_training(name):
     assert variable_tree(name, train=True) == variable_tree(name)

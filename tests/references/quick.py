@@ -1,10 +1,18 @@
-"""Which models the default tests run in full, so that they end in minutes."""
+"""What the default tests run in full, so that they end in minutes; CI runs the rest."""
 
 import pytest
 
 import cnn_jax
 
 NAMES = cnn_jax.list_models()
+
+
+def slow_except(quick, values):
+    """Returns parameters for `parametrize`: those that are not quick marked `slow`."""
+    return [
+        value if value in quick else pytest.param(value, marks=pytest.mark.slow)
+        for value in values
+    ]
 
 
 def smallest_of_each_module():
@@ -16,13 +24,8 @@ def smallest_of_each_module():
 
 QUICK = smallest_of_each_module()
 
-LONG = {"convnext_tiny", "densenet121", "inception_v3"}
+LONG = {"convnext_tiny", "densenet121", "googlenet", "inception_v3", "xception"}
 """Those of them whose gradient takes a quarter of a minute to compile."""
 
-MARKED = [
-    name
-    if name in QUICK and name not in LONG
-    else pytest.param(name, marks=pytest.mark.slow)
-    for name in NAMES
-]
+MARKED = slow_except({*QUICK} - LONG, NAMES)
 """All models, those marked `slow` that the default tests leave out."""

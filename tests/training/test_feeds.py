@@ -266,6 +266,7 @@ WITHOUT_TENSORFLOW = """
 """
 
 
+@pytest.mark.slow
 def test_every_kind_of_source_trains_without_tensorflow(folder, tmp_path):
     done = subprocess.run(
         [

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from references.quick import slow_except
 
 from cnn_jax import trees
 from cnn_jax.training import TrainConfig, make_optimizer, make_schedule
@@ -224,7 +225,7 @@ def constant_gradients(params):
     return jax.tree.map(jnp.ones_like, params)
 
 
-@pytest.mark.parametrize("name", ["sgd", "rmsprop", "lamb"])
+@pytest.mark.parametrize("name", slow_except(["sgd"], ["sgd", "rmsprop", "lamb"]))
 def test_a_group_moves_by_a_factor_of_the_learning_rate(name):
     """Decay included: the group's path is that of a run at its own learning rate."""
     config = configured(optimizer=name)

@@ -10,6 +10,7 @@ import threading
 import time
 
 import pytest
+from references.quick import slow_except
 from references.run_files import read_metrics, without_clock
 
 from cnn_jax import trees
@@ -136,7 +137,9 @@ PHASES = (
 )
 
 
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(
+    "phase", slow_except((while_compiling, in_a_step, during_a_save), PHASES)
+)
 def test_a_signal_in_any_phase_saves_and_the_run_resumes_bitwise(
     tiny_net, digits, left_alone, tmp_path, monkeypatch, capfd, phase
 ):

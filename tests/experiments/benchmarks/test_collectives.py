@@ -32,7 +32,7 @@ def test_counts_a_strategy(benchmark, monkeypatch, tmp_path, capsys):
     # Here JAX has read its flags already.
     monkeypatch.setattr(benchmark, "prepare_platform", lambda options: None)
     path = tmp_path / "collectives.json"
-    arguments = ["lenet5", "--image-size", "32", "--batch", "1", "--only", "bfloat16"]
+    arguments = ["lenet5", "--image-size", "32", "--batch", "1", "--plans", "bfloat16"]
     assert benchmark.main([*arguments, "--json", str(path)]) == 0
     (record,) = json.loads(path.read_text())["records"]
     assert 1 <= record["all_reduces"] <= 2
