@@ -195,6 +195,15 @@ def test_a_run_stopped_again_and_again_gets_to_its_end(
     assert read_metrics(config.run_dir) == read_metrics(alone.run_dir)
 
 
+@pytest.fixture
+def pythons_own_handler():
+    """Of SIGINT, which a shell has its background jobs ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("pythons_own_handler")
 def test_without_a_directory_signals_do_what_they_do(tiny_net, digits, config):
     def interrupt(record, state):
         send(signal.SIGINT)
