@@ -60,6 +60,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--image-size", type=int, default=224, help="height and width")
     add("--dtype", default="bfloat16", help="of activations; parameters are float32")
     add("--plans", default="", metavar="REGEX", help="compile matching plans only")
+    add("--at-most", type=int, help="exit with 1 if a plan has more all-reduces")
     add("--json", type=pathlib.Path, help="write the records to this file")
     add("--markdown", action="store_true", help="print the table for a README")
     return parser.parse_args(arguments)
@@ -197,6 +198,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if re.search(options.plans, f"{plan[0]}, {plan[4]}")
         and (plan[1], options.platform) != ("pmap", "tpu")
     ]
+    if not plans:
+        print(f"--plans {options.plans!r}: no plan is called so.", file=sys.stderr)
+        return 2
     where = options.topology if options.platform == "tpu" else f"{len(devices)} CPUs"
     facts = {name: getattr(options, name) for name in ("model", "batch", "dtype")} | {
         "target": where,
@@ -213,7 +217,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{options.batch} images a device"
     )
     print_tables([table(records, title)], as_markdown=options.markdown)
-    return 0
+    most = max(record["all_reduces"] for record in records)
+    return int(options.at_most is not None and most > options.at_most)
 
 
 if __name__ == "__main__":
