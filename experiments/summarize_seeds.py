@@ -2,7 +2,7 @@
 
     python experiments/summarize_seeds.py RUN_DIR... --title TITLE --out RECORD
 
-Prints the mean of the last test accuracies with Student's 95 % interval and a table of
+Prints the mean of the test accuracies with Student's 95 % interval and a table of
 the seeds, and writes them to RECORD.json and RECORD.md with the configuration that the
 runs share, their versions and their histories.
 """
@@ -80,7 +80,7 @@ def shared_config(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def row_of(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a run's row of the table: its best epoch, or its last without one."""
+    """Returns a run's row of the table: that of the epoch its result is of."""
     result = run["result"]
     (epoch,) = (
         record
@@ -91,8 +91,10 @@ def row_of(run: Mapping[str, Any]) -> dict[str, Any]:
         "seed": run["config"]["seed"],
         "epoch": epoch["epoch"],
         "train_accuracy": epoch["train_accuracy"],
-        **{name: result["test"][name] for name in ("accuracy", "loss")},
-        "calibration_error": result["test"]["calibration_error"],
+        **{
+            name: result["test"][name]
+            for name in ("accuracy", "loss", "calibration_error")
+        },
         "seconds": result["train_seconds"] + result["compile_seconds"],
         "step_seconds": result["step_seconds_median"],
     }
@@ -100,13 +102,14 @@ def row_of(run: Mapping[str, Any]) -> dict[str, Any]:
 
 def sentence(accuracy: Interval, seconds: float) -> str:
     """Returns the outcome in one sentence."""
-    seeds = "one seed" if accuracy.num_samples == 1 else f"{accuracy.num_samples} seeds"
-    text = f"Test accuracy {accuracy.mean:.2%}"
+    seeds = "one seed"
     if accuracy.num_samples > 1:
-        text += f", mean of {seeds} (95 %: {accuracy.low:.2%} to {accuracy.high:.2%})"
-    else:
-        text += f", {seeds}"
-    return f"{text}; {duration(seconds)} of training and compiling in all."
+        ends = f"{accuracy.low:.2%} to {accuracy.high:.2%}"
+        seeds = f"mean of {accuracy.num_samples} seeds (95 %: {ends})"
+    return (
+        f"Test accuracy {accuracy.mean:.2%}, {seeds}; "
+        f"{duration(seconds)} of training and compiling in all."
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
