@@ -1,7 +1,6 @@
 """Streams: the same examples in the same order, whoever computes them."""
 
 import collections
-import contextlib
 import dataclasses
 import itertools
 import os
@@ -17,12 +16,14 @@ import time
 
 import numpy as np
 import pytest
+from references.data_workers import find_data_workers
 
 from cnn_jax import data
 from cnn_jax.data.host import Compose, RandomFlip, RandomResizedCrop
 from cnn_jax.data.source import Example, Features
 
 ROOT = pathlib.Path(__file__).parents[2]
+PATHS = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
 SIZE = 8
 TRANSFORM = Compose((RandomResizedCrop(SIZE), RandomFlip()))
 BATCH_SIZE = 6  # three batches an epoch; five of 23 examples are left out
@@ -167,18 +168,6 @@ def test_workers_continue_wherever_it_was(undisturbed, num_workers, start):
     assert_same(take(stream, 10 - start, start), undisturbed[start:])
 
 
-def worker_processes():
-    """Returns the workers that any thread of this process has started."""
-    found = set()
-    for task in pathlib.Path("/proc/self/task").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            for pid in (task / "children").read_text().split():
-                command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
-                if b"spawn_main" in command:
-                    found.add(int(pid))
-    return found
-
-
 def wait_until(condition, seconds=20):
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
@@ -191,11 +180,11 @@ def wait_until(condition, seconds=20):
 def test_workers_end_with_the_iterator(is_closed):
     batches = make(num_workers=2).batches()
     next(batches)
-    assert len(worker_processes()) == 2
+    assert len(find_data_workers()) == 2
     if is_closed:
         batches.close()
     del batches
-    assert wait_until(lambda: not worker_processes())
+    assert wait_until(lambda: not find_data_workers())
 
 
 @pytest.mark.slow
@@ -203,19 +192,19 @@ def test_workers_end_with_the_iterator(is_closed):
 def test_a_killed_worker_is_noticed_within_seconds(num_workers):
     batches = make(num_workers=num_workers).batches()
     next(batches)
-    os.kill(min(worker_processes()), signal.SIGKILL)
+    os.kill(min(find_data_workers()), signal.SIGKILL)
     started = time.monotonic()
     with pytest.raises(ChildProcessError, match=r"no batch was skipped.*exit code -9"):
         collections.deque(itertools.islice(batches, 1000), maxlen=0)
     assert time.monotonic() - started < 20
-    assert wait_until(lambda: not worker_processes())
+    assert wait_until(lambda: not find_data_workers())
 
 
 @pytest.mark.slow
 def test_workers_leave_ctrl_c_to_their_parent(undisturbed):
     batches = make(num_workers=1).batches()
     found = [next(batches)]
-    for pid in worker_processes():
+    for pid in find_data_workers():
         os.kill(pid, signal.SIGINT)
     found += itertools.islice(batches, 9)
     batches.close()
@@ -232,8 +221,9 @@ def is_running(pid):
 
 KILLED = """
     import os
-    import pathlib
     import signal
+
+    from references.data_workers import find_data_workers
 
     from cnn_jax import data
 
@@ -244,11 +234,7 @@ KILLED = """
         )
         batches = stream.batches()
         next(batches)
-        for task in pathlib.Path("/proc/self/task").iterdir():
-            for pid in (task / "children").read_text().split():
-                if b"spawn_main" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes():
-                    print(pid)
-        print(end="", flush=True)
+        print(*find_data_workers(), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -263,7 +249,7 @@ def test_workers_do_not_outlive_a_killed_run(tmp_path):
             [sys.executable, str(script)],
             stdout=output,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+            env={**os.environ, "PYTHONPATH": PATHS, "JAX_PLATFORMS": "cpu"},
             timeout=100,
             check=False,
         )
@@ -302,7 +288,7 @@ def test_an_error_arrives_and_says_where(num_workers, can_be_sent, kind):
     notes = "".join(error.value.__notes__)
     assert "While reading numbers train[" in notes
     assert ("in __call__" in notes) == (num_workers > 0)
-    assert wait_until(lambda: not worker_processes())
+    assert wait_until(lambda: not find_data_workers())
 
 
 @dataclasses.dataclass(frozen=True)

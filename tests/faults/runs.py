@@ -188,7 +188,7 @@ def fill_disk_for(files, *, file):
     full = os.open("/dev/full", os.O_WRONLY)
     for descriptor in os.listdir("/proc/self/fd"):
         link = f"/proc/self/fd/{descriptor}"
-        if os.path.exists(link) and file in os.path.basename(os.readlink(link)):
+        if file in os.path.basename(os.path.realpath(link)):
             os.dup2(full, int(descriptor))
 
 

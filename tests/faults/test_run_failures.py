@@ -13,6 +13,7 @@ import sys
 import time
 
 import pytest
+from references.data_workers import find_data_workers
 from references.run_files import read_end
 
 from cnn_jax.checkpoint import Checkpointer
@@ -180,7 +181,7 @@ def test_a_killed_data_worker(tmp_path, seed):
             time.sleep(0.01)
         generator = random.Random(seed)
         time.sleep(generator.uniform(0, 1))
-        os.kill(generator.choice(workers_of(process.pid)), signal.SIGKILL)
+        os.kill(generator.choice(find_data_workers(process.pid)), signal.SIGKILL)
         assert process.wait(timeout=60) == 1
     finally:
         process.kill()
@@ -194,14 +195,3 @@ def test_a_killed_data_worker(tmp_path, seed):
     assert "Traceback" not in log.read_text()
     with Checkpointer(run_dir / "checkpoints") as checkpointer:
         assert checkpointer.latest_step % 6 == 0
-
-
-def workers_of(pid):
-    """Returns the data workers of a process, whichever thread of it started them."""
-    found = []
-    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            command = pathlib.Path(f"/proc/{child}/cmdline").read_bytes()
-            if b"spawn_main" in command:
-                found.append(int(child))
-    return sorted(found)
