@@ -139,13 +139,7 @@ def main(
     except RunStoppedError as error:
         print(error, file=sys.stderr, flush=True)
         sys.exit(STOPPED_EXIT_CODE)
-    except (
-        ValueError,
-        OSError,
-        ArithmeticError,
-        ImportError,
-        CheckpointError,
-    ) as error:
+    except REFUSALS as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if not speaks:
         return

@@ -44,7 +44,7 @@ def per_dimension(value: int | Sequence[int], rank: int, name: str) -> tuple[int
     Raises:
       ValueError: If an entry is not a positive integer or the length is not `rank`.
     """
-    entries = (value,) * rank if _is_integer(value) else value
+    entries = (value,) * rank if is_integer(value) else value
     if isinstance(entries, str) or not isinstance(entries, Sequence):
         raise ValueError(
             f"{name}: got {value!r}, expected an integer or a sequence of {rank}."
@@ -54,7 +54,7 @@ def per_dimension(value: int | Sequence[int], rank: int, name: str) -> tuple[int
             f"{name}: got {len(entries)} entries {tuple(entries)}, expected {rank}, "
             "one for each spatial dimension."
         )
-    if not all(_is_integer(entry) and operator.index(entry) > 0 for entry in entries):
+    if not all(is_integer(entry) and operator.index(entry) > 0 for entry in entries):
         raise ValueError(f"{name}: got {tuple(entries)}, expected positive integers.")
     return tuple(operator.index(entry) for entry in entries)
 
@@ -116,7 +116,7 @@ def explicit_padding(
             f"padding: got {padding!r}, expected 'SAME', 'VALID', an integer or one "
             "entry for each spatial dimension."
         )
-    entries = (padding,) * rank if _is_integer(padding) else padding
+    entries = (padding,) * rank if is_integer(padding) else padding
     if not isinstance(entries, Sequence) or len(entries) != rank:
         raise ValueError(
             f"padding: got {padding!r}, expected {rank} entries, one for each spatial "
@@ -396,23 +396,24 @@ def _require_enough_to_crop(what: str, size: int, padding: tuple[int, int]) -> N
         )
 
 
-def _is_integer(value: object) -> bool:
+def is_integer(value: object) -> bool:
+    """Whether a value counts something: an integer, NumPy's too, but not a boolean."""
     if isinstance(value, bool):
         return False
     try:
-        operator.index(value)  # accepts NumPy integers too
+        operator.index(value)
     except TypeError:
         return False
     return True
 
 
 def _padding_pair(entry: int | Sequence[int]) -> tuple[int, int]:
-    if _is_integer(entry):
+    if is_integer(entry):
         return operator.index(entry), operator.index(entry)
     if (
         isinstance(entry, Sequence)
         and len(entry) == 2
-        and all(_is_integer(side) for side in entry)
+        and all(is_integer(side) for side in entry)
     ):
         return operator.index(entry[0]), operator.index(entry[1])
     raise ValueError(

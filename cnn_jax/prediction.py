@@ -2,8 +2,8 @@
 
 Images are prepared as the model was evaluated: decoded, the middle of them brought to
 the input's size, and normalised. What the weights say of that comes first (those from
-the Hub, and checkpoints converted from there, know it), then the model's entry in the
-registry.
+the Hub, checkpoints converted from there, and training runs know it), then the model's
+entry in the registry.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from cnn_jax.analysis.saliency import grad_cam
 from cnn_jax.data.device import normalize
 from cnn_jax.models import create_model, model_info
 from cnn_jax.pretrained import load_pretrained
+from cnn_jax.pretrained.files import describe_own
 from cnn_jax.report.captions import with_caption
 from cnn_jax.report.images import contact_sheet
 
@@ -89,12 +91,13 @@ def predict(
 
     Args:
       weights: What `load_pretrained` reads: a file, a name on the Hub, or a directory
-        that `cnn-jax convert` wrote.
+        that `cnn-jax convert` or a training run wrote.
       images: Paths of image files in any format that Pillow reads; at least one.
-      model: The model's name; None takes the one that a converted checkpoint names.
-      num_classes: How many classes the weights are for; None takes what a converted
-        checkpoint says, the number of names, or the model's usual number.
-      class_names: One for each class; None calls them `class 0` and so on.
+      model: The model's name; None takes the one that a checkpoint names.
+      num_classes: How many classes the weights are for; None takes what a checkpoint
+        says, the number of names, or the model's usual number.
+      class_names: One for each class; None takes what a checkpoint says, or calls them
+        `class 0` and so on.
       top: How many classes to name, at most all.
       cam_directory: Where to write an annotated picture of each image: itself, and a
         Grad-CAM map of the most probable class over it. It is made if need be.
@@ -115,20 +118,29 @@ def predict(
             f"predict: got {len(images)} images and top {top}, expected at least one "
             "of each."
         )
-    metadata = _converted_metadata(weights)
-    model = model or metadata.get("model")
+    known = describe_own(weights)
+    if known is not None:
+        model = model or known.model
+        num_classes = known.num_classes if num_classes is None else num_classes
+        class_names = known.class_names if class_names is None else class_names
     if model is None:
         raise ValueError(
             f"{weights}: does not say which model's weights it has; name the model."
         )
-    if num_classes is None:
-        usual = None if class_names is None else len(class_names)
-        num_classes = metadata.get("num_classes", usual)
+    if num_classes is None and class_names is not None:
+        num_classes = len(class_names)
     info = model_info(model)
     network = create_model(model, num_classes=num_classes)
     _check_class_names(class_names, network.num_classes, model)
     variables, report = load_pretrained(model, weights, num_classes=num_classes)
-    preprocessing = _preprocessing(info, report.provenance.preprocessing)
+    said = report.provenance.preprocessing
+    if known is not None and known.is_run and "mean" not in said:
+        warnings.warn(
+            f"{weights}: the run does not say how it normalised images; {model}'s "
+            f"usual mean {info.mean} and std {info.std} are used.",
+            stacklevel=2,
+        )
+    preprocessing = _preprocessing(info, said)
     crops = _read_images(images, preprocessing)
     names = class_names or [f"class {index}" for index in range(network.num_classes)]
     places = _picture_paths(images, cam_directory)
@@ -178,23 +190,6 @@ def annotated(image: np.ndarray, cam: np.ndarray, prediction: Prediction) -> np.
     lines = [pathlib.Path(prediction.image).name]
     lines += [f"{probability:6.1%}  {name}" for name, probability in named]
     return with_caption(sheet, "\n".join(lines))
-
-
-def _converted_metadata(weights: str | os.PathLike) -> Mapping[str, Any]:
-    """Returns what `cnn-jax convert` noted, or nothing if it did not write this."""
-    path = pathlib.Path(weights)
-    if not path.is_dir() or not any(path.iterdir()):
-        return {}
-    from cnn_jax.checkpoint import Checkpointer, CheckpointError
-    from cnn_jax.pretrained.files.own_checkpoints import KIND
-
-    with Checkpointer(path) as checkpointer:
-        try:
-            metadata = checkpointer.metadata()
-        except CheckpointError as error:
-            raise ValueError(str(error)) from error
-    # Of any other checkpoint `load_pretrained` says what it is.
-    return metadata if metadata.get("kind") == KIND else {}
 
 
 def _check_class_names(

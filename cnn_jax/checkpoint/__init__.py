@@ -24,7 +24,7 @@ from cnn_jax.checkpoint.changes import (
     differences,
     installed_versions,
 )
-from cnn_jax.checkpoint.checkpointer import Checkpoint, Checkpointer
+from cnn_jax.checkpoint.checkpointer import Checkpoint, Checkpointer, Description
 from cnn_jax.checkpoint.errors import (
     CheckpointError,
     DamagedCheckpointWarning,
@@ -38,6 +38,7 @@ __all__ = [
     "CheckpointError",
     "Checkpointer",
     "DamagedCheckpointWarning",
+    "Description",
     "DirectoryInUseError",
     "ResumeRefusedError",
     "SaveError",

@@ -44,6 +44,21 @@ class Checkpoint:
     metadata: dict[str, Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What `Checkpointer.describe` returns.
+
+    Attributes:
+      step: The step the checkpoint was saved under.
+      leaves: Path -> `"float32[3,3,16,16]"` of every array in it.
+      metadata: What was saved with them.
+    """
+
+    step: int
+    leaves: dict[str, str]
+    metadata: dict[str, Any]
+
+
 class Checkpointer:
     """Saves and restores checkpoints in one directory.
 
@@ -201,8 +216,10 @@ class Checkpointer:
                 raise self._not_saved(step, error) from error
         self._synchronize()
 
-    def restore(self, template: Any, *, step: int | None = None) -> Checkpoint:
-        """Restores a checkpoint and verifies it.
+    def restore(
+        self, template: Any, *, step: int | None = None, partial: bool = False
+    ) -> Checkpoint:
+        """Restores a checkpoint, or a part of it, and verifies it.
 
         Args:
           template: A tree of arrays, or of `jax.ShapeDtypeStruct` with shardings, of
@@ -210,6 +227,9 @@ class Checkpointer:
             wherever the arrays lay when they were saved.
           step: Which checkpoint; when None, the newest that is sound, with a
             `DamagedCheckpointWarning` for every newer one.
+          partial: Whether the template may lack leaves, which are then not read. All
+            files are verified nevertheless; the digest, a sum over all arrays, only if
+            nothing is lacking.
 
         Returns:
           The checkpoint.
@@ -220,7 +240,16 @@ class Checkpointer:
             listed with what is wrong with it); if its leaves are not the template's
             (all differences are listed).
         """
-        return self._use(step, lambda step: self._restore(template, step))
+        return self._use(step, lambda step: self._restore(template, step, partial))
+
+    def describe(self, step: int | None = None) -> Description:
+        """Returns what a checkpoint holds; chooses and verifies as `restore` does."""
+
+        def read(step: int) -> Description:
+            found = self._steps.read(step, content=True)
+            return Description(step, found.leaves, found.user)
+
+        return self._use(step, read)
 
     def metadata(self, step: int | None = None) -> dict[str, Any]:
         """Returns a checkpoint's metadata; chooses and verifies as `restore` does."""
@@ -367,10 +396,13 @@ class Checkpointer:
             + "\nMove them away to start from scratch."
         )
 
-    def _restore(self, template: Any, step: int) -> Checkpoint:
+    def _restore(self, template: Any, step: int, partial: bool) -> Checkpoint:
         record = self._steps.read(step, content=True)
         path = self._steps.step_path(step)
-        changed = differences(record.leaves, trees.leaf_specs(template))
+        saved, specs = record.leaves, trees.leaf_specs(template)
+        if partial:
+            saved = {name: spec for name, spec in saved.items() if name in specs}
+        changed = differences(saved, specs)
         if changed:
             raise CheckpointError(
                 f"{path}: the checkpoint's arrays are not those expected:\n"
@@ -379,8 +411,12 @@ class Checkpointer:
         wanted = {
             name: _abstract(leaf) for name, leaf in trees.named_leaves(template).items()
         }
+        is_whole = len(saved) == len(record.leaves)
         try:
-            leaves = self._orbax.restore(path, wanted)
+            if is_whole:
+                leaves = self._orbax.restore(path, wanted)
+            else:
+                leaves = _restore_part(path, wanted)
         except Exception as error:  # not damage: the files are as they were written
             raise CheckpointError(
                 f"{path}: the files are sound, but the arrays cannot be read: {error}"
@@ -388,7 +424,7 @@ class Checkpointer:
         tree = jax.tree.unflatten(
             jax.tree.structure(template), [leaves[name] for name in wanted]
         )
-        digest = _digest(tree)
+        digest = _digest(tree) if is_whole else None
         if None not in (digest, record.digest) and digest != record.digest:
             raise DamagedError("its arrays are not those that were saved")
         return Checkpoint(step, tree, record.user)
@@ -423,6 +459,21 @@ class Checkpointer:
                 f"{self.directory}:{self._num_meetings}",
                 processes=set(range(jax.process_count())),
             )
+
+
+def _restore_part(
+    path: os.PathLike, wanted: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, jax.Array]:
+    """Restores some leaves; Orbax's standard checkpointer restores all or nothing."""
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        return reader.restore(
+            path,
+            args=ocp.args.PyTreeRestore(
+                item=wanted,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+                partial_restore=True,
+            ),
+        )
 
 
 def _digest(tree: Any) -> str | None:

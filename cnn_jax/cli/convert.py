@@ -14,7 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "weights",
         metavar="SRC",
-        help="a .safetensors, .npz, .weights.h5 or .pth file, or hf-hub:OWNER/NAME",
+        help="a .safetensors, .npz, .weights.h5 or .pth file, hf-hub:OWNER/NAME, or "
+        "the directory of a training run",
     )
     parser.add_argument(
         "destination", metavar="DST", help="the directory to write; must not exist"
@@ -43,6 +44,7 @@ def run(options: argparse.Namespace) -> int:
     """Runs the command and returns the exit status."""
     import jax
 
+    from cnn_jax.checkpoint import CheckpointError
     from cnn_jax.pretrained import convert
 
     try:
@@ -54,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
             num_classes=options.num_classes,
             key=jax.random.key(options.seed),
         )
-    except (ImportError, OSError, ValueError) as error:
+    except (CheckpointError, ImportError, OSError, ValueError) as error:
         raise UsageError(str(error)) from error
     if options.json:
         print_json(metadata | {"destination": options.destination})

@@ -10,13 +10,13 @@ from typing import Any
 from cnn_jax import kernels
 from cnn_jax.cli.usage import (
     UsageError,
-    count,
     listed,
     nearest,
     print_json,
     with_progress,
 )
 from cnn_jax.report.table import Column, Table, print_table
+from cnn_jax.report.words import count
 
 HELP = "Compare kernels and gradients with JAX's autodiff in float64."
 

@@ -7,7 +7,6 @@ import dataclasses
 
 from cnn_jax.cli.usage import (
     UsageError,
-    count,
     listed,
     nearest,
     print_json,
@@ -15,6 +14,7 @@ from cnn_jax.cli.usage import (
 )
 from cnn_jax.models import list_models, model_info
 from cnn_jax.report.table import Column, Table, print_table
+from cnn_jax.report.words import count
 
 HELP = "List the models, oldest first."
 

@@ -7,10 +7,10 @@ import dataclasses
 
 from cnn_jax.cli.usage import (
     UsageError,
-    count,
     print_json,
 )
 from cnn_jax.report.table import Column, Table, print_table
+from cnn_jax.report.words import count
 
 HELP = "Classify image files, and show where a network looks."
 
@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "weights",
         metavar="WEIGHTS",
-        help="a directory that `cnn-jax convert` wrote, or what it converts",
+        help="the directory of a training run, one that `cnn-jax convert` wrote, or "
+        "what it converts",
     )
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="files in any format Pillow reads"
@@ -42,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help="a name out of `cnn-jax models`; a converted checkpoint knows its own",
+        help="a name out of `cnn-jax models`; runs and converted checkpoints know "
+        "their own",
     )
     parser.add_argument(
         "--top", type=int, default=5, metavar="COUNT", help="how many classes to name"
@@ -54,12 +56,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-classes",
         type=int,
         metavar="COUNT",
-        help="the number of classes, if neither the model nor --classes says it",
+        help="the number of classes, if neither WEIGHTS, the model nor --classes "
+        "says it",
     )
     parser.add_argument(
         "--cam",
+        nargs="?",
+        const=".",
         metavar="DIRECTORY",
-        help="write a picture of each image with the Grad-CAM map of its first class",
+        help="write a picture of each image with the Grad-CAM map of its first class, "
+        "IMAGE_cam.png, into the directory, the current one if none is given (write "
+        "a bare --cam last)",
     )
     parser.add_argument(
         "--endpoint",
@@ -70,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command and returns the exit status."""
+    from cnn_jax.checkpoint import CheckpointError
     from cnn_jax.prediction import predict
 
     try:
@@ -83,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
             cam_directory=options.cam,
             endpoint=options.endpoint,
         )
-    except (ImportError, OSError, ValueError) as error:
+    except (CheckpointError, ImportError, OSError, ValueError) as error:
         raise UsageError(str(error)) from error
     if options.json:
         print_json([dataclasses.asdict(prediction) for prediction in predictions])

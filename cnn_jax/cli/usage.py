@@ -40,11 +40,6 @@ def shape_text(shape: Iterable[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-def count(number: int, noun: str) -> str:
-    """Returns `1 layer` or `2 layers`."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
 def print_json(content: Any) -> None:
     """Prints JSON; what it does not know (NaN, infinities) as null."""
     print(json.dumps(json_value(content), indent=2))

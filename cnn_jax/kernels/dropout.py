@@ -12,6 +12,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from cnn_jax.geometry import is_integer
 from cnn_jax.kernels.operands import (
     accumulation_dtype,
     align_manual_axes,
@@ -143,11 +144,7 @@ def drop_block(
         raise ValueError(
             f"drop_block: got an input of shape {x.shape}, expected (n, *spatial, c)."
         )
-    if (
-        isinstance(block_size, bool)
-        or not isinstance(block_size, int)
-        or block_size < 1
-    ):
+    if not is_integer(block_size) or block_size < 1:
         raise ValueError(
             f"drop_block: got block_size {block_size!r}, expected a positive integer."
         )

@@ -36,6 +36,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnn_jax.geometry import is_integer
 from cnn_jax.kernels.lowering import read_again
 from cnn_jax.kernels.operands import (
     align_manual_axes,
@@ -118,7 +119,7 @@ def group_norm(
             "entry an example to take the mean of."
         )
     require_channels("group_norm", x, scale=scale, bias=bias)
-    is_count = isinstance(num_groups, int) and num_groups > 0
+    is_count = is_integer(num_groups) and num_groups > 0
     if not is_count or x.shape[-1] % num_groups:
         raise ValueError(
             f"group_norm: got num_groups {num_groups!r} for {x.shape[-1]} channels, "

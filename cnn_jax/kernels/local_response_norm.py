@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cnn_jax.geometry import is_integer
 from cnn_jax.kernels.operands import require_floating, widen
 
 
@@ -75,7 +76,7 @@ def local_response_norm(
     if x.ndim < 1:
         raise ValueError("local_response_norm: got a scalar x, expected (..., c).")
     require_floating("local_response_norm", x=x)
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+    if not is_integer(size) or size < 1:
         raise ValueError(
             f"local_response_norm: got size {size!r}, expected a positive integer."
         )

@@ -71,8 +71,8 @@ def batch_norm(
       scale: `(c,)`, of x's dtype or the statistics' dtype.
       bias: `(c,)`, likewise.
       epsilon: Added to the variance, at least 0.
-      activation: f, one of the kernels in `kernels.activation.FUSED` such as `relu`,
-        applied before y is rounded to x's dtype; None applies nothing.
+      activation: f, one of the kernels in `kernels.activation.fused.FUSED`, such as
+        `relu`, applied before y is rounded to x's dtype; None applies nothing.
       axis_name: Mapped axis or axes (`shard_map`, `pmap`, `vmap`) whose devices share
         one set of statistics; None keeps them local. Under `jit` with a sharded batch
         they are global without it.

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnn_jax.geometry import is_integer
+
 
 def require_floating(function: str, **arrays: jax.Array | None) -> None:
     """Raises ValueError unless all arrays are floating and of one dtype.
@@ -48,7 +50,7 @@ def require_matching_channels(
             f"an input of rank {len(input_shape)} {input_shape}, expected "
             "(*spatial, in / groups, out)."
         )
-    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
+    if not is_integer(groups) or groups < 1:
         raise ValueError(
             f"{function}: got groups {groups!r}, expected a positive integer."
         )

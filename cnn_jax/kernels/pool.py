@@ -27,7 +27,11 @@ import numpy as np
 from cnn_jax.geometry import Padding, Window, output_size
 from cnn_jax.kernels import lowering
 from cnn_jax.kernels.lowering import cpu, xla
-from cnn_jax.kernels.operands import accumulation_dtype, require_floating
+from cnn_jax.kernels.operands import (
+    accumulation_dtype,
+    align_manual_axes,
+    require_floating,
+)
 
 
 def max_pool(
@@ -123,6 +127,7 @@ def max_pool_grad(
     resolved = _resolve("max_pool_grad", x.shape, window, strides, padding, dilation)
     require_floating("max_pool_grad", x=x, dy=dy)
     _require_output_shape("max_pool_grad", dy.shape, x.shape, resolved)
+    x, dy = align_manual_axes(x, dy)
     target = lowering.current_target()
     _, residual = _max_pool_fwd(x, resolved, target)
     return _max_pool_bwd(resolved, target, residual, dy)[0]

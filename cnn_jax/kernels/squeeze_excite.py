@@ -66,7 +66,7 @@ def squeeze_excite(
       expand_w: Weights `(m, c)`.
       expand_b: Bias `(c,)`.
       activation: Between the two layers, one of the kernels in
-        `kernels.activation.FUSED`.
+        `kernels.activation.fused.FUSED`.
       gate: Maps the second layer's output to the factors, likewise.
 
     Returns:

@@ -75,7 +75,8 @@ class BatchNorm(nn.Module):
           x: The input.
           use_running_average: As the attribute, where that is not given.
           activation: Applied to the output by the same kernel, which so needs nothing
-            beside `x` on the way back: one of `kernels.activation.FUSED`, or None.
+            beside `x` on the way back: one of `kernels.activation.fused.FUSED`, or
+            None.
 
         Raises:
           ValueError: If `momentum` is outside [0, 1] or the activation none of those.

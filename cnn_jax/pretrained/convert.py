@@ -13,7 +13,8 @@ import jax
 
 from cnn_jax import trees
 from cnn_jax.models import model_info
-from cnn_jax.pretrained.files.own_checkpoints import KIND
+from cnn_jax.pretrained.files import describe_own
+from cnn_jax.pretrained.files.own_checkpoints import KIND, OwnCheckpoint
 from cnn_jax.pretrained.load import load_pretrained
 from cnn_jax.pretrained.report import ConversionReport
 
@@ -37,16 +38,18 @@ def convert(
       destination: The directory to write, which must not exist.
       name: The model's name in `list_models()`.
       source: See `load_pretrained`.
-      num_classes: See `load_pretrained`.
+      num_classes: See `load_pretrained`; None takes what a checkpoint of ours says.
       key: See `load_pretrained`.
 
     Returns:
       The report, and the checkpoint's metadata: `kind`, `model`, `num_classes`,
-      `source`, `location`, `revision`, `part`, `sha256` of the file (None for a
-      directory), `preprocessing`, `arrays` (path -> dtype and shape), `keys` (the
-      source's names -> paths), `ignored`, `cast`, `initialized` and `versions`.
+      `class_names` (None if the source does not say them), `source`, `location`,
+      `revision`, `part`, `sha256` of the file (None for a directory), `preprocessing`,
+      `arrays` (path -> dtype and shape), `keys` (the source's names -> paths),
+      `ignored`, `cast`, `initialized` and `versions`.
 
     Raises:
+      CheckpointError: If the checkpoint cannot be written.
       FileExistsError: If the destination exists.
       FileNotFoundError: As in `load_pretrained`.
       ImportError: As in `load_pretrained`.
@@ -59,6 +62,9 @@ def convert(
         raise FileExistsError(
             f"{destination}: exists already; remove it, or choose another directory."
         )
+    known = describe_own(path)
+    if num_classes is None and known is not None:
+        num_classes = known.num_classes
     variables, report = load_pretrained(
         name, path, source=source, num_classes=num_classes, key=key
     )
@@ -69,6 +75,7 @@ def convert(
         "num_classes": (
             model_info(name).num_classes if num_classes is None else num_classes
         ),
+        "class_names": _class_names(known, num_classes),
         "source": report.source,
         "location": provenance.location,
         "revision": provenance.revision,
@@ -93,6 +100,15 @@ def convert(
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     return report, metadata
+
+
+def _class_names(
+    known: OwnCheckpoint | None, num_classes: int | None
+) -> list[str] | None:
+    """Returns the names of the classes, unless they are others now."""
+    if known is None or known.class_names is None or known.num_classes != num_classes:
+        return None
+    return list(known.class_names)
 
 
 def _sha256(path: pathlib.Path | None) -> str | None:

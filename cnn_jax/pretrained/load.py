@@ -43,6 +43,8 @@ def load_pretrained(
         a `.weights.h5` or `.h5` file of Keras (needs the extra `keras-files`);
         a `.pth`, `.pt`, `.bin` or `.tar` file of PyTorch (needs the extra `torch`);
         a directory that `cnn-jax convert` wrote;
+        the directory of a training run, whose best checkpoint is taken, or the newest
+        without a validation split; its `checkpoints`, or one step in there;
         `hf-hub:OWNER/NAME` or `hf-hub:OWNER/NAME@REVISION`, a repository on the
         Hugging Face Hub with a `model.safetensors` (needs the extra `hub`);
         or a mapping from names to arrays or PyTorch tensors, such as a state dict or

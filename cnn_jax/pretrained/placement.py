@@ -13,12 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax.pretrained.files import FLOATS, DamagedFileError, StoredArray
+from cnn_jax.pretrained.files.own_checkpoints import HEAD
 from cnn_jax.pretrained.key_maps import KEY_MAPS
 from cnn_jax.pretrained.report import some
 from cnn_jax.pretrained.rules import Rule, Transform
-
-HEAD = r"params/(.*/)?head/(kernel|bias)"
-"""The paths that depend on the number of classes."""
 
 
 @dataclasses.dataclass(frozen=True)

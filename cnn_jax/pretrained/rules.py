@@ -114,6 +114,20 @@ TORCH_NORM = {
 }
 """`torch.nn.BatchNorm2d`; without statistics also `LayerNorm`."""
 
+
+def torch_conv_and_norm(pattern: str, path: Callable[..., str]) -> tuple[Rule, Rule]:
+    """The rules of torchvision's convolutions `conv` with a norm `bn` behind each.
+
+    Args:
+      pattern: Of their common layer there.
+      path: Returns its path here for the pattern's groups.
+    """
+    return (
+        Rule(pattern + r"\.conv", lambda *found: f"{path(*found)}/conv", TORCH_CONV),
+        Rule(pattern + r"\.bn", lambda *found: f"{path(*found)}/norm", TORCH_NORM),
+    )
+
+
 IGNORED = {name: Leaf(None) for name in TORCH_NORM}
 """What a file has and the model has not, by PyTorch's names."""
 

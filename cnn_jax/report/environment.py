@@ -115,12 +115,21 @@ def command_line(arguments: Sequence[str] | None = None) -> str:
       The command, with the environment variables that belong to it in front, paths
       relative to the current directory or to `~`, and no other absolute path.
     """
+    module = _module_run() if arguments is None else None
     arguments = list(sys.argv if arguments is None else arguments)
     program = without_private_paths(arguments[0])
     words = ["python", program] if program.endswith(".py") else [program]
+    if module is not None:
+        words = ["python", "-m", module]
     words += [without_private_paths(argument) for argument in arguments[1:]]
     settings = [f"{key}={shlex.quote(value)}" for key, value in _settings().items()]
     return " ".join(settings + [_quote(word) for word in words])
+
+
+def _module_run() -> str | None:
+    """The module that `python -m` was asked to run, or None for a script."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return None if spec is None else spec.name.removesuffix(".__main__")
 
 
 def without_private_paths(argument: str) -> str:

@@ -22,4 +22,5 @@ from cnn_jax.sharding.meshes import num_batch_shards as num_batch_shards
 from cnn_jax.sharding.meshes import parse_mesh as parse_mesh
 from cnn_jax.sharding.meshes import replicated as replicated
 from cnn_jax.sharding.rules import bytes_per_device as bytes_per_device
+from cnn_jax.sharding.rules import parse_partition as parse_partition
 from cnn_jax.sharding.rules import state_shardings as state_shardings

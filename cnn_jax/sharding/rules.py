@@ -81,6 +81,19 @@ def state_shardings(
     )
 
 
+def parse_partition(text: str) -> tuple[str | None, ...]:
+    """Reads a rule's partition as a command line has it.
+
+    Args:
+      text: Such as `"none,fsdp"`: for each dimension a mesh axis, or `none`.
+
+    Returns:
+      `(None, "fsdp")`.
+    """
+    words = (word.strip() for word in text.split(","))
+    return tuple(None if word == "none" else word for word in words)
+
+
 def bytes_per_device(state: Any, shardings: Any) -> int:
     """Returns how many bytes of a state lie on one device.
 

@@ -30,6 +30,7 @@ import optax
 from jax.sharding import Mesh
 
 from cnn_jax import data, sharding, trees
+from cnn_jax.models.registry import IMAGENET_MEAN, IMAGENET_STD
 from cnn_jax.training.anatomy import needed_anatomy
 from cnn_jax.training.config import RESUME_MAY_CHANGE, TrainConfig
 from cnn_jax.training.evaluation import (
@@ -54,11 +55,6 @@ from cnn_jax.training.state import TrainState, state_options
 from cnn_jax.training.steps import step_options, train_step
 
 Carry = dict[str, Any]
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Of ImageNet's training split, as torchvision has them: what a stream is normalised
-with unless the configuration says otherwise, since its own would take a pass."""
 
 
 class Programs:
@@ -289,7 +285,14 @@ class Programs:
         shapes = jax.eval_shape(start, self._keys.parameters, self._initial)
         lies = jax.tree.map(lambda leaf: self._everywhere, shapes)
         if sharding.FSDP_AXIS in mesh.shape:
-            lies["state"] = sharding.state_shardings(shapes["state"], mesh)
+            lies["state"] = sharding.state_shardings(
+                shapes["state"],
+                mesh,
+                rules=[
+                    (pattern, sharding.parse_partition(partition))
+                    for pattern, partition in config.sharding_rules
+                ],
+            )
         carry = jax.tree.map(
             lambda leaf, where: jax.ShapeDtypeStruct(
                 leaf.shape, leaf.dtype, sharding=where
@@ -471,7 +474,7 @@ def preparation(
         mean, std = train.channel_statistics
         # A constant channel has no deviation to divide by; it becomes zero.
         std = tuple(deviation or 1.0 for deviation in std)
-    elif mean is None:
+    elif mean is None:  # A stream's own would take a pass over it.
         channels = train.features.image_shape[2]
         mean, std = IMAGENET_MEAN[:channels], IMAGENET_STD[:channels]
     dtype = jnp.dtype(config.dtype)

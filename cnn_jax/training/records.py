@@ -5,7 +5,7 @@ A room of its own beside the loop, because what a run leaves behind is a contrac
     config.json          the configuration, versions and dataset fingerprints
     metrics.jsonl        one JSON object a line: {"event": "step" | "epoch", ...}
     events.out.tfevents* the same numbers for TensorBoard
-    checkpoints/         see cnn_jax.checkpoint
+    checkpoints/         see cnn_jax.checkpoint; elsewhere with `checkpoint_dir`
     result.json          written at the end
 
 Every line of `metrics.jsonl` carries the number of finished steps. A run that is

@@ -64,7 +64,8 @@ class Store:
       splits: The datasets by name, whose fingerprints a resumed run must find again.
 
     Raises:
-      FileExistsError: If the directory holds a run and `config.resume` is False.
+      FileExistsError: If the directory, or that of the checkpoints, holds a run and
+        `config.resume` is False.
       ResumeRefusedError: If what it holds was made with another configuration or
         dataset, and `config.allow_changed` does not name what differs.
     """
@@ -76,9 +77,16 @@ class Store:
             )
             self.checkpoints = stack.enter_context(
                 checkpoint.Checkpointer(
-                    self.files.checkpoints, keep=config.keep_checkpoints
+                    config.checkpoint_dir or self.files.checkpoints,
+                    keep=config.keep_checkpoints,
+                    keep_every=config.keep_checkpoint_every_steps,
                 )
             )
+            if not config.resume and self.checkpoints.latest_step is not None:
+                raise FileExistsError(
+                    f"{self.checkpoints.directory} already holds a run's checkpoints. "
+                    "Choose another directory (--checkpoint-dir)."
+                )
             self._description = _describe(config, splits)
             self._check_description(config)
             self._saved_step: int | None = None

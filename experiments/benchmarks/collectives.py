@@ -23,6 +23,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import tpu_slice
+
 KINDS = {
     "all_reduces": "all-reduce",
     "all_gathers": "all-gather",
@@ -69,27 +71,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def prepare_platform(options: argparse.Namespace) -> None:
     """Sets what JAX reads once, when it is imported."""
     os.environ["JAX_PLATFORMS"] = "cpu"
-    if options.platform == "cpu":
-        count = f" --xla_force_host_platform_device_count={options.devices}"
-        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + count
-    else:
-        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    if options.platform == "tpu":
+        tpu_slice.prepare_environment()
+        return
+    count = f" --xla_force_host_platform_device_count={options.devices}"
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + count
 
 
 def find_devices(options: argparse.Namespace) -> list[Any]:
     import jax
 
-    if options.platform == "cpu":
-        return jax.devices()
-    from jax.experimental import topologies
-
-    return list(
-        topologies.get_topology_desc(
-            platform="tpu", topology_name=options.topology
-        ).devices
-    )
+    if options.platform == "tpu":
+        return tpu_slice.find_devices(options.topology)
+    return jax.devices()
 
 
 def count_collectives(text: str) -> dict[str, int]:

@@ -19,7 +19,6 @@ import dataclasses
 import functools
 import json
 import math
-import os
 import pathlib
 import re
 import sys
@@ -27,11 +26,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-if "tpu" in sys.argv:  # before jax is imported; see --platform
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+import tpu_slice
+
+if tpu_slice.is_asked_for():  # before jax is imported
+    tpu_slice.prepare_environment()
 
 import jax
 import jax.numpy as jnp
@@ -320,14 +318,6 @@ def can_import_torch() -> bool:
     return True
 
 
-def tpu_device(topology: str):
-    """Returns a device of a TPU slice that need not be there."""
-    from jax.experimental import topologies
-
-    description = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-    return description.devices[0]
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     if options.show:
@@ -344,9 +334,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     on_tpu = options.platform == "tpu"
     dtype = jnp.dtype(options.dtype or ("bfloat16" if on_tpu else "float32"))
     if on_tpu:
-        run = functools.partial(
-            estimate, dtype=dtype, device=tpu_device(options.topology)
-        )
+        device, *_ = tpu_slice.find_devices(options.topology)
+        run = functools.partial(estimate, dtype=dtype, device=device)
     else:
         settings = Settings(
             dtype,

@@ -43,6 +43,7 @@ REJECTED = {
         r"got an input with 4 channels and a filter \(3, 3, 5, 8\)",
     ),
     "no groups": (K.conv, (IMAGE, FILTER), {"groups": 0}, "groups 0"),
+    "groups as a boolean": (K.conv, (IMAGE, FILTER), {"groups": True}, "groups True"),
     "groups as a float": (K.conv, (IMAGE, FILTER), {"groups": 2.0}, "groups 2.0"),
     "filter of lower rank": (K.conv, (IMAGE, ones(3, 4, 8)), {}, "filter of rank 3"),
     "filter of higher rank": (

@@ -143,6 +143,25 @@ def test_jit_over_a_sharded_batch(label, mesh):
     )
 
 
+@pytest.mark.parametrize("target", ["cpu", "gpu", "tpu"])
+@pytest.mark.parametrize("varies", ["x", "dy"])
+def test_max_pool_grad_takes_one_operand_sharded_and_one_replicated(
+    mesh, varies, target
+):
+    with kernels.target_platform(target):
+        gradient = functools.partial(kernels.max_pool_grad, window=2)
+        x, dy = draw_like([jnp.ones((8, 4, 4, 2)), jnp.ones((8, 2, 2, 2))], 0)
+        operands = {"x": x[:1], "dy": dy[:1], varies: {"x": x, "dy": dy}[varies]}
+        sharded = jax.shard_map(
+            gradient,
+            mesh=mesh,
+            in_specs=tuple(P("batch") if n == varies else P() for n in operands),
+            out_specs=P("batch"),
+        )
+        repeated = (jnp.broadcast_to(o, (8, *o.shape[1:])) for o in operands.values())
+        close(jax.jit(sharded)(*operands.values()), gradient(*repeated))
+
+
 def batch_norm_loss(fn, x, scale, bias, weights):
     y, mean, var = fn(x, scale, bias)
     return (

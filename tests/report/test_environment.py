@@ -1,14 +1,18 @@
 """What a report says of the machine, and what it must not say."""
 
+import os
 import pathlib
 import platform
 import socket
 import subprocess
+import sys
 
 import jax
 import pytest
 
 from cnn_jax.report import environment
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -70,6 +74,24 @@ def test_command_line_starts_with_the_settings(home, monkeypatch):
     assert command == (
         "JAX_PLATFORMS=cpu XLA_FLAGS='--xla_dump_to=~/dump --xla_x=2' cnn-jax models"
     )
+
+
+def test_command_line_of_a_module_says_so(tmp_path):
+    line = "from cnn_jax.report.environment import command_line; print(command_line())"
+    (tmp_path / "told.py").write_text(line)
+    done = {
+        start: subprocess.run(
+            [sys.executable, *start, "--runs", "2"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+        for start in (("-m", "told"), ("told.py",))
+    }
+    assert done["-m", "told"].endswith("python -m told --runs 2")
+    assert done["told.py",].endswith("python told.py --runs 2")
 
 
 def test_revision_is_that_of_the_repository_that_tracks_the_source(tmp_path):

@@ -18,6 +18,21 @@ def test_the_default_is_valid_and_survives_json():
     assert json.loads(json.dumps(config.to_dict()))["schedule"] == "one_cycle"
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"run_dir": "gs://bucket/run"}, "run_dir: got .* expected a local directory"),
+        ({"checkpoint_dir": "gs://bucket/run"}, "checkpoint_dir: .* run_dir to be giv"),
+        ({"keep_checkpoint_every_steps": 0}, "keep_checkpoint_every_steps: got 0"),
+        ({"sharding_rules": (("head", "fsdp"),)}, "a mesh with the axis 'fsdp'"),
+        ({"mesh": "fsdp=2", "sharding_rules": (("(", ""),)}, "regular expressions"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**fields).validate()
+
+
 def test_every_mistake_is_listed_at_once():
     config = TrainConfig(
         epochs=0,

@@ -282,6 +282,36 @@ def test_a_checkpoint_that_falls_on_an_epochs_end_is_saved(tiny_net, digits, wit
         assert checkpointer.steps == (11, 22)
 
 
+def test_checkpoints_may_lie_elsewhere_but_not_among_those_of_another_run(
+    tiny_net, digits, with_run, tmp_path
+):
+    elsewhere = str(tmp_path / "elsewhere")
+    fields = {"checkpoint_dir": elsewhere, "keep_checkpoints": 1, "epochs": 2}
+    config = with_run(checkpoint_every_steps=4, keep_checkpoint_every_steps=8, **fields)
+    fit(tiny_net(), config, *digits, progress=False)
+    assert not (pathlib.Path(config.run_dir) / "checkpoints").exists()
+    with Checkpointer(elsewhere, read_only=True) as checkpointer:
+        assert checkpointer.steps == (8, 16, 22)
+    again = dataclasses.replace(config, run_dir=str(tmp_path / "again"))
+    with pytest.raises(FileExistsError, match=r"elsewhere already holds.*--checkpoint"):
+        fit(tiny_net(), again, *digits, progress=False)
+    resumed = dataclasses.replace(config, resume=True)
+    assert int(fit(tiny_net(), resumed, *digits, progress=False).state.step) == 22
+
+
+def test_a_rule_says_where_a_leaf_lies(tiny_net, digits, config):
+    rules = (("head/kernel$", "fsdp,none"), ("kernel$", "none"))
+    config = dataclasses.replace(
+        config, mesh="data=4,fsdp=2", sharding_rules=rules, epochs=1
+    )
+    params = fit(tiny_net(), config, *digits, progress=False).state.params
+    specs = {
+        path: leaf.sharding.spec for path, leaf in trees.named_leaves(params).items()
+    }
+    assert tuple(specs.pop("head/kernel")) == ("fsdp", None)
+    assert all("fsdp" not in spec for spec in specs.values())
+
+
 def test_what_would_change_the_numbers_is_refused(tiny_net, digits, with_run):
     train, test = digits
     config = with_run(epochs=1)

@@ -5,7 +5,7 @@ safetensors_files.py  `.safetensors`
 npz_files.py          `.npz`
 keras_files.py        `.weights.h5` and `.h5`; needs the extra `keras-files`
 torch_files.py        `.pth`; needs the extra `torch`
-own_checkpoints.py    directories that `cnn-jax convert` wrote
+own_checkpoints.py    directories that `cnn-jax convert` or a training run wrote
 hub.py                `hf-hub:OWNER/NAME`; needs the extra `hub`
 """
 
@@ -22,7 +22,7 @@ from cnn_jax.pretrained.files import hub
 from cnn_jax.pretrained.files.keras_files import open_keras
 from cnn_jax.pretrained.files.mappings import weights_of
 from cnn_jax.pretrained.files.npz_files import open_npz
-from cnn_jax.pretrained.files.own_checkpoints import open_own
+from cnn_jax.pretrained.files.own_checkpoints import describe_own, open_own
 from cnn_jax.pretrained.files.safetensors_files import open_safetensors
 from cnn_jax.pretrained.files.stored import (
     FLOATS,
@@ -39,6 +39,7 @@ __all__ = [
     "Provenance",
     "StoredArray",
     "Weights",
+    "describe_own",
     "open_weights",
 ]
 
@@ -84,7 +85,8 @@ def open_weights(
     if not path.is_dir() and path.suffix not in _READERS:
         raise ValueError(
             f"{path}: got a file that ends in {path.suffix!r}, expected one of "
-            f"{', '.join(_READERS)}, or a directory that cnn-jax convert wrote."
+            f"{', '.join(_READERS)}, or a directory that cnn-jax convert or a training "
+            "run wrote."
         )
     reader = open_own if path.is_dir() else _READERS[path.suffix]
     with reader(path) as weights:

@@ -3,11 +3,10 @@
 from cnn_jax.models.googlenet import GoogLeNet
 from cnn_jax.pretrained.rules import (
     IGNORED,
-    TORCH_CONV,
     TORCH_DENSE,
-    TORCH_NORM,
     Rule,
     flattened,
+    torch_conv_and_norm,
 )
 
 
@@ -21,20 +20,13 @@ def _branch(stage: int, block: str, branch: int, layer: int | str) -> str:
     return f"stage{stage - 2}_block{block}/branch{branch}_conv{index}"
 
 
-def _conv_and_norm(pattern, path):
-    return (
-        Rule(pattern + r"\.conv", lambda *found: f"{path(*found)}/conv", TORCH_CONV),
-        Rule(pattern + r"\.bn", lambda *found: f"{path(*found)}/norm", TORCH_NORM),
-    )
-
-
 TRUNK = (
-    *_conv_and_norm(r"conv(\d)", "stem_conv{}".format),
-    *_conv_and_norm(r"inception(\d)([a-e])\.branch(\d)(?:\.(\d))?", _branch),
+    *torch_conv_and_norm(r"conv(\d)", "stem_conv{}".format),
+    *torch_conv_and_norm(r"inception(\d)([a-e])\.branch(\d)(?:\.(\d))?", _branch),
     Rule("fc", "head", TORCH_DENSE),
 )
 AUXILIARY = (
-    *_conv_and_norm(r"aux(\d)\.conv", "aux{}/conv".format),
+    *torch_conv_and_norm(r"aux(\d)\.conv", "aux{}/conv".format),
     Rule(r"aux(\d)\.fc1", "aux{}/dense".format, flattened(4, 4)),
     Rule(r"aux(\d)\.fc2", "aux{}/head".format, TORCH_DENSE),
 )

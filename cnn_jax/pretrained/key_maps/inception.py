@@ -1,7 +1,7 @@
 """Inception v3, as torchvision and timm name its layers."""
 
 from cnn_jax.models.inception import InceptionV3
-from cnn_jax.pretrained.rules import IGNORED, TORCH_CONV, TORCH_DENSE, TORCH_NORM, Rule
+from cnn_jax.pretrained.rules import IGNORED, TORCH_DENSE, Rule, torch_conv_and_norm
 
 # torchvision calls branches by their filters.
 _BRANCHES = {"1x1": 1, "3x3": 2, "5x5": 2, "7x7": 2, "3x3dbl": 3, "7x7dbl": 3}
@@ -19,24 +19,17 @@ def _branch(grid: int, block: str, branch: str, layer: int | str, beside: str) -
     return f"stage{grid - 4}_block{index}/branch{number}_conv{layer or 1}{beside}"
 
 
-def _conv_and_norm(pattern, path):
-    return (
-        Rule(pattern + r"\.conv", lambda *found: f"{path(*found)}/conv", TORCH_CONV),
-        Rule(pattern + r"\.bn", lambda *found: f"{path(*found)}/norm", TORCH_NORM),
-    )
-
-
 TRUNK = (
-    *_conv_and_norm(
+    *torch_conv_and_norm(
         f"Conv2d_({'|'.join(_STEM)})", lambda name: f"stem_conv{_STEM[name]}"
     ),
-    *_conv_and_norm(
+    *torch_conv_and_norm(
         r"Mixed_([567])([a-e])\.branch([^_]+|_pool)(?:_(\d)([ab]?))?", _branch
     ),
     Rule("fc", "head", TORCH_DENSE),
 )
 AUXILIARY = (
-    *_conv_and_norm(r"AuxLogits\.conv(\d)", lambda index: f"aux1/conv{index + 1}"),
+    *torch_conv_and_norm(r"AuxLogits\.conv(\d)", lambda index: f"aux1/conv{index + 1}"),
     Rule(r"AuxLogits\.fc", "aux1/head", TORCH_DENSE),
 )
 WITHOUT_AUXILIARY = (Rule(r"AuxLogits\..*", "", IGNORED),)

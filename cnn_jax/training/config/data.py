@@ -44,7 +44,7 @@ class DataConfig:
     """Per channel, subtracted from pixels in [0, 1]. Default: the training split's, or
     ImageNet's for a stream."""
     std: tuple[float, ...] | None = None
-    """Per channel, what is then divided by. Default: the training split's."""
+    """Per channel, what is then divided by. Default: as for `mean`."""
     validation_fraction: float = 0.0
     """Share of the training split held out, stratified, for early stopping."""
     batch_size: int = 128

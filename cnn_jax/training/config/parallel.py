@@ -10,6 +10,7 @@ from cnn_jax import sharding
 from cnn_jax.training.config.requirements import (
     Requirement,
     at_least_one_if_given,
+    is_pattern,
 )
 
 
@@ -23,6 +24,10 @@ class ParallelConfig:
     mesh: str | None = None
     """Sizes of the axes, such as `data=4,fsdp=2` or `data=2,spatial=4`: `data` splits
     the batch, `fsdp` also the state, `spatial` the images. Default: all on `data`."""
+    sharding_rules: tuple[tuple[str, str], ...] = ()
+    """With `fsdp`: pairs of a pattern on the state's paths and, for each dimension of
+    its leaves, a mesh axis or `none`, such as `head/kernel$ none,fsdp`. The first that
+    matches decides; large leaves that none matches are split."""
     batch_norm_scope: Literal["global", "device"] | int = "global"
     """Whose images share batch-norm statistics: those of the whole batch, of one
     device, or of this number of devices."""
@@ -52,6 +57,16 @@ class ParallelConfig:
             "mesh",
             self.parallel == "jit" or only_data,
             f"all devices on {sharding.DATA_AXIS!r} with parallel={self.parallel!r}",
+        )
+        yield (
+            "sharding_rules",
+            not self.sharding_rules or sharding.FSDP_AXIS in sizes,
+            f"a mesh with the axis {sharding.FSDP_AXIS!r}",
+        )
+        yield (
+            "sharding_rules",
+            all(is_pattern(pattern) for pattern, _ in self.sharding_rules),
+            "regular expressions, each with a partition",
         )
         scope = self.batch_norm_scope
         is_count = isinstance(scope, int) and not isinstance(scope, bool) and scope > 0

@@ -9,6 +9,7 @@ from typing import Literal
 from cnn_jax.training.config.requirements import (
     Requirement,
     at_least_one,
+    at_least_one_if_given,
     not_negative,
 )
 
@@ -31,6 +32,9 @@ class RunConfig:
     """For `float16`: steps without overflow after which the scale doubles."""
     run_dir: str | None = None
     """Directory for config, metrics, events and checkpoints. Default: keep none."""
+    checkpoint_dir: str | None = None
+    """Where the checkpoints lie, a path or `gs://...`, which every process of a run
+    must reach. Default: `RUN_DIR/checkpoints`."""
     resume: bool = False
     """Continue the run in `run_dir` from its newest checkpoint."""
     allow_changed: tuple[str, ...] = ()
@@ -45,6 +49,8 @@ class RunConfig:
     """Steps between checkpoints. Default 0: one after every epoch."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints are kept, beside the best one."""
+    keep_checkpoint_every_steps: int | None = None
+    """Keeps checkpoints of multiples of this number of steps too. Default: none."""
     compilation_cache: str | None = "~/.cache/cnn_jax/programs"
     """Directory that compiled programs are kept in, for the next run of the same ones;
     `JAX_COMPILATION_CACHE_DIR` goes before. `None` keeps none."""
@@ -62,6 +68,17 @@ class RunConfig:
             "initial_loss_scale",
             1 <= self.initial_loss_scale <= 2.0**24,
             "a number in [1, 2^24]",
+        )
+        yield from at_least_one_if_given(self, "keep_checkpoint_every_steps")
+        yield (
+            "run_dir",
+            "://" not in (self.run_dir or ""),
+            "a local directory; checkpoint_dir may be elsewhere",
+        )
+        yield (
+            "checkpoint_dir",
+            self.checkpoint_dir is None or self.run_dir is not None,
+            "run_dir to be given for the run's other files",
         )
         yield from not_negative(self, "checkpoint_every_steps", "maximum_skipped_steps")
         steps = self.profile_steps
