@@ -6,8 +6,8 @@ All start from the same weights with the same new last layer and go over the tra
 split as often: logistic regression by SGD on features that one pass computes (and, for
 its optimum, by L-BFGS), a run whose backbone is frozen, and one that trains all.
 Nothing is augmented. Times are those of training, with compilation apart and evaluation
-left out; the probe's are all of its wall time, the test split's features and
-compilation included.
+left out. The first probe's is all of its wall time, the test split's features and
+compilation included; the second finds the features in the first's cache.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import sys
 import tempfile
 from typing import Any
 
@@ -23,6 +24,7 @@ import jax.numpy as jnp
 import tyro
 
 from cnn_jax import data
+from cnn_jax.experiment import REFUSALS
 from cnn_jax.models import create_model
 from cnn_jax.pretrained import load_pretrained
 from cnn_jax.report.environment import command_line, describe_environment
@@ -131,7 +133,10 @@ def _print(rows: dict[str, dict[str, float]]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Compares, prints a line each and writes the numbers."""
     options = tyro.cli(Probing, args=arguments, description=__doc__)
-    rows = compare(options)
+    try:
+        rows = compare(options)
+    except REFUSALS as error:
+        sys.exit(f"{type(error).__name__}: {error}")
     probe, whole = rows["probe on features, sgd"], rows["fine-tuning"]
     share = probe["train_seconds"] / whole["train_seconds"]
     print(f"the probe takes {share:.3f} of fine-tuning's time")

@@ -1,1 +1,12 @@
-"""Looking at models and kernels: sizes, gradients, times."""
+"""Looking at models and kernels: what they see, sizes, gradients, times.
+
+What looks inside a trained network, and `summarize`, are exported here; the harnesses
+for kernels (`cases`, `gradcheck`, `residuals`, `timing`, `transformations`) are modules.
+"""
+
+from cnn_jax.analysis.endpoints import feature_maps as feature_maps
+from cnn_jax.analysis.features import first_layer_filters as first_layer_filters
+from cnn_jax.analysis.features import nearest_neighbours as nearest_neighbours
+from cnn_jax.analysis.saliency import grad_cam as grad_cam
+from cnn_jax.analysis.saliency import guided_backpropagation as guided_backpropagation
+from cnn_jax.analysis.summary import summarize as summarize

@@ -38,7 +38,12 @@ def run(options: argparse.Namespace) -> int:
         )
     infos = sorted(map(model_info, names), key=lambda info: (info.year, info.name))
     if options.json:
-        print_json([dataclasses.asdict(info) for info in infos])
+        print_json(
+            [
+                {**dataclasses.asdict(info), "input_size": info.input_size}
+                for info in infos
+            ]
+        )
         return 0
     columns = (
         Column("name", "Model"),

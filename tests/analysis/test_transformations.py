@@ -2,7 +2,7 @@
 
 After an intended change, rewrite the page with
 
-    python tests/analysis/test_transformations.py
+    PYTHONPATH=tests python tests/analysis/test_transformations.py
 """
 
 import pathlib
@@ -24,7 +24,7 @@ from cnn_jax.analysis.transformations import (
 )
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "transformations.md"
-COMMAND = "python tests/analysis/test_transformations.py"
+COMMAND = "PYTHONPATH=tests python tests/analysis/test_transformations.py"
 CASES = first_cases()
 # The rows that are tried by default; each takes seconds, nearly all of it compiling.
 BY_DEFAULT = ("conv", "max_pool", "batch_norm", "dropout")

@@ -2,7 +2,7 @@
 
 Checkpoints depend on them. After an intended change, rewrite the golden files with
 
-    python tests/models/test_parameter_trees.py
+    PYTHONPATH=tests python tests/models/test_parameter_trees.py
 """
 
 import json
