@@ -1,7 +1,7 @@
 """Looking at models and kernels: what they see, sizes, gradients, times.
 
 What looks inside a trained network, and `summarize`, are exported here; the harnesses
-for kernels (`cases`, `gradcheck`, `residuals`, `timing`, `transformations`) are modules.
+for kernels are modules: `cases`, `gradcheck`, `residuals`, `timing`, `transformations`.
 """
 
 from cnn_jax.analysis.endpoints import feature_maps as feature_maps
