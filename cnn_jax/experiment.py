@@ -1,4 +1,4 @@
-"""An experiment from its configuration: the data, the model, the run, the last line.
+"""An experiment from its configuration: the data, the model, the run, its page.
 
 A file in `experiments/` is a docstring, a `TrainConfig` and a call of `main`.
 """
@@ -17,6 +17,7 @@ from cnn_jax.analysis.summary import summarize
 from cnn_jax.checkpoint import CheckpointError
 from cnn_jax.models import create_model
 from cnn_jax.pretrained import load_pretrained
+from cnn_jax.report.run_page import write_run_page
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.feeds import image_shape
 from cnn_jax.training.hosts import connected_hosts, is_main_process
@@ -113,8 +114,9 @@ def main(
     """Runs the experiment that the command line describes.
 
     Every field of the configuration is an option. Exits with 2 for a command line that
-    cannot be meant, with 1 and one sentence when the run cannot go on, and with 75 when
-    a signal stopped a run that is saved (see `cnn_jax.training.stopping`).
+    cannot be meant, with 1 and one sentence when the run cannot go on or its page not
+    be written, and with 75 when a signal stopped a run that is saved (see
+    `cnn_jax.training.stopping`).
 
     Args:
       default: What the options change.
@@ -136,19 +138,28 @@ def main(
         ):
             result = run(config)
             speaks = is_main_process()
+        if speaks:
+            _conclude(result)
     except RunStoppedError as error:
         print(error, file=sys.stderr, flush=True)
         sys.exit(STOPPED_EXIT_CODE)
     except REFUSALS as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    if not speaks:
-        return
+
+
+def _conclude(result: FitResult) -> None:
+    """Prints the last lines, and writes the page where there is a directory for it."""
     print(
         f"test accuracy {result.test['accuracy']:.2%} on "
         f"{result.test['num_examples']} examples (epoch {result.best_epoch}), "
         f"{result.step_seconds_median * 1e3:.0f} ms a step, "
         f"{result.train_seconds:.0f} s of training, "
-        f"{result.compile_seconds:.0f} s of compiling"
+        f"{result.compile_seconds:.0f} s of compiling",
+        flush=True,
     )
     if result.run_dir is not None:
-        print(f"result in {result.run_dir}/result.json")
+        page = write_run_page(result.run_dir)
+        print(
+            f"result in {result.run_dir}/result.json, report in "
+            f"{result.run_dir}/{page.name}"
+        )

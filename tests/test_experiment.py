@@ -1,7 +1,9 @@
-"""What an experiment makes of its configuration before the run begins."""
+"""What an experiment makes of its configuration, and what it ends with."""
 
+import json
 import types
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import cnn_jax
 from cnn_jax import experiment
 from cnn_jax.pretrained import ConversionReport, Provenance, load_pretrained
+from cnn_jax.report.run_page import write_run_page
 from cnn_jax.training import TrainConfig
 from cnn_jax.trees import named_leaves
 
@@ -74,3 +77,44 @@ def test_images_are_normalised_as_the_weights_know_them(calls, weights, monkeypa
 def test_without_weights_a_run_starts_from_its_seed(calls):
     experiment.run(TrainConfig(model="lenet5"))
     assert calls[0].variables is None
+
+
+class SoftmaxRegression(nn.Module):
+    """One dense layer on the pixels: a network that compiles fast."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        """Returns the logits."""
+        return nn.Dense(10)(x.reshape(len(x), -1))
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Runs an experiment to its end, with further options."""
+
+    def run(*options):
+        options += ("--run-dir", str(tmp_path / "run"), "--batch-size", "512")
+        experiment.main(TrainConfig(epochs=1), "An experiment.", list(options))
+
+    monkeypatch.setattr(
+        experiment, "create_model", lambda *_, **__: SoftmaxRegression()
+    )
+    return run
+
+
+def test_a_finished_run_has_a_page_which_resuming_writes(start, tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "report.html.new").symlink_to("/dev/full")
+    with pytest.raises(SystemExit, match=r"^OSError: .*No space left.*/report\.html'$"):
+        start()
+    # The files of the run are whole, and a page of them is that of the resumed one.
+    page = write_run_page(run_dir)
+    text = page.read_text("utf-8")
+    page.unlink()
+    start("--resume")
+    last_line = f"result in {run_dir}/result.json, report in {run_dir}/report.html"
+    assert capsys.readouterr().out.splitlines()[-1] == last_line
+    assert page.read_text("utf-8") == text
+    accuracy = json.loads((run_dir / "result.json").read_text())["test"]["accuracy"]
+    assert f"On digits, lenet5 reached {100 * accuracy:.2f} % on 355 test" in text

@@ -142,7 +142,9 @@ def without_private_paths(argument: str) -> str:
       The word; an absolute path in it becomes relative to the current directory,
       else to `~`, else it is cut down to its last part.
     """
-    name, equals, value = argument.rpartition("=")
+    name, equals, value = argument.partition("=")
+    if not equals or not name.startswith("-"):
+        name, equals, value = "", "", argument
     path = pathlib.Path(value)
     if not path.is_absolute():
         return argument

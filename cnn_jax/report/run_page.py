@@ -7,7 +7,6 @@ is resumed: no date, and nothing of the process that happens to write the page.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -20,15 +19,12 @@ from typing import Any
 
 from cnn_jax.report import html, plots, study
 from cnn_jax.report.environment import without_private_paths
-from cnn_jax.report.statistics import (
-    Interval,
-    accuracy_interval,
-    student_interval,
-)
+from cnn_jax.report.statistics import accuracy_interval, student_interval
 from cnn_jax.report.table import Column, Table
 from cnn_jax.report.words import count, duration
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.evaluation import NUM_BINS
+from cnn_jax.training.records import replace_text
 
 PAGE = "report.html"
 """The page's name in the run directory."""
@@ -39,9 +35,9 @@ Record = Mapping[str, Any]
 SPLITS = {"train": "Training", "validation": "Validation", "test": "Test"}
 """What the names of an epoch's metrics begin with, in the order of their colours."""
 
-UNSHOWN = ("resume", "coordinator_address", "process_id")
-"""Fields that say how a run was started, beside those that `study.public` leaves out:
-where its files lie."""
+UNSHOWN = ("resume", "coordinator_address", "process_id", "checkpoint_dir")
+"""Fields that say how a run was started and where, beside those that `study.public`
+leaves out."""
 
 MAX_POINTS = 200
 """Points of a curve over steps; of a longer run each is the mean of several lines."""
@@ -67,23 +63,23 @@ SPLIT_COLUMNS = (
 
 EPOCH_COLUMNS = (
     Column("epoch", "Epoch", "", "d"),
-    Column("train_loss", "Training loss", "", ".4f"),
-    Column("train_accuracy", "Training accuracy", "%", ".2f", 100),
-    Column("train_skipped_steps", "Skipped steps", "", "d"),
-    Column("validation_loss", "Validation loss", "", ".4f"),
-    Column("validation_accuracy", "Validation accuracy", "%", ".2f", 100, "highest"),
-    Column("test_loss", "Test loss", "", ".4f"),
-    Column("test_accuracy", "Test accuracy", "%", ".2f", 100),
-    Column("test_top5_accuracy", "Test top-5", "%", ".2f", 100),
-    Column("test_calibration_error", "Calibration error", "%", ".1f", 100),
-    Column("learning_rate", "Learning rate", "", ".3g"),
+    Column("train_loss", "Loss", "training", ".4f"),
+    Column("train_accuracy", "Accuracy", "training, %", ".2f", 100),
+    Column("train_skipped_steps", "Skipped", "steps", "d"),
+    Column("validation_loss", "Loss", "validation", ".4f"),
+    Column("validation_accuracy", "Accuracy", "validation, %", ".2f", 100, "highest"),
+    Column("test_loss", "Loss", "test", ".4f"),
+    Column("test_accuracy", "Accuracy", "test, %", ".2f", 100),
+    Column("test_top5_accuracy", "Top-5", "test, %", ".2f", 100),
+    Column("test_calibration_error", "Calibration", "error, test, %", ".1f", 100),
+    Column("learning_rate", "Learning rate", "", "#.3g"),
     Column("seconds", "Training", "s", ",.1f"),
     Column("images_per_second", "Images/s", "", ",.0f"),
-    Column("waiting_share", "Waiting for data", "%", ".1f", 100),
+    Column("waiting_share", "Waiting", "for data, %", ".1f", 100),
 )
 
-SHOWN_IF_ANY = ("train_skipped_steps", "waiting_share")
-"""Columns of epochs that say something only where a number is not 0."""
+SHOWN_IF_NOT_ZERO = ("train_skipped_steps", "waiting_share")
+"""Columns of epochs that say something only if not all of their numbers are 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +139,7 @@ def write_run_page(run_dir: str | os.PathLike) -> pathlib.Path:
     """
     directory = pathlib.Path(run_dir).expanduser().absolute()
     page = render_run(read_run(directory))
-    _replace(directory / PAGE, page)
+    replace_text(directory / PAGE, page)
     return directory / PAGE
 
 
@@ -187,18 +183,6 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _replace(path: pathlib.Path, text: str) -> None:
-    """Writes a whole file, or leaves the old one; an error names the file."""
-    temporary = path.with_name(path.name + ".new")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()  # what there is of it takes what space there is
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
 def render_run(run: FinishedRun) -> str:
     """Returns the page of a run."""
     sections = [
@@ -225,11 +209,11 @@ def summarize_run(run: FinishedRun) -> str:
         f"On {_public_text(run.config['dataset'])}, {run.config['model']} reached "
         f"{ACCURACY.text(test['accuracy'])} % on "
         f"{count(test['num_examples'], 'test example')} with the weights of epoch "
-        f"{run.best_epoch} of {num_epochs}, after "
-        f"{duration(run.result['train_seconds'])} of training.",
-        "Its validation accuracy is the best of all epochs."
+        f"{run.best_epoch} of {num_epochs}; training took "
+        f"{duration(run.result['train_seconds'])}.",
+        "That epoch's validation accuracy is the best of all."
         if run.validates
-        else "It is the last: no validation split was held out to choose by.",
+        else "That epoch is the last: no validation split was held out to choose by.",
     ]
     if run.result["stopped_early"]:
         sentences.append(
@@ -244,51 +228,258 @@ def summarize_run(run: FinishedRun) -> str:
 
 def split_table(run: FinishedRun) -> Table:
     """Returns a row for each split, of the epoch that the result is of."""
-    rows = []
-    for name, label in SPLITS.items():
-        metrics = {
-            key.removeprefix(f"{name}_"): value
-            for key, value in run.best.items()
-            if key.startswith(f"{name}_")
+    rows = [
+        {"split": label}
+        | {
+            column.key: run.best.get(f"{name}_{column.key}")
+            for column in SPLIT_COLUMNS[1:]
         }
-        notes = []
-        if name == "test":
-            metrics = dict(run.result["test"])
-            if metrics["accuracy"] is not None and metrics["num_examples"]:
-                metrics["accuracy"] = accuracy_interval(
-                    [metrics["accuracy"]], metrics["num_examples"]
-                )
-                notes.append(study.interval_note(1))
-        known = {column.key: metrics.get(column.key) for column in SPLIT_COLUMNS}
-        if any(value is not None for value in known.values()):
-            rows.append(known | {"split": label})
-    return Table(
-        f"Epoch {run.best_epoch} of {len(run.history)}",
-        _filled(SPLIT_COLUMNS, rows),
-        rows,
-        [*notes, "Training: the mean over the epoch, while its steps changed weights."],
-    )
+        for name, label in SPLITS.items()
+        if any(key.startswith(f"{name}_") for key in run.best) and name != "test"
+    ]
+    test = dict(run.result["test"])
+    notes = ["Training: the mean over the epoch, while its steps changed the weights."]
+    if test["accuracy"] is not None:
+        accuracy = accuracy_interval([test["accuracy"]], test["num_examples"])
+        test["accuracy"] = accuracy
+        notes.append(study.interval_note(1))
+    rows.append({"split": SPLITS["test"], **test})
+    title = f"Epoch {run.best_epoch} of {len(run.history)}"
+    return _filled_table(title, SPLIT_COLUMNS, rows, notes)
 
 
 def epoch_table(run: FinishedRun) -> Table:
     """Returns a row for each epoch."""
-    keys = [column.key for column in EPOCH_COLUMNS]
-    rows = [{key: each.get(key) for key in keys} for each in run.history]
+    silent = [
+        key
+        for key in SHOWN_IF_NOT_ZERO
+        if not any(epoch.get(key) for epoch in run.history)
+    ]
+    columns = [column for column in EPOCH_COLUMNS if column.key not in silent]
     notes = [f"The result is that of epoch {run.best_epoch}."]
     if run.validates:
-        notes.append("Bold: the best; of equals the first counts.")
+        notes.append("Bold: the best validation accuracy; of equals the first counts.")
+    return _filled_table("Every epoch", columns, run.history, notes)
+
+
+def _filled_table(
+    title: str, columns: Sequence[Column], rows: Sequence[Record], notes: Sequence[str]
+) -> Table:
+    """Returns a table of those columns in which something stands."""
     columns = [
-        column
-        for column in _filled(EPOCH_COLUMNS, rows)
-        if column.key not in SHOWN_IF_ANY or any(row[column.key] for row in rows)
-    ]
-    return _without_hidden(Table("Every epoch", EPOCH_COLUMNS, rows, notes), columns)
-
-
-def _filled(columns: Sequence[Column], rows: Sequence[Record]) -> list[Column]:
-    """Returns the columns in which something stands."""
-    return [
         column
         for column in columns
         if any(row.get(column.key) is not None for row in rows)
     ]
+    rows = [{column.key: row.get(column.key) for column in columns} for row in rows]
+    return Table(title, columns, rows, notes)
+
+
+# ---------------------------------------------------------------------------- charts
+
+
+def learning_curves(run: FinishedRun) -> list[Any]:
+    """Returns the blocks with the charts, or with the sentence why there are none."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return [
+            html.Paragraph(
+                "The charts need matplotlib, which was not installed when this page "
+                "was written: pip install 'cnn_jax[report]', then repeat the run's "
+                "command with --resume."
+            )
+        ]
+    charts = [
+        *(_epoch_chart(run, *form) for form in EPOCH_CHARTS),
+        *(_step_chart(run, *form) for form in STEP_CHARTS),
+    ]
+    charts = [chart for chart in charts if chart is not None]
+    if not charts:
+        return [html.Paragraph("No epoch and no step has a finite number to draw.")]
+    return [html.Charts(charts)]
+
+
+EPOCH_CHARTS = (
+    ("loss", "Loss", "mean loss", 1, (0, math.inf)),
+    ("accuracy", "Accuracy", "accuracy, %", 100, (0, 1)),
+)
+"""What is drawn over epochs for every split: the metric, the title, the label of the y
+axis, what values are multiplied by, and their bounds."""
+
+STEP_CHARTS = (
+    ("loss", "Training loss by step", "loss", 0),
+    ("learning_rate", "Learning rate by step", "learning rate", 3),
+)
+"""What is drawn over steps: the field, the title, the name of the line and of the y
+axis, and the style."""
+
+
+def _epoch_chart(
+    run: FinishedRun,
+    metric: str,
+    title: str,
+    label: str,
+    scale: float,
+    bounds: tuple[float, float],
+) -> html.Chart | None:
+    points = {
+        name: _points(run.history, "epoch", f"{name}_{metric}") for name in SPLITS
+    }
+    curves = [
+        _curve(SPLITS[name].lower(), points[name], style)
+        for style, name in enumerate(SPLITS)
+        if points[name]
+    ]
+    caption = (
+        "Training: the mean over an epoch, while it was trained; else after it. The "
+        f"result is that of epoch {run.best_epoch}."
+    )
+    if any(0 < len(drawn) < len(run.history) for drawn in points.values()):
+        caption += " Epochs without a finite number have no point."
+    return _chart(
+        curves,
+        title,
+        caption,
+        x_label="epoch",
+        y_label=label,
+        scale=scale,
+        bounds=bounds,
+    )
+
+
+def _step_chart(
+    run: FinishedRun, field: str, title: str, label: str, style: int
+) -> html.Chart | None:
+    points = _points(run.steps, "step", field)
+    size = math.ceil(len(points) / MAX_POINTS)
+    caption = f"From the {count(len(points), 'line')} of metrics.jsonl about steps"
+    caption += f"; each point is the mean of up to {size}." if size > 1 else "."
+    groups = [
+        points[start : start + size] for start in range(0, len(points), size or 1)
+    ]
+    means = [tuple(map(statistics.fmean, zip(*group, strict=True))) for group in groups]
+    curves = [_curve(label, means, style)] if means else []
+    return _chart(curves, title, caption, x_label="step", y_label=label)
+
+
+def _points(
+    records: Sequence[Record], place: str, field: str
+) -> list[tuple[float, float]]:
+    """Returns where a field has a finite number, and that number."""
+    return [
+        (each[place], each[field])
+        for each in records
+        if each.get(place) is not None and each.get(field) is not None
+    ]
+
+
+def _curve(
+    label: str, points: Sequence[tuple[float, float]], style: int
+) -> plots.Curve:
+    places, values = zip(*points, strict=True)
+    return plots.Curve(
+        label, places, [student_interval([value]) for value in values], style
+    )
+
+
+def _chart(
+    curves: Sequence[plots.Curve], title: str, caption: str, **options: Any
+) -> html.Chart | None:
+    if not curves:
+        return None
+    ends = "; ".join(
+        f"{curve.label} {curve.values[-1].mean * options.get('scale', 1):.3g}"
+        for curve in curves
+    )
+    svg = plots.line_chart(
+        curves,
+        title=title,
+        description=f"{title} by {options['x_label']}. Last values: {ends}.",
+        **options,
+    )
+    return html.Chart(svg, title, caption)
+
+
+# ----------------------------------------------------------------------------- facts
+
+
+def configuration(run: FinishedRun) -> list[Any]:
+    """Returns the blocks that say what was asked for."""
+    # As JSON has them: what was read knows no tuples.
+    defaults = json.loads(json.dumps(TrainConfig().to_dict()))
+    fields = study.public(
+        {name: value for name, value in run.config.items() if name not in UNSHOWN}
+    )
+    changed = [
+        name
+        for name, value in fields.items()
+        if name not in defaults or value != defaults[name]
+    ]
+    rows = [
+        {
+            "field": name,
+            "value": _public_text(fields[name]),
+            "default": _public_text(defaults[name]) if name in defaults else None,
+        }
+        for name in changed
+    ]
+    columns = (
+        Column("field", "Field"),
+        Column("value", "This run"),
+        Column("default", "Default"),
+    )
+    rest = {
+        name: _public_text(value)
+        for name, value in fields.items()
+        if name not in changed
+    }
+    blocks = []
+    if rows:
+        blocks.append(Table("What differs from the defaults", columns, rows))
+    else:
+        blocks.append(html.Paragraph("Every field has its default."))
+    if rest:
+        title = f"{count(len(rest), 'field')} as TrainConfig has them"
+        blocks.append(html.Details(title, [html.Facts(rest)]))
+    return blocks
+
+
+def _public_text(value: Any) -> str:
+    """Returns a field's value without the absolute part of a path in it."""
+    if not isinstance(value, str):
+        return str(value)
+    if value.startswith("folder:"):
+        return "folder:" + _public_text(value.removeprefix("folder:"))
+    return without_private_paths(value)
+
+
+def _costs(run: FinishedRun) -> dict[str, str]:
+    result = run.result
+    facts = {
+        "Training time": f"{duration(result['train_seconds'])}, with logging and "
+        "checkpoints, without compiling and evaluation",
+        "Images per second": f"{result['images_per_second']:,.0f}",
+    }
+    if result.get("flops_utilization") is not None:
+        facts["FLOPs utilization"] = (
+            f"{100 * result['flops_utilization']:.1f} % of the devices' peak"
+        )
+    return facts
+
+
+def _making(run: FinishedRun) -> dict[str, str]:
+    config, about = run.config, run.about
+    prints = [f"{name} {value}" for name, value in about["dataset"].items()]
+    versions = [f"{name} {value}" for name, value in about["versions"].items()]
+    facts = {
+        "Dataset": f"{_public_text(config['dataset'])}: trained on "
+        f"{config['train_split']}, tested on {config['test_split']}",
+        "Fingerprints": ", ".join(prints),
+        "Seed": str(config["seed"]),
+        "Random numbers": about["random"]["generator"],
+        "Versions": ", ".join(versions),
+        "Digest of the final state": run.result["state_digest"],
+    }
+    num_bad = len(run.result.get("bad_images", ()))
+    if num_bad:
+        facts["Unreadable"] = f"{count(num_bad, 'image')}, skipped"
+    return facts

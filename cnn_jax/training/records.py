@@ -7,6 +7,7 @@ A room of its own beside the loop, because what a run leaves behind is a contrac
     events.out.tfevents* the same numbers for TensorBoard
     checkpoints/         see cnn_jax.checkpoint; elsewhere with `checkpoint_dir`
     result.json          written at the end
+    report.html          see cnn_jax.report.run_page; written by experiments
 
 Every line of `metrics.jsonl` carries the number of finished steps. A run that is
 resumed at step s first drops the lines beyond s, so that its file ends equal to that of
@@ -79,7 +80,7 @@ class RunFiles:
             return
         self.write_json("config.json", description)
         kept = _lines_up_to(self._metrics_path, step, epoch) if step else []
-        _replace(self._metrics_path, "".join(kept))
+        replace_text(self._metrics_path, "".join(kept))
         self._metrics = open(self._metrics_path, "a", encoding="utf-8")  # noqa: SIM115
         with _naming(self.directory):
             self._events = EventFile(
@@ -108,7 +109,7 @@ class RunFiles:
         if not self._writes:
             return
         text = json.dumps(_finite_or_none(content), indent=2)
-        _replace(self.directory / name, text + "\n")
+        replace_text(self.directory / name, text + "\n")
 
     def __enter__(self) -> RunFiles:
         return self
@@ -148,7 +149,12 @@ def _lines_up_to(path: pathlib.Path, step: int, epoch: int) -> list[str]:
     return kept
 
 
-def _replace(path: pathlib.Path, text: str) -> None:
+def replace_text(path: pathlib.Path, text: str) -> None:
+    """Writes a whole file of a run, or leaves the old one.
+
+    Raises:
+      OSError: If it cannot be written; it names the file.
+    """
     temporary = path.with_name(path.name + ".new")
     try:
         with _naming(path):

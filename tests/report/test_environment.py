@@ -57,13 +57,14 @@ def test_command_line_has_no_absolute_path(home):
             str(home / "data sets"),
             f"--run-dir={home}/project/runs/1",
             "/mnt/disk/tfds",
+            "/mnt/lr=0.1/weights.npz",
             "--name",
             "a b",
         ]
     )
     assert command == (
         "python 'experiments/run me.py' --data-dir ~/'data sets' --run-dir=runs/1 "
-        "tfds --name 'a b'"
+        "tfds weights.npz --name 'a b'"
     )
 
 
