@@ -221,7 +221,11 @@ def _revision(source: pathlib.Path) -> str | None:
     commit = _output(*git, "rev-parse", "--short=12", "HEAD")
     if commit is None:
         return None
-    changes = _output(*git, "status", "--porcelain", "--untracked-files=no")
+    # A record that is being written anew does not change what wrote it.
+    records = ":(top,exclude)experiments/results"
+    changes = _output(
+        *(*git, "status", "--porcelain", "--untracked-files=no"), "--", ":/", records
+    )
     return commit + ("+changes" if changes else "")
 
 

@@ -107,14 +107,19 @@ def test_revision_is_that_of_the_repository_that_tracks_the_source(tmp_path):
         return done.stdout.strip()
 
     source, stranger = tmp_path / "source.py", tmp_path / "stranger.py"
+    record = tmp_path / "experiments" / "results" / "record.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("1")
     source.write_text("1")
     stranger.write_text("1")
     git("init")
     assert environment._revision(source) is None
-    git("add", "source.py")
+    git("add", "source.py", "experiments")
     git("commit", "-m", "first")
     commit = git("rev-parse", "--short=12", "HEAD")
     assert environment._revision(source) == commit
     assert environment._revision(stranger) is None
+    record.write_text("2")
+    assert environment._revision(source) == commit
     source.write_text("2")
     assert environment._revision(source) == f"{commit}+changes"
