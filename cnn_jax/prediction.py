@@ -107,6 +107,11 @@ def predict(
     Returns:
       One prediction for each image, in order.
 
+    Warns:
+      UserWarning: If a run does not say how it normalised images, so that the model's
+        entry in the registry is a guess.
+      DamagedCheckpointWarning: If a newer checkpoint than the one taken is damaged.
+
     Raises:
       FileNotFoundError: If there are no such weights.
       ImportError: If what reads such weights is not installed.
@@ -137,7 +142,8 @@ def predict(
     if known is not None and known.is_run and "mean" not in said:
         warnings.warn(
             f"{weights}: the run does not say how it normalised images; {model}'s "
-            f"usual mean {info.mean} and std {info.std} are used.",
+            f"usual mean {info.mean} and std {info.std} are used. What is trained with "
+            "--mean and --std says it.",
             stacklevel=2,
         )
     preprocessing = _preprocessing(info, said)

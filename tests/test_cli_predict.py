@@ -14,6 +14,7 @@ import cnn_jax
 from cnn_jax import cli
 from cnn_jax.analysis.overlay import overlay
 from cnn_jax.analysis.saliency import grad_cam
+from cnn_jax.checkpoint import DirectoryInUseError
 from cnn_jax.data import load_dataset
 from cnn_jax.prediction import _preprocessing
 from cnn_jax.pretrained import convert
@@ -155,6 +156,34 @@ def test_pictures_show_the_map(capsys, folder, network, tmp_path):
         assert (drawn[320:] < 128).any()
     _, table, _ = run(capsys, "predict", *arguments)
     assert "map of class" in table
+
+
+def test_a_bare_cam_writes_here(capsys, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = [folder / "weights.safetensors", folder / "one.png"]
+    arguments += ["--model", "lenet5", "--json", "--endpoint", "stage1", "--cam"]
+    status, out, err = run(capsys, "predict", *arguments)
+    assert (status, err) == (0, "")
+    assert json.loads(out)[0]["picture"] == "one_cam.png"
+    assert [path.name for path in tmp_path.iterdir()] == ["one_cam.png"]
+    status, out, _ = run(capsys, "predict", "--cam=there", *arguments[:-1])
+    assert json.loads(out)[0]["picture"] == os.path.join("there", "one_cam.png")
+
+
+def test_what_is_wrong_with_a_checkpoint_is_one_sentence(capsys, folder, monkeypatch):
+    def fail(*arguments, **keywords):
+        raise DirectoryInUseError("weights: another run writes here.")
+
+    monkeypatch.setattr("cnn_jax.prediction.predict", fail)
+    status, out, err = run(capsys, "predict", folder, folder / "one.png")
+    assert (status, out) == (2, "")
+    assert err == "cnn-jax: error: weights: another run writes here.\n"
+
+
+def test_a_directory_without_weights_is_one_sentence(capsys, folder):
+    status, out, err = run(capsys, "predict", folder, folder / "one.png")
+    assert (status, out) == (2, "")
+    assert err == f"cnn-jax: error: {folder}: expected a checkpoint, found none.\n"
 
 
 def test_a_converted_checkpoint_knows_its_model_and_classes(capsys, folder, tmp_path):

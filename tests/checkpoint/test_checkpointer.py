@@ -10,6 +10,7 @@ from cnn_jax import sharding, trees
 from cnn_jax.checkpoint import (
     Checkpointer,
     CheckpointError,
+    DamagedCheckpointWarning,
     ResumeRefusedError,
     SaveError,
     check_unchanged,
@@ -24,6 +25,15 @@ def make_tree(seed=0):
         "moments": (values[:, :2], jnp.int32(7)),
         "odd": jnp.array([-0.0, jnp.nan, jnp.inf]),
     }
+
+
+def damage(step):
+    """Changes one bit of a checkpoint's largest file."""
+    paths = [step / name for name in files.all_files(step)]
+    largest = max(paths, key=files.size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
 
 
 @pytest.fixture
@@ -112,6 +122,81 @@ def test_every_leaf_that_does_not_fit_is_listed(checkpointer):
         "  c: saved 'float32[1]', now absent",
         "  d: saved absent, now 'float32[1]'",
     ]
+
+
+def test_a_checkpoint_describes_itself_without_being_restored(checkpointer):
+    checkpointer.save(3, make_tree(), {"a": 1})
+    checkpointer.save(5, make_tree(), {"a": 2})
+    found = checkpointer.describe()
+    assert (found.step, found.metadata) == (5, {"a": 2})
+    assert found.leaves == trees.leaf_specs(make_tree())
+    assert checkpointer.describe(3).metadata == {"a": 1}
+    damage(checkpointer.directory / "5")
+    with pytest.raises(CheckpointError, match="5: the checkpoint is damaged"):
+        checkpointer.describe(5)
+    with pytest.warns(DamagedCheckpointWarning, match="Step 3 is used") as caught:
+        assert checkpointer.describe().step == 3
+    assert caught[0].filename == __file__
+
+
+class TestPartialRestores:
+    """Some leaves of a tree, the others left where they are."""
+
+    def part(self, tree):
+        return {"layer/with slash": tree["layer/with slash"], "odd": tree["odd"]}
+
+    def test_come_back_bit_for_bit(self, checkpointer):
+        checkpointer.save(3, make_tree(), {"a": 1})
+        found = checkpointer.restore(self.part(make_tree(seed=1)), partial=True)
+        assert (found.step, found.metadata) == (3, {"a": 1})
+        assert trees.digest(found.tree) == trees.digest(self.part(make_tree()))
+
+    def test_lie_where_the_template_says(self, checkpointer):
+        split = sharding.batch_sharded(sharding.make_mesh())
+        checkpointer.save(1, {"x": jnp.arange(16.0), "y": jnp.zeros(2)}, {})
+        template = {"x": jax.ShapeDtypeStruct((16,), jnp.float32, sharding=split)}
+        found = checkpointer.restore(template, partial=True).tree["x"]
+        assert found.sharding == split
+        np.testing.assert_array_equal(found, np.arange(16.0))
+
+    def test_must_be_asked_for(self, checkpointer):
+        checkpointer.save(3, make_tree(), {})
+        with pytest.raises(CheckpointError, match=r"moments/0: saved .*, now absent"):
+            checkpointer.restore(self.part(make_tree()))
+
+    def test_fit_as_far_as_they_go(self, checkpointer):
+        checkpointer.save(1, {"a": jnp.zeros(2), "b": jnp.zeros(3)}, {})
+        template = {"a": jnp.zeros(4), "c": jnp.zeros(1)}
+        with pytest.raises(CheckpointError) as error:
+            checkpointer.restore(template, partial=True)
+        assert str(error.value).splitlines()[1:] == [
+            "  a: saved 'float32[2]', now 'float32[4]'",
+            "  c: saved absent, now 'float32[1]'",
+        ]
+
+    def test_verify_every_file(self, checkpointer):
+        checkpointer.save(1, {"a": jnp.zeros(2), "b": jnp.arange(1000.0)}, {})
+        checkpointer.wait()
+        damage(checkpointer.directory / "1")
+        with pytest.raises(CheckpointError, match="sha256 differs"):
+            checkpointer.restore({"a": jnp.zeros(2)}, step=1, partial=True)
+
+    def test_of_all_leaves_verify_the_digest(self, checkpointer, monkeypatch):
+        with monkeypatch.context() as patched:
+            patched.setattr(trees, "digest", lambda tree: "another")
+            checkpointer.save(1, {"a": jnp.zeros(2)}, {})
+        with pytest.raises(CheckpointError, match="not those that were saved"):
+            checkpointer.restore({"a": jnp.zeros(2)}, step=1, partial=True)
+
+    def test_leave_the_directory_as_it_is(self, tmp_path):
+        with Checkpointer(tmp_path / "there") as checkpointer:
+            checkpointer.save(1, {"a": jnp.zeros(2), "b": jnp.zeros(3)}, {})
+        paths = [tmp_path / "there", *sorted((tmp_path / "there").rglob("*"))]
+        before = [(path, path.stat().st_mtime_ns) for path in paths]
+        with Checkpointer(tmp_path / "there", read_only=True) as checkpointer:
+            checkpointer.restore({"a": jnp.zeros(2)}, partial=True)
+        paths = [tmp_path / "there", *sorted((tmp_path / "there").rglob("*"))]
+        assert [(path, path.stat().st_mtime_ns) for path in paths] == before
 
 
 def test_arrays_that_read_well_but_differ_are_never_loaded(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import safetensors.numpy
 
 import cnn_jax
 from cnn_jax import cli
-from cnn_jax.checkpoint import Checkpointer
+from cnn_jax.checkpoint import Checkpointer, SaveError
 from cnn_jax.pretrained import convert
 from cnn_jax.trees import leaf_specs
 
@@ -122,6 +122,19 @@ def test_nothing_is_left_of_a_write_that_failed(file, destination, monkeypatch):
     monkeypatch.setattr(Checkpointer, "save", fail)
     with pytest.raises(OSError, match="disk full"):
         convert(file, destination, "lenet5")
+    assert not list(destination.parent.iterdir())
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_sentence(
+    file, destination, monkeypatch, capsys
+):
+    def fail(*arguments, **keywords):
+        raise SaveError("step 0 could not be saved; no space left.")
+
+    monkeypatch.setattr(Checkpointer, "save", fail)
+    status, out, err = run(capsys, file, destination, "--model", "lenet5")
+    assert (status, out) == (2, "")
+    assert err == "cnn-jax: error: step 0 could not be saved; no space left.\n"
     assert not list(destination.parent.iterdir())
 
 

@@ -1,18 +1,32 @@
-"""Directories that `cnn-jax convert` wrote."""
+"""Our own checkpoints as weights: converted ones, and those of training runs.
+
+A run directory holds `config.json` and, unless that says where else, `checkpoints/`.
+Each of its checkpoints is all that changes in training; the weights in it are what the
+run evaluates: moving averages, if it keeps them. Of several checkpoints that one is
+taken which the run itself reports: the best by its validation split, if it has one,
+else the newest that is sound.
+
+Nothing here writes: a run may go on meanwhile.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
+import json
+import os
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from cnn_jax import trees
+from cnn_jax.models import list_models, model_info
+from cnn_jax.models.registry import CIFAR10_MEAN, CIFAR10_STD
 from cnn_jax.pretrained.files.stored import (
     DamagedFileError,
     Provenance,
@@ -20,8 +34,64 @@ from cnn_jax.pretrained.files.stored import (
     Weights,
 )
 
+if TYPE_CHECKING:  # Orbax is imported when a checkpoint is opened
+    from cnn_jax.checkpoint import Checkpointer, Description
+
 KIND = "cnn_jax.pretrained"
-"""What marks the metadata of these checkpoints."""
+"""What marks the metadata of converted checkpoints."""
+
+HEAD = r"params/(.*/)?head/(kernel|bias)"
+"""The paths that depend on the number of classes."""
+
+_STATE, _AVERAGE = "state/", "state/average/"
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnCheckpoint:
+    """What a checkpoint says of the weights in it.
+
+    Attributes:
+      step: Its step.
+      specs: Path here -> `"float32[3,3,16,16]"`.
+      prefix: What these paths begin with in the checkpoint.
+      ignored: The checkpoint's other leaves.
+      part: Which part of what was named the weights are; `""` for all.
+      model: The model's name, or None if it is not said.
+      num_classes: How many classes the weights are for, or None if no layer says it.
+      class_names: Their names, or None if they are not said.
+      preprocessing: See `Provenance`.
+      is_run: Whether a training run wrote it.
+    """
+
+    step: int
+    specs: Mapping[str, str]
+    prefix: str = ""
+    ignored: tuple[str, ...] = ()
+    part: str = ""
+    model: str | None = None
+    num_classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+    preprocessing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    is_run: bool = False
+
+
+def describe_own(source: object) -> OwnCheckpoint | None:
+    """Returns what a checkpoint of ours says; None for what is no directory.
+
+    Args:
+      source: What `load_pretrained` takes.
+
+    Raises:
+      FileNotFoundError: If no checkpoint is in the directory.
+      ValueError: If it is another checkpoint, or is damaged.
+    """
+    if not isinstance(source, str | os.PathLike):
+        return None
+    path = pathlib.Path(source)
+    if not path.is_dir():
+        return None
+    with _opened(path) as (_, found):
+        return found
 
 
 @contextlib.contextmanager
@@ -30,43 +100,40 @@ def open_own(path: pathlib.Path) -> Iterator[Weights]:
 
     Reading one restores and verifies all.
 
+    Args:
+      path: A directory that `cnn-jax convert` wrote, a run's, its `checkpoints`, or one
+        step in there.
+
     Raises:
       FileNotFoundError: If no checkpoint is in it.
       ValueError: If it is another checkpoint, or is damaged.
     """
-    from cnn_jax.checkpoint import Checkpointer, CheckpointError
-
-    if not any(path.iterdir()):
-        raise FileNotFoundError(f"{path}: got an empty directory.")
-    with Checkpointer(path) as checkpointer:
-        try:
-            metadata = checkpointer.metadata()
-        except CheckpointError as error:
-            raise DamagedFileError(str(error)) from error
-        if metadata.get("kind") != KIND:
-            raise ValueError(
-                f"{path}: got a checkpoint of something else, a training run's "
-                "perhaps; expected one that cnn-jax convert wrote."
-            )
-        template = {name: _abstract(spec) for name, spec in metadata["arrays"].items()}
+    with _opened(path) as (checkpointer, found):
+        template = {name: _abstract(spec) for name, spec in found.specs.items()}
 
         @functools.cache
         def restore() -> dict[str, jax.Array]:
-            try:
-                tree = checkpointer.restore(nested(template)).tree
-            except CheckpointError as error:
-                raise DamagedFileError(str(error)) from error
+            wanted = {found.prefix + name: leaf for name, leaf in template.items()}
+            with _named_as_damage():
+                tree = checkpointer.restore(
+                    nested(wanted), step=found.step, partial=True
+                ).tree
             return trees.named_leaves(tree)
 
         def describe(name: str) -> StoredArray:
             leaf = template[name]
             return StoredArray(
-                leaf.shape, str(leaf.dtype), lambda: np.asarray(restore()[name])
+                leaf.shape,
+                str(leaf.dtype),
+                lambda: np.asarray(restore()[found.prefix + name]),
             )
 
         yield Weights(
             {name: describe(name) for name in template},
-            Provenance(str(path), path, preprocessing=metadata["preprocessing"]),
+            Provenance(
+                str(path), path, part=found.part, preprocessing=found.preprocessing
+            ),
+            ignored=found.ignored,
         )
 
 
@@ -80,6 +147,160 @@ def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
             branch = branch.setdefault(parent, {})
         branch[name] = leaf
     return tree
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[tuple[Checkpointer, OwnCheckpoint]]:
+    """Opens what lies in a directory for reading."""
+    from cnn_jax.checkpoint import Checkpointer
+
+    if not any(path.iterdir()):
+        raise FileNotFoundError(f"{path}: got an empty directory.")
+    directory, step = _locate(path)
+    # Else it would lock the directory and clear it up, whosever it is.
+    with Checkpointer(directory, read_only=True) as checkpointer:
+        with _named_as_damage(missing=False):
+            found = checkpointer.describe(step)
+        if found.metadata.get("kind") == KIND:
+            own = _converted(found)
+        elif _is_run(found):
+            own = _of_run(_chosen(checkpointer, found, step), named=step is not None)
+        else:
+            raise ValueError(
+                f"{path}: got a checkpoint of something else; expected one that "
+                "cnn-jax convert or a training run wrote."
+            )
+        yield checkpointer, own
+
+
+def _locate(path: pathlib.Path) -> tuple[str | pathlib.Path, int | None]:
+    """Returns where the checkpoints lie, and the step if the path is a step's."""
+    path = path.absolute()
+    if path.name.isdecimal() and (path / "MANIFEST").is_file():
+        return path.parent, int(path.name)
+    config = path / "config.json"
+    if config.is_file():
+        try:
+            elsewhere = json.loads(config.read_bytes())["config"].get("checkpoint_dir")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path}: got a config.json that is no training run's "
+                f"({type(error).__name__}: {error}); expected a run directory, or one "
+                "that cnn-jax convert wrote."
+            ) from error
+        return elsewhere or path / "checkpoints", None
+    return path, None
+
+
+@contextlib.contextmanager
+def _named_as_damage(*, missing: bool = True) -> Iterator[None]:
+    """Has what is wrong with a checkpoint raised as what is wrong with any file.
+
+    Args:
+      missing: Whether a checkpoint that is not there counts, since it was there before.
+    """
+    from cnn_jax.checkpoint import CheckpointError
+
+    try:
+        yield
+    except CheckpointError as error:
+        raise DamagedFileError(str(error)) from error
+    except FileNotFoundError as error:
+        if not missing:
+            raise
+        raise DamagedFileError(str(error)) from error
+
+
+def _converted(found: Description) -> OwnCheckpoint:
+    metadata = found.metadata
+    return OwnCheckpoint(
+        step=found.step,
+        specs=found.leaves,
+        model=metadata["model"],
+        num_classes=metadata["num_classes"],
+        class_names=_as_tuple(metadata.get("class_names")),
+        preprocessing=metadata["preprocessing"],
+    )
+
+
+def _is_run(found: Description) -> bool:
+    return {"config", "record"} <= found.metadata.keys() and any(
+        path.startswith(f"{_STATE}params/") for path in found.leaves
+    )
+
+
+def _chosen(
+    checkpointer: Checkpointer, newest: Description, step: int | None
+) -> Description:
+    """Returns the checkpoint that a run reports: what `fit` takes at its end.
+
+    The best is the record's and not the highest metric of what is sound: where the
+    best is damaged, the second best must not pass for it.
+    """
+    record = newest.metadata["record"]
+    best = record.get("best_step") if record.get("best_epoch") else None
+    if step is not None or best in (None, newest.step):
+        return newest
+    try:
+        with _named_as_damage():
+            return checkpointer.describe(best)
+    except DamagedFileError as error:
+        raise DamagedFileError(
+            f"{error} It is the run's best; name {checkpointer.directory}/"
+            f"{newest.step} to take the newest."
+        ) from error
+
+
+def _of_run(found: Description, *, named: bool) -> OwnCheckpoint:
+    has_average = any(path.startswith(f"{_AVERAGE}params/") for path in found.leaves)
+    prefix = _AVERAGE if has_average else _STATE
+    is_weight = re.compile(rf"{prefix}(params|batch_stats)/.*").fullmatch
+    taken = {path: spec for path, spec in found.leaves.items() if is_weight(path)}
+    specs = {path.removeprefix(prefix): spec for path, spec in taken.items()}
+    heads = [spec for path, spec in specs.items() if re.fullmatch(HEAD, path)]
+    config, record = found.metadata["config"], found.metadata["record"]
+    images = found.metadata.get("images", {})
+    is_best = record.get("best_epoch") and record.get("best_step") == found.step
+    which = "best " if is_best and not named else "newest " if not named else ""
+    return OwnCheckpoint(
+        step=found.step,
+        specs=specs,
+        prefix=prefix,
+        ignored=tuple(path for path in found.leaves if path not in taken),
+        part=f"{which}checkpoint, step {found.step}"
+        + (", moving averages" if has_average else ""),
+        model=config.get("model"),
+        num_classes=_abstract(heads[0]).shape[-1] if heads else None,
+        class_names=_as_tuple(images.get("class_names")),
+        preprocessing=_preprocessing(config, images),
+        is_run=True,
+    )
+
+
+def _preprocessing(
+    config: Mapping[str, Any], images: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns what a run says of its images; see `Provenance`.
+
+    Args:
+      config: Its configuration, which leaves what it can to the data.
+      images: What it found out from them, if it recorded that.
+    """
+    known: dict[str, Any] = {}
+    if config.get("mean") is not None:
+        known |= {"mean": config["mean"], "std": config["std"]}
+    elif config.get("dataset") == "cifar10" and config.get("data_path") != "stream":
+        # A resident set is normalised by its own statistics: these, within a percent.
+        known |= {"mean": list(CIFAR10_MEAN), "std": list(CIFAR10_STD)}
+    size, model = config.get("image_size"), config.get("model")
+    if size is not None and model in list_models():
+        known["input_shape"] = [size, size, model_info(model).input_shape[2]]
+    recorded = ("mean", "std", "input_shape", "crop_fraction", "interpolation")
+    return known | {name: images[name] for name in recorded if name in images}
+
+
+def _as_tuple(names: list[str] | None) -> tuple[str, ...] | None:
+    return None if names is None else tuple(names)
 
 
 def _abstract(spec: str) -> jax.ShapeDtypeStruct:
