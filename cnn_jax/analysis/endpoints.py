@@ -4,7 +4,9 @@ A model returns its endpoints beside the logits, and a gradient with respect to 
 output is no gradient with respect to what the logits were made from. So the network is
 cut where it is one list of equations for all models alike: in its traced program. An
 endpoint is a variable there, and the logits depend on it through the equations after
-it. Those that it reaches become a function of their own; the others are run once.
+it. Those that lead from it to them become a function of their own; of the others, those
+that this needs are run once. Auxiliary heads are endpoints too, but lead nowhere: the
+network cannot be cut there, and where it is cut they do not run.
 """
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ class TracedNetwork:
         program = self._program
         logits = program.outvars[0]
         place = program.outvars[1 + list(self.endpoints).index(endpoint)]
-        above = _equations_after(program, place)
+        above = _leading_to([logits], _equations_after(program, place))
         made_above = {variable for equation in above for variable in equation.outvars}
         if logits is not place and logits not in made_above:
             raise ValueError(
@@ -87,7 +89,10 @@ class TracedNetwork:
         )
         kept = [v for v in read_above if v not in made_above and v is not place]
         late = set(map(id, above))
-        below = [equation for equation in program.eqns if id(equation) not in late]
+        below = _leading_to(
+            [place, *kept],
+            [equation for equation in program.eqns if id(equation) not in late],
+        )
         inputs = [*program.constvars, *program.invars]
         run_below = _as_function(program, inputs, below, [place, *kept])
         run_above = _as_function(program, [place, *kept], above, [logits])
@@ -139,6 +144,18 @@ def _equations_after(program: core.Jaxpr, start: core.Var) -> list[core.JaxprEqn
             equations.append(equation)
             reached.update(equation.outvars)
     return equations
+
+
+def _leading_to(
+    outputs: Sequence[core.Var], equations: Sequence[core.JaxprEqn]
+) -> list[core.JaxprEqn]:
+    """Returns the equations that variables depend on, directly or not, in order."""
+    needed, found = set(outputs), []
+    for equation in reversed(equations):
+        if not needed.isdisjoint(equation.outvars):
+            found.append(equation)
+            needed.update(v for v in equation.invars if isinstance(v, core.Var))
+    return found[::-1]
 
 
 def _as_function(

@@ -4,7 +4,8 @@ Objects come in all sizes, so let each block look with 1x1, 3x3 and 5x5 filters 
 max-pool at once and concatenate what they see. That is affordable because 1x1
 convolutions first shrink the channels that the large filters must read (the
 "bottleneck" that later networks live on). Two auxiliary classifiers half-way give the
-lower layers a gradient of their own in training; inference leaves them out.
+lower layers a gradient of their own in training; inference leaves them out, unless it
+is asked for endpoints.
 
 It won ImageNet 2014 with a twelfth of AlexNet's parameters (the auxiliary heads not
 counted), did without its large dense layers by averaging the last feature map, and
@@ -109,8 +110,8 @@ class GoogLeNet(nn.Module):
           x: Normalised images.
           train: Whether batches are normalised by their own statistics, auxiliary
             heads run and features are dropped (which needs `rngs={"dropout": key}`).
-          endpoints: Whether to return `(logits, {"stem", "stage1", ..., "aux1", ...,
-            "features"})`.
+          endpoints: Whether auxiliary heads run in inference too, to return `(logits,
+            {"stem", "stage1", ..., "aux1", ..., "features"})`.
         """
         check_images(x, minimum_size=15, model="GoogLeNet")
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -125,6 +126,8 @@ class GoogLeNet(nn.Module):
         }
         layer = functools.partial(ConvNormActivation, **parts)
         block = rematerialized(Branches) if self.remat else Branches
+        # The published multiply-adds are those of logits alone.
+        has_aux = self.aux_heads and (train or endpoints or self.is_initializing())
         named = {}
 
         first = SpaceToDepthConv if self.space_to_depth else Conv
@@ -141,7 +144,7 @@ class GoogLeNet(nn.Module):
                 name = f"stage{stage}_block{index}"
                 x = block(_inception(*sizes), **parts, name=name)(x)
                 aux = _AUXILIARY_AFTER.get(name)
-                if aux and self.aux_heads and (train or self.is_initializing()):
+                if aux and has_aux:
                     named[aux] = AuxiliaryHead(
                         self.num_classes,
                         dropout=functools.partial(

@@ -144,8 +144,8 @@ class InceptionV3(nn.Module):
           x: Normalised images.
           train: Whether batches are normalised by their own statistics, the auxiliary
             head runs and features are dropped (which needs `rngs={"dropout": key}`).
-          endpoints: Whether to return `(logits, {"stem", "stage1", ..., "aux1",
-            "features"})`.
+          endpoints: Whether the auxiliary head runs in inference too, to return
+            `(logits, {"stem", "stage1", ..., "aux1", "features"})`.
         """
         check_images(x, minimum_size=75, model="InceptionV3")
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -160,6 +160,8 @@ class InceptionV3(nn.Module):
         }
         layer = functools.partial(ConvNormActivation, padding=0, **parts)
         block = rematerialized(Branches) if self.remat else Branches
+        # The published multiply-adds are those of logits alone.
+        has_aux = self.aux_heads and (train or endpoints or self.is_initializing())
         named = {}
 
         first = SpaceToDepthConv if self.space_to_depth else Conv
@@ -174,7 +176,7 @@ class InceptionV3(nn.Module):
                 name = f"stage{stage}_block{index}"
                 x = block(branches, **parts, name=name)(x)
             named[f"stage{stage}"] = x
-            if stage == 2 and self.aux_heads and (train or self.is_initializing()):
+            if stage == 2 and has_aux:
                 named["aux1"] = AuxiliaryHead(
                     self.num_classes, dense=dense, **parts, name="aux1"
                 )(x)

@@ -107,16 +107,17 @@ def parameter_depths(model: Any, images: jax.ShapeDtypeStruct) -> dict[str, int]
     """Returns how many stages lie between parameters and the logits.
 
     A stage ends where the model names an endpoint, and has the parameters on which that
-    endpoint depends but none before it.
+    endpoint depends but none before it. An auxiliary head, which is an endpoint too,
+    ends none: it has parameters on which the logits do not depend.
 
     Args:
       model: A linen module whose call takes `endpoints`.
       images: Shape and dtype of a batch that it takes.
 
     Returns:
-      Path -> depth, for every parameter: 0 for what no endpoint depends on, which is
-      the head; 1 for the stage before it, and so on. Stages without parameters do not
-      count.
+      Path -> depth, for every parameter: 0 for what no stage depends on, which is the
+      head, and auxiliary heads; 1 for the stage before it, and so on. Stages without
+      parameters do not count.
 
     Raises:
       ValueError: If the model has no endpoints.
@@ -129,25 +130,26 @@ def parameter_depths(model: Any, images: jax.ShapeDtypeStruct) -> dict[str, int]
     variables = dict(_shapes(model, images))
     params = variables.pop("params")
 
-    def endpoints(params, variables, images):
-        _, named = model.apply(
+    def outputs(params, variables, images):
+        logits, named = model.apply(
             {"params": params, **variables}, images, train=False, endpoints=True
         )
-        # A list keeps the order in which the model named them.
-        return list(named.values())
+        # A tuple keeps the order in which the model named them.
+        return logits, *named.values()
 
-    jaxpr = jax.make_jaxpr(endpoints)(params, variables, images).jaxpr
+    jaxpr = jax.make_jaxpr(outputs)(params, variables, images).jaxpr
     names = trees.named_leaves(params)
     inputs = dict(zip(names, jaxpr.invars[: len(names)], strict=True))
     stages: list[list[str]] = []
     found: set[str] = set()
-    for output in jaxpr.outvars:
-        needed = _dependencies(jaxpr, output)
-        stage = [
-            name
-            for name, variable in inputs.items()
-            if variable in needed and name not in found
-        ]
+    logits, *endpoints = (
+        {name for name, variable in inputs.items() if variable in needed}
+        for needed in (_dependencies(jaxpr, output) for output in jaxpr.outvars)
+    )
+    for endpoint in endpoints:
+        if not endpoint <= logits:
+            continue
+        stage = [name for name in names if name in endpoint and name not in found]
         found.update(stage)
         if stage:
             stages.append(stage)

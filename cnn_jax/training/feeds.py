@@ -22,6 +22,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cnn_jax import data, sharding
+from cnn_jax.models.registry import IMAGENET_MEAN, IMAGENET_STD
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.keys import make_keys, place_keys
 
@@ -296,6 +297,21 @@ def image_shape(config: TrainConfig, source: data.Source) -> tuple[int, int, int
         f"image_size: got None for {source.name!r}, which is streamed; expected the "
         "height and width to cut its images to."
     )
+
+
+def channel_statistics(
+    config: TrainConfig, train: data.Source
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns the mean and deviation per channel that images are normalised with."""
+    if config.mean is not None:
+        return config.mean, config.std
+    if isinstance(train, data.Dataset):
+        mean, std = train.channel_statistics
+        # A constant channel has no deviation to divide by; it becomes zero.
+        return mean, tuple(deviation or 1.0 for deviation in std)
+    # A stream's own would take a pass over it.
+    channels = train.features.image_shape[2]
+    return IMAGENET_MEAN[:channels], IMAGENET_STD[:channels]
 
 
 def _batch_specification(

@@ -30,7 +30,6 @@ import optax
 from jax.sharding import Mesh
 
 from cnn_jax import data, sharding, trees
-from cnn_jax.models.registry import IMAGENET_MEAN, IMAGENET_STD
 from cnn_jax.training.anatomy import needed_anatomy
 from cnn_jax.training.config import RESUME_MAY_CHANGE, TrainConfig
 from cnn_jax.training.evaluation import (
@@ -42,6 +41,7 @@ from cnn_jax.training.evaluation import (
 from cnn_jax.training.feeds import (
     EvaluationFeed,
     Feed,
+    channel_statistics,
     image_shape,
     make_evaluation,
     make_feed,
@@ -301,7 +301,9 @@ class Programs:
             lies,
         )
         step = make_step(
-            functools.partial(train_step, **step_options(config, self.steps_per_epoch)),
+            functools.partial(
+                train_step, **step_options(config, self.steps_per_epoch, self._model)
+            ),
             strategy=config.parallel,
             mesh=mesh,
             batch_norm_scope=config.batch_norm_scope,
@@ -469,14 +471,7 @@ def preparation(
     config: TrainConfig, train: data.Source
 ) -> Callable[[jax.Array], jax.Array]:
     """Returns what turns uint8 images into normalised ones of the config's dtype."""
-    mean, std = config.mean, config.std
-    if mean is None and isinstance(train, data.Dataset):
-        mean, std = train.channel_statistics
-        # A constant channel has no deviation to divide by; it becomes zero.
-        std = tuple(deviation or 1.0 for deviation in std)
-    elif mean is None:  # A stream's own would take a pass over it.
-        channels = train.features.image_shape[2]
-        mean, std = IMAGENET_MEAN[:channels], IMAGENET_STD[:channels]
+    mean, std = channel_statistics(config, train)
     dtype = jnp.dtype(config.dtype)
     return functools.partial(data.normalize, mean=mean, std=std, dtype=dtype)
 

@@ -6,7 +6,8 @@ This module needs jax, flax, optax and NumPy, nothing else.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.errors
@@ -36,6 +37,7 @@ def train_step(
     key: jax.Array,
     *,
     label_smoothing: float = 0.0,
+    auxiliary_weight: float = 0.0,
     accumulate_steps: int = 1,
     sam_radius: float = 0.0,
     ema_decay: float | None = None,
@@ -45,6 +47,10 @@ def train_step(
     skip_non_finite: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """Takes one step along the gradient of the batch's mean loss.
+
+    With `auxiliary_weight` a, what is minimised is the mean loss of the logits plus a
+    times that of each auxiliary head, the endpoints `"aux1"`, `"aux2"`, ... (Szegedy et
+    al. 2014, "Going Deeper with Convolutions", section 5, with a = 0.3).
 
     With `accumulate_steps` k the batch is worked off in k parts, each of every k-th
     example (so that parts stay spread over devices), one after the other: the memory of
@@ -67,7 +73,10 @@ def train_step(
       batch: `{"image": (n, h, w, c) normalised, "label": (n,) integers or (n, classes)
         probabilities}`.
       key: The step's key, for what the model draws at random.
-      label_smoothing: Weight of the uniform distribution in the targets.
+      label_smoothing: Weight of the uniform distribution in the targets, of auxiliary
+        heads too.
+      auxiliary_weight: a; 0 for a network that is called without `endpoints`, which not
+        all can return. Auxiliary heads have no gradient then.
       accumulate_steps: k, a divisor of n.
       sam_radius: rho; 0 for the gradient at w.
       ema_decay: Of the state's averages; None for a state that has none.
@@ -85,11 +94,14 @@ def train_step(
       The state after, and of the batch, taken before the update, `{"loss", "accuracy",
       "skipped"}`, float32 scalars of which the last says whether the update was (1.0)
       or was not (0.0), and `"bad_leaf"`, int32: the first leaf of the gradients that is
-      not finite, by its place among the leaves of `params`, or -1.
+      not finite, by its place among the leaves of `params`, or -1. `loss` is that of
+      the logits, without the auxiliary heads', so that it compares with the loss of an
+      evaluation; where the whole is not finite, it is not either.
 
     Raises:
       ValueError: If k does not divide n, a pattern matches nothing, `ema_decay` does
-        not fit the state, or statistics are frozen of a network that moves them
+        not fit the state, `auxiliary_weight` is not 0 for a network that has no
+        auxiliary heads, or statistics are frozen of a network that moves them
         nevertheless.
     """
     is_frozen = frozen_mask(
@@ -100,7 +112,13 @@ def train_step(
     def differentiate(params):
         gradients, metrics, batch_stats = _accumulate(
             functools.partial(
-                _differentiate, state, is_frozen, label_smoothing, batch_norm, params
+                _differentiate,
+                state,
+                is_frozen,
+                label_smoothing,
+                auxiliary_weight,
+                batch_norm,
+                params,
             ),
             batch,
             key,
@@ -138,15 +156,17 @@ def train_step(
 
 
 def step_options(
-    config: TrainConfig, steps_per_epoch: int | None = None
+    config: TrainConfig, steps_per_epoch: int | None = None, model: Any = None
 ) -> dict[str, Any]:
     """Returns what `train_step` takes of a configuration.
 
     Args:
       config: The run's configuration.
       steps_per_epoch: How many steps an epoch has; needed with `unfreeze_epochs`.
+      model: The network. `auxiliary_weight` is for those alone whose attribute
+        `aux_heads` is true; others may not even know `endpoints`.
     """
-    return {
+    options = {
         "label_smoothing": config.label_smoothing,
         "accumulate_steps": config.accumulate_steps,
         "sam_radius": config.sam_radius,
@@ -156,6 +176,9 @@ def step_options(
         "batch_norm": config.batch_norm,
         "skip_non_finite": config.non_finite == "skip",
     }
+    if getattr(model, "aux_heads", False):
+        options["auxiliary_weight"] = config.auxiliary_weight
+    return options
 
 
 def _keep_frozen(
@@ -184,6 +207,7 @@ def _differentiate(
     state: TrainState,
     is_frozen: Any,
     label_smoothing: float,
+    auxiliary_weight: float,
     batch_norm: str,
     params: Any,
     batch: Batch,
@@ -193,6 +217,13 @@ def _differentiate(
     """Runs the network forward and backward on a batch, or a part of one."""
     scale = 1.0 if state.loss_scale is None else state.loss_scale.value
 
+    def mean_loss(logits):
+        return jnp.mean(
+            K.softmax_cross_entropy(
+                logits, batch["label"], label_smoothing=label_smoothing
+            )
+        )
+
     def loss_fn(params):
         params = jax.tree.map(
             lambda frozen, leaf: jax.lax.stop_gradient(leaf) if frozen else leaf,
@@ -201,13 +232,21 @@ def _differentiate(
         )
         variables = {"params": params, "batch_stats": batch_stats}
         apply = _apply_frozen if batch_norm == "frozen" else _apply
-        logits, updates = apply(state, variables, batch["image"], key)
-        loss = jnp.mean(
-            K.softmax_cross_entropy(
-                logits, batch["label"], label_smoothing=label_smoothing
-            )
+        if not auxiliary_weight:
+            logits, updates = apply(state, variables, batch["image"], key)
+            loss = mean_loss(logits)
+            return loss * scale, (loss, logits, updates)
+        (logits, named), updates = apply(
+            state, variables, batch["image"], key, endpoints=True
         )
-        return loss * scale, (loss, logits, updates)
+        loss = mean_loss(logits)
+        heads = _auxiliary_logits(named, auxiliary_weight)
+        # Endpoints have the dtype of the computation, logits at least float32.
+        auxiliary = sum(mean_loss(head.astype(logits.dtype)) for head in heads)
+        whole = loss + auxiliary_weight * auxiliary
+        # All that guards against numbers that are not finite looks at the metric.
+        loss = jnp.where(jnp.isfinite(whole), loss, whole)
+        return whole * scale, (loss, logits, updates)
 
     gradients, (loss, logits, updates) = jax.grad(loss_fn, has_aux=True)(params)
     if state.loss_scale is not None:
@@ -219,22 +258,39 @@ def _differentiate(
     return gradients, metrics, updates.get("batch_stats", batch_stats)
 
 
-def _apply(state: TrainState, variables: Any, images: jax.Array, key: jax.Array):
+def _auxiliary_logits(named: Mapping[str, jax.Array], weight: float) -> list[jax.Array]:
+    """Returns those endpoints that are auxiliary heads, of which there must be some."""
+    heads = [logits for name, logits in named.items() if re.fullmatch(r"aux\d+", name)]
+    if not heads:
+        raise ValueError(
+            f"auxiliary_weight: got {weight} for a network with the endpoints "
+            f"{list(named)}; expected 0, as for all without auxiliary heads 'aux1', "
+            "'aux2', ..., and the attribute aux_heads to be False."
+        )
+    return heads
+
+
+def _apply(
+    state: TrainState, variables: Any, images: jax.Array, key: jax.Array, **options: Any
+):
     return state.apply_fn(
         variables,
         images,
         train=True,
         rngs={"dropout": key},
         mutable=["batch_stats"],
+        **options,
     )
 
 
-def _apply_frozen(state: TrainState, variables: Any, images: jax.Array, key: jax.Array):
+def _apply_frozen(
+    state: TrainState, variables: Any, images: jax.Array, key: jax.Array, **options: Any
+):
     """Runs the network in training, but for its running statistics."""
     try:
         with frozen_statistics():
-            logits = state.apply_fn(
-                variables, images, train=True, rngs={"dropout": key}
+            output = state.apply_fn(
+                variables, images, train=True, rngs={"dropout": key}, **options
             )
     except flax.errors.ModifyScopeVariableError as error:
         raise ValueError(
@@ -242,7 +298,7 @@ def _apply_frozen(state: TrainState, variables: Any, images: jax.Array, key: jax
             "than cnn_jax.layers.BatchNorm, which moves its statistics in training "
             f"whatever is said around it: {error}"
         ) from error
-    return logits, {}
+    return output, {}
 
 
 def _accumulate(

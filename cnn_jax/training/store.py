@@ -13,6 +13,7 @@ import numpy as np
 
 from cnn_jax import checkpoint, data
 from cnn_jax.training.config import RESUME_MAY_CHANGE, TrainConfig
+from cnn_jax.training.feeds import channel_statistics, image_shape
 from cnn_jax.training.hosts import is_main_process
 from cnn_jax.training.keys import make_keys
 from cnn_jax.training.records import RunFiles
@@ -167,7 +168,8 @@ class Store:
 
 
 def _describe(config: TrainConfig, splits: Mapping[str, data.Source]) -> dict[str, Any]:
-    key = make_keys(config.seed).steps
+    key, train = make_keys(config.seed).steps, splits["train"]
+    mean, std = channel_statistics(config, train)
     return {
         "config": config.to_dict(),
         "dataset": {name: split.fingerprint for name, split in splits.items()},
@@ -175,6 +177,13 @@ def _describe(config: TrainConfig, splits: Mapping[str, data.Source]) -> dict[st
         "random": {
             "generator": str(jax.random.key_impl(key)),
             "seed": np.asarray(jax.random.key_data(key)).tolist(),
+        },
+        # What the weights expect of an image, for whoever classifies with them.
+        "images": {
+            "class_names": list(train.class_names),
+            "mean": list(mean),
+            "std": list(std),
+            "input_shape": list(image_shape(config, train)),
         },
         "versions": checkpoint.installed_versions(),
     }

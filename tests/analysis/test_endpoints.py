@@ -89,6 +89,39 @@ def test_endpoints_that_lead_nowhere_or_are_the_logits():
     np.testing.assert_array_equal(logits_fn(activations + 1), activations + 1)
 
 
+class WithAuxiliaryHead(nn.Module):
+    """A product on the way to the logits, then one beside it, then another on it."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False, endpoints=False):
+        named = {"stage1": nn.Dense(3, name="first")(x)}
+        if train or endpoints or self.is_initializing():
+            named["aux1"] = nn.Dense(2, name="aux1")(named["stage1"].mean((1, 2)))
+        logits = nn.Dense(2, name="head")(named["stage1"].mean((1, 2)))
+        return (logits, named) if endpoints else logits
+
+
+def test_an_auxiliary_head_is_no_place_to_cut_and_does_not_run_elsewhere():
+    model, images = WithAuxiliaryHead(), jnp.ones((2, 4, 4, 3))
+    variables = model.init(jax.random.key(0), images)
+    network = TracedNetwork(model, variables, images)
+    assert [*network.endpoints] == ["stage1", "aux1"]
+    assert network.maps == ("stage1",)
+    with pytest.raises(ValueError, match="'aux1', on which the logits do not depend"):
+        network.cut("aux1", variables, images)
+    assert [*feature_maps(model, variables, images)] == ["stage1"]
+
+    def parts(variables, images):
+        activations, logits_fn = network.cut("stage1", variables, images)
+        return activations, logits_fn(activations)
+
+    program = str(jax.make_jaxpr(parts)(variables, images))
+    assert program.count("dot_general[") == 2
+    _, logits = parts(variables, images)
+    expected = model.apply(variables, images)
+    np.testing.assert_allclose(logits, expected, rtol=1e-6)
+
+
 def test_feature_maps(small_network):
     model, variables, images = small_network
     _, endpoints = model.apply(variables, images, endpoints=True)

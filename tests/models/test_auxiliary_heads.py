@@ -1,4 +1,4 @@
-"""Auxiliary classifiers: in training only, at every size, and to be left out."""
+"""Auxiliary classifiers: asked for or in training, at every size, to be left out."""
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ from references import ours
 from references.quick import slow_except
 
 import cnn_jax
+from cnn_jax.layers import trace_layers
 
 HEADS = {"googlenet": ["aux1", "aux2"], "inception_v3": ["aux1"]}
 
@@ -43,15 +44,32 @@ def endpoint_shapes(name, size, train, **fields):
         pytest.param("inception_v3", (360, 299), marks=pytest.mark.slow),
     ],
 )
-def test_classify_in_training_at_every_size(name, size):
-    heads = endpoint_shapes(name, size, train=True)
-    assert heads == dict.fromkeys(HEADS[name], (2, 7))
+def test_classify_at_every_size_as_endpoints(name, size):
+    expected = dict.fromkeys(HEADS[name], (2, 7))
+    assert endpoint_shapes(name, size, train=True) == expected
+    assert endpoint_shapes(name, size, train=False) == expected
 
 
 @pytest.mark.parametrize("name", slow_except(["googlenet"], HEADS))
-def test_do_not_run_in_inference_nor_where_left_out(name):
-    assert endpoint_shapes(name, (80, 80), train=False) == {}
-    assert endpoint_shapes(name, (80, 80), train=True, aux_heads=False) == {}
+def test_do_not_run_where_left_out(name):
+    for train in (False, True):
+        assert endpoint_shapes(name, (80, 80), train=train, aux_heads=False) == {}
+
+
+@pytest.mark.parametrize("name", slow_except(["googlenet"], HEADS))
+def test_run_in_inference_only_if_asked_for(name):
+    model = cnn_jax.create_model(name, num_classes=7)
+    x = jax.ShapeDtypeStruct((2, 80, 80, 3), jnp.float32)
+
+    def heads_that_run(**arguments):
+        calls = trace_layers(model, x, train=False, **arguments)
+        # Those that initialisation alone runs have parameters, and no part in it.
+        return sorted(
+            call.path for call in calls if call.runs and call.path in HEADS[name]
+        )
+
+    assert heads_that_run() == []
+    assert heads_that_run(endpoints=True) == HEADS[name]
 
 
 @pytest.mark.parametrize("name", slow_except(["googlenet"], HEADS))

@@ -26,7 +26,6 @@ import numpy as np
 
 from cnn_jax import trees
 from cnn_jax.models import list_models, model_info
-from cnn_jax.models.registry import CIFAR10_MEAN, CIFAR10_STD
 from cnn_jax.pretrained.files.stored import (
     DamagedFileError,
     Provenance,
@@ -289,9 +288,6 @@ def _preprocessing(
     known: dict[str, Any] = {}
     if config.get("mean") is not None:
         known |= {"mean": config["mean"], "std": config["std"]}
-    elif config.get("dataset") == "cifar10" and config.get("data_path") != "stream":
-        # A resident set is normalised by its own statistics: these, within a percent.
-        known |= {"mean": list(CIFAR10_MEAN), "std": list(CIFAR10_STD)}
     size, model = config.get("image_size"), config.get("model")
     if size is not None and model in list_models():
         known["input_shape"] = [size, size, model_info(model).input_shape[2]]

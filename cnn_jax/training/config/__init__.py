@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cnn_jax.training.config.data import DataConfig
@@ -76,6 +76,18 @@ class TrainConfig(
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as a mapping that JSON can hold."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def completed(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what `to_dict` gave to an older version, with the fields of this one.
+
+        Fields that it did not have yet are at their defaults; those that this one no
+        longer has are kept, since nobody knows what they did.
+
+        Args:
+          saved: A mapping from `to_dict`, perhaps through JSON.
+        """
+        return {**cls().to_dict(), **saved}
 
     def _requirements(self) -> Iterable[Requirement]:
         for field, annotation in typing.get_type_hints(type(self)).items():

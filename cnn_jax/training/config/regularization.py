@@ -30,6 +30,9 @@ class RegularizationConfig:
 
     label_smoothing: float = 0.0
     """Weight of the uniform distribution in the targets."""
+    auxiliary_weight: float = 0.3
+    """Weight of the loss of each auxiliary head, of models that have them (GoogLeNet,
+    Inception v3); 0 leaves them untrained."""
     mixup_alpha: float = 0.0
     """Of the Beta distribution of mixup's shares. Default 0: no mixup."""
     cutmix_alpha: float = 0.0
@@ -65,4 +68,6 @@ class RegularizationConfig:
             self, *(name for name in MODEL_FIELDS if name.endswith("_rate"))
         )
         yield from at_least_one_if_given(self, "patience", "drop_block_size")
-        yield from not_negative(self, "minimum_gain", "mixup_alpha", "cutmix_alpha")
+        yield from not_negative(
+            self, "auxiliary_weight", "minimum_gain", "mixup_alpha", "cutmix_alpha"
+        )
