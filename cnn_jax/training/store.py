@@ -144,9 +144,11 @@ class Store:
 
     def _check_description(self, config: TrainConfig) -> None:
         try:
-            saved = self.checkpoints.metadata()
+            saved = dict(self.checkpoints.metadata())
         except FileNotFoundError:
             return
+        if "config" in saved:
+            saved["config"] = TrainConfig.completed(saved["config"])
         allowed = config.allow_changed
         may_change = {
             "config": (*RESUME_MAY_CHANGE, *allowed),

@@ -204,8 +204,9 @@ def test_their_loss_is_computed_as_exactly_as_the_main_one(dtype):
     program = jax.make_jaxpr(step)(state, make_batch(), KEY).jaxpr
     read = {"log": [], "tanh": []}
     for equation in equations(program):
-        dtypes = read.get(equation.primitive.name, [])
-        dtypes.append(str(equation.invars[0].aval.dtype))
+        if equation.primitive.name in read:
+            (operand,) = equation.invars
+            read[equation.primitive.name].append(str(operand.aval.dtype))
     assert read["log"] == ["float32"] * 3
     assert set(read["tanh"]) == {dtype}
 

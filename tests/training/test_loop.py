@@ -335,6 +335,23 @@ def test_what_would_change_the_numbers_is_refused(tiny_net, digits, with_run):
         )
 
 
+def test_a_field_that_an_older_version_lacked_counts_as_its_default(
+    tiny_net, digits, with_run
+):
+    config = with_run(epochs=1)
+    fit(tiny_net(), config, *digits, progress=False)
+    with Checkpointer(pathlib.Path(config.run_dir) / "checkpoints") as checkpointer:
+        metadata = dict(checkpointer.metadata())
+        saved = dict(metadata["config"])
+        assert saved.pop("minimum_gain") == 0.0
+        checkpointer.amend(checkpointer.latest_step, {**metadata, "config": saved})
+    resumed = dataclasses.replace(config, resume=True)
+    assert int(fit(tiny_net(), resumed, *digits, progress=False).state.step) == 11
+    other = dataclasses.replace(resumed, minimum_gain=0.1)
+    with pytest.raises(ResumeRefusedError, match=r"minimum_gain: saved 0\.0, now 0\.1"):
+        fit(tiny_net(), other, *digits, progress=False)
+
+
 def test_what_is_allowed_may_change(tiny_net, digits, with_run, capsys):
     train, test = digits
     config = with_run(epochs=1, schedule="constant")
