@@ -128,14 +128,6 @@ def test_recomputation_and_space_to_depth_change_no_shape(name):
     assert initial_shapes(name, fields=switches(name)) == default_shapes(name)
 
 
-@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_auxiliary_heads_run_in_training_only(name):
-    _, endpoints, variables = default_shapes(name)
-    _, inferred, _ = apply_shapes(name, variables, train=False)
-    assert {*endpoints} - {*inferred} >= {"aux1"}
-    assert not any(key.startswith("aux") for key in inferred)
-
-
 @pytest.mark.parametrize(
     ("shape", "dtype", "message"),
     [

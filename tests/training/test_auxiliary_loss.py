@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from jax.extend import core
+from references.quick import slow_except
 
 import cnn_jax
 from cnn_jax import sharding
@@ -124,7 +125,7 @@ TARGETS = {
 }
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", slow_except(["mixed and smoothed"], TARGETS))
 def test_the_gradient_is_that_of_the_weighted_sum(name, x64):
     labels, options, targets = TARGETS[name]
     batch, state = make_batch(jnp.float64, labels), make_state("float64")
@@ -137,6 +138,7 @@ def test_the_gradient_is_that_of_the_weighted_sum(name, x64):
     assert float(metrics["loss"]) == pytest.approx(float(main), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_add_up_to_it(x64):
     batch, state = make_batch(jnp.float64), make_state("float64")
     parts = [
@@ -157,6 +159,7 @@ def test_parts_of_a_batch_add_up_to_it(x64):
     assert float(metrics["loss"]) == pytest.approx(float(main), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_sharpness_is_that_of_the_whole_loss(x64):
     radius, batch, state = 0.5, make_batch(jnp.float64), make_state("float64")
     main, first = expected_gradient(state.params, state, batch, ONE_HOT)
@@ -172,6 +175,7 @@ def test_sharpness_is_that_of_the_whole_loss(x64):
     assert float(metrics["loss"]) == pytest.approx(float(main), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_running_statistics_may_be_frozen_beside_them(x64):
     batch, state = make_batch(jnp.float64), make_state("float64")
     main, gradient = expected_gradient(state.params, state, batch, ONE_HOT, train=False)
@@ -186,6 +190,7 @@ def test_running_statistics_may_be_frozen_beside_them(x64):
     assert float(metrics["loss"]) == pytest.approx(float(main), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_loss_scale_scales_them_too():
     batch, state = make_batch(), make_state()
     scaled = state.replace(loss_scale=LossScale.create(2.0**10, 100))
@@ -218,6 +223,7 @@ def equations(program):
             yield from equations(inner)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["jit", "shard_map"])
 def test_every_strategy_trains_them_alike(strategy):
     batch, state = make_batch(), make_state()
@@ -309,6 +315,7 @@ def test_the_loop_trains_them(config, digits):
     assert moved(result.state.params, untrained.state.params) == set(before)
 
 
+@pytest.mark.slow
 def test_the_loop_trains_a_network_that_knows_no_endpoints(tiny_net, config, digits):
     before, result = trained(tiny_net(), config, digits, auxiliary_weight=0.3)
     assert moved(before, result.state.params) == set(before)
