@@ -241,9 +241,7 @@ def _differentiate(
         )
         loss = mean_loss(logits)
         heads = _auxiliary_logits(named, auxiliary_weight)
-        # Endpoints have the dtype of the computation, logits at least float32.
-        auxiliary = sum(mean_loss(head.astype(logits.dtype)) for head in heads)
-        whole = loss + auxiliary_weight * auxiliary
+        whole = loss + auxiliary_weight * sum(map(mean_loss, heads))
         # All that guards against numbers that are not finite looks at the metric.
         loss = jnp.where(jnp.isfinite(whole), loss, whole)
         return whole * scale, (loss, logits, updates)
