@@ -20,7 +20,7 @@ from typing import Any
 from cnn_jax.report import html, plots, study
 from cnn_jax.report.environment import without_private_paths
 from cnn_jax.report.statistics import accuracy_interval, student_interval
-from cnn_jax.report.table import Column, Table
+from cnn_jax.report.table import Column, Table, table_of
 from cnn_jax.report.words import count, duration
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.evaluation import NUM_BINS
@@ -245,7 +245,7 @@ def split_table(run: FinishedRun) -> Table:
         notes.append(study.interval_note(1))
     rows.append({"split": SPLITS["test"], **test})
     title = f"Epoch {run.best_epoch} of {len(run.history)}"
-    return _filled_table(title, SPLIT_COLUMNS, rows, notes)
+    return table_of(title, SPLIT_COLUMNS, rows, notes=notes)
 
 
 def epoch_table(run: FinishedRun) -> Table:
@@ -259,20 +259,7 @@ def epoch_table(run: FinishedRun) -> Table:
     notes = [f"The result is that of epoch {run.best_epoch}."]
     if run.validates:
         notes.append("Bold: the best validation accuracy; of equals the first counts.")
-    return _filled_table("Every epoch", columns, run.history, notes)
-
-
-def _filled_table(
-    title: str, columns: Sequence[Column], rows: Sequence[Record], notes: Sequence[str]
-) -> Table:
-    """Returns a table of those columns in which something stands."""
-    columns = [
-        column
-        for column in columns
-        if any(row.get(column.key) is not None for row in rows)
-    ]
-    rows = [{column.key: row.get(column.key) for column in columns} for row in rows]
-    return Table(title, columns, rows, notes)
+    return table_of("Every epoch", columns, run.history, notes=notes)
 
 
 # ---------------------------------------------------------------------------- charts

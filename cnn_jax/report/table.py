@@ -139,6 +139,19 @@ class Table:
         return {index for index, n in numbers.items() if column.text(n) == shown}
 
 
+def table_of(
+    title: str, columns: Sequence[Column], records: Sequence[Mapping[str, Any]], **other
+) -> Table:
+    """Returns a table of those columns that any record has a value for."""
+    kept = [
+        column
+        for column in columns
+        if any(record.get(column.key) is not None for record in records)
+    ]
+    rows = [{c.key: record.get(c.key) for c in kept} for record in records]
+    return Table(title, kept, rows, **other)
+
+
 def to_json(table: Table) -> dict[str, Any]:
     """Returns the table as plain JSON values: the raw values and the shown texts."""
     columns = []

@@ -19,11 +19,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from output import print_tables, table_of, write_report
+from output import print_tables, write_report
 
 import cnn_jax
 from cnn_jax.checkpoint import Checkpointer
-from cnn_jax.report.table import Column
+from cnn_jax.report.table import Column, table_of
 from cnn_jax.training.state import TrainState
 
 COLUMNS = (

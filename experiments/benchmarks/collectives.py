@@ -155,9 +155,8 @@ def _with_sharding(leaf: Any, where: Any) -> Any:
 
 
 def table(records: Sequence[dict[str, Any]], title: str) -> Any:
-    from output import table_of
 
-    from cnn_jax.report.table import Column
+    from cnn_jax.report.table import Column, table_of
 
     mebibytes = [
         {

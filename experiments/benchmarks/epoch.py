@@ -25,11 +25,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from output import print_tables, table_of, write_report
+from output import print_tables, write_report
 
 import cnn_jax
 from cnn_jax import data, sharding
-from cnn_jax.report.table import Column, Table
+from cnn_jax.report.table import Column, Table, table_of
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.loop import fit
 from cnn_jax.training.programs import Programs

@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from output import print_tables, table_of, write_report
+from output import print_tables, write_report
 from PIL import Image
 
 import cnn_jax
@@ -47,7 +47,7 @@ from cnn_jax.data.prepare import prepare
 from cnn_jax.data.stream import NUM_THREADS
 from cnn_jax.report import html
 from cnn_jax.report.environment import command_line, describe_environment
-from cnn_jax.report.table import Column, Table
+from cnn_jax.report.table import Column, Table, table_of
 from cnn_jax.training import TrainConfig, TrainState, train_step
 from cnn_jax.training.feeds import ResidentFeed
 from cnn_jax.training.loop import fit

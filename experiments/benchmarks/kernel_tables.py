@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from kernel_suite import DEPTHWISE, GROUPED
-from output import table_of
 
-from cnn_jax.report.table import Column, Table
+from cnn_jax.report.table import Column, Table, table_of
 
 POOLED_GROUPS = (DEPTHWISE, GROUPED)
 """Groups that also count as one, over all passes."""

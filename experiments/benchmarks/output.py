@@ -11,20 +11,7 @@ from typing import Any
 import jax
 
 from cnn_jax.report.environment import command_line, describe_environment
-from cnn_jax.report.table import Column, Table, json_value, print_table, to_markdown
-
-
-def table_of(
-    title: str, columns: Sequence[Column], records: Sequence[Mapping[str, Any]], **other
-) -> Table:
-    """Returns a table of those columns that any record has a value for."""
-    kept = [
-        column
-        for column in columns
-        if any(record.get(column.key) is not None for record in records)
-    ]
-    rows = [{c.key: record.get(c.key) for c in kept} for record in records]
-    return Table(title, kept, rows, **other)
+from cnn_jax.report.table import Table, json_value, print_table, to_markdown
 
 
 def print_tables(tables: Sequence[Table], *, as_markdown: bool) -> None:

@@ -23,10 +23,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from output import print_tables, table_of, write_report
+from output import print_tables, write_report
 
 import cnn_jax
-from cnn_jax.report.table import Column, Table
+from cnn_jax.report.table import Column, Table, table_of
 
 IMPORT = (
     "import time; start = time.perf_counter(); import cnn_jax.models; "

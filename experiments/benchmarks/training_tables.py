@@ -7,9 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from output import table_of
-
-from cnn_jax.report.table import Column, Table
+from cnn_jax.report.table import Column, Table, table_of
 
 COLUMNS = (
     Column("model", "model"),

@@ -1,42 +1,10 @@
 """A page is well formed, escaped, and loads nothing."""
 
-import html.parser
-
 import pytest
+from references.page import EVIL, Page
 
 from cnn_jax.report import html as pages
 from cnn_jax.report.table import Column, Table
-
-EVIL = '<script src="https://example.org/x.js">&"'
-VOID = {"meta", "link", "img", "br", "hr", "input"}
-
-
-class Page(html.parser.HTMLParser):
-    """Checks that tags nest, and collects tags, attributes and visible text."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.open, self.tags, self.attributes, self.text = [], [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += attributes
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += attributes
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.text.append(data)
 
 
 def evil_page() -> str:
@@ -57,7 +25,7 @@ def test_page_is_well_formed_and_everything_is_escaped():
     assert "script" not in page.tags
     references = [value for name, value in page.attributes if name in ("src", "href")]
     assert references == [f"data:image/png;{EVIL}"]
-    assert sum(EVIL in text for text in page.text) == 22
+    assert sum(EVIL in text for text in page.texts) == 22
 
 
 def test_page_holds_its_style_and_loads_nothing():

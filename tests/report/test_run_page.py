@@ -1,6 +1,5 @@
 """The page of a run says what its files say, and nothing of this machine."""
 
-import html.parser
 import json
 import math
 import pathlib
@@ -8,45 +7,34 @@ import re
 import sys
 
 import pytest
+from references.page import EVIL
+from references.page import Page as PlainPage
 
 from cnn_jax.report.run_page import MAX_POINTS, write_run_page
 from cnn_jax.training import TrainConfig
 
-EVIL = '<script src="https://example.org/x.js">&"'
-VOID = {"meta", "link", "img", "br", "hr", "input"}
 
-
-class Page(html.parser.HTMLParser):
-    """Checks that tags nest; collects attributes, texts, and the rows of tables."""
+class Page(PlainPage):
+    """Collects the rows of tables, too."""
 
     def __init__(self, text: str):
-        super().__init__()
-        self.open, self.tags, self.attributes, self.rows = [], [], [], []
-        self.text, self.raw = "", text
-        self.feed(text)
-        self.close()
-        assert self.open == []
+        self.rows, self.raw = [], text
+        super().__init__(text)
+
+    @property
+    def text(self) -> str:
+        """All that is visible."""
+        return " ".join(self.texts)
 
     def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += attributes
-        if tag not in VOID:
-            self.open.append(tag)
+        super().handle_starttag(tag, attributes)
         if tag == "tr":
             self.rows.append([])
         if tag in ("th", "td"):
             self.rows[-1].append("")
 
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += attributes
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
     def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.text += data + " "
+        super().handle_data(data)
         if {"th", "td"} & set(self.open):
             self.rows[-1][-1] += data
 
