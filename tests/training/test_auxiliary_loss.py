@@ -93,6 +93,14 @@ def gradient_of(state, after):
     return jax.tree.map(jnp.subtract, state.params, after.params)
 
 
+def assert_took(gradient, main, state, after, metrics):
+    """Asserts that a step went down the gradient, and reports the main loss alone."""
+    found = gradient_of(state, after)
+    chex.assert_trees_all_close(found, gradient, rtol=1e-10, atol=1e-14)
+    # What is reported is comparable with what an evaluation finds.
+    assert float(metrics["loss"]) == pytest.approx(float(main), rel=1e-6)
+
+
 def expected_gradient(params, state, batch, targets, *, weight=WEIGHT, train=True):
     """Returns main + weight (aux1 + aux2), the main loss, and the whole's gradient."""
 
@@ -131,11 +139,7 @@ def test_the_gradient_is_that_of_the_weighted_sum(name, x64):
     batch, state = make_batch(jnp.float64, labels), make_state("float64")
     main, gradient = expected_gradient(state.params, state, batch, targets)
     after, metrics = jitted(auxiliary_weight=WEIGHT, **options)(state, batch, KEY)
-    chex.assert_trees_all_close(
-        gradient_of(state, after), gradient, rtol=1e-10, atol=1e-14
-    )
-    # What is reported is comparable with what an evaluation finds.
-    assert float(metrics["loss"]) == pytest.approx(float(main), rel=1e-6)
+    assert_took(gradient, main, state, after, metrics)
 
 
 @pytest.mark.slow
@@ -153,10 +157,7 @@ def test_parts_of_a_batch_add_up_to_it(x64):
     main, gradient = jax.tree.map(lambda *leaves: sum(leaves) / 2, *parts)
     step = jitted(auxiliary_weight=WEIGHT, accumulate_steps=2)
     after, metrics = step(state, batch, KEY)
-    chex.assert_trees_all_close(
-        gradient_of(state, after), gradient, rtol=1e-10, atol=1e-14
-    )
-    assert float(metrics["loss"]) == pytest.approx(float(main), rel=1e-6)
+    assert_took(gradient, main, state, after, metrics)
 
 
 @pytest.mark.slow
@@ -169,10 +170,7 @@ def test_sharpness_is_that_of_the_whole_loss(x64):
     _, gradient = expected_gradient(uphill, state, batch, ONE_HOT)
     step = jitted(auxiliary_weight=WEIGHT, sam_radius=radius)
     after, metrics = step(state, batch, KEY)
-    chex.assert_trees_all_close(
-        gradient_of(state, after), gradient, rtol=1e-10, atol=1e-14
-    )
-    assert float(metrics["loss"]) == pytest.approx(float(main), rel=1e-6)
+    assert_took(gradient, main, state, after, metrics)
 
 
 @pytest.mark.slow
@@ -183,11 +181,8 @@ def test_running_statistics_may_be_frozen_beside_them(x64):
         gradient[norm] = jax.tree.map(jnp.zeros_like, gradient[norm])
     step = jitted(auxiliary_weight=WEIGHT, batch_norm="frozen")
     after, metrics = step(state, batch, KEY)
-    chex.assert_trees_all_close(
-        gradient_of(state, after), gradient, rtol=1e-10, atol=1e-14
-    )
+    assert_took(gradient, main, state, after, metrics)
     chex.assert_trees_all_equal(after.batch_stats, state.batch_stats)
-    assert float(metrics["loss"]) == pytest.approx(float(main), rel=1e-6)
 
 
 @pytest.mark.slow
