@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from references import ours
 from references.make_golden import shown_logits
-from references.quick import MARKED, NAMES
+from references.quick import LONG, NAMES, QUICK, nightly_except
 from references.table import REFERENCES
 
 import cnn_jax
@@ -26,7 +26,7 @@ def test_every_model_has_a_reference():
     assert sorted(path.stem for path in ours.GOLDEN.glob("*.json")) == NAMES
 
 
-@pytest.mark.parametrize("name", MARKED)
+@pytest.mark.parametrize("name", nightly_except({*QUICK} - LONG, NAMES))
 def test_equals_its_reference(name):
     golden, info = ours.read_golden(name), cnn_jax.model_info(name)
     assert golden["parameters"] == info.parameters

@@ -1,6 +1,7 @@
 """Every model beside its reference, run here; needs the extra `parity`.
 
 python -m pytest -m parity tests/models
+python -m pytest -m "parity and not nightly" tests/models  # the smallest of each family
 """
 
 import functools
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from references import libraries, ours
+from references.quick import nightly_except, smallest_of_each_family
 from references.table import REFERENCES, TIMMS_NAMES
 from references.weights import images
 
@@ -20,21 +22,14 @@ from cnn_jax.trees import named_leaves
 
 pytestmark = pytest.mark.parity
 
+SMALLEST = smallest_of_each_family()
+
 
 @pytest.fixture(autouse=True)
 def libraries_at_hand():
     for library in ("torch", "torchvision", "timm", "keras"):
         if importlib.util.find_spec(library) is None:
             pytest.skip(f"{library} is not installed: see the extra `parity`")
-
-
-def smallest_of_each_family():
-    smallest = {}
-    for info in map(cnn_jax.model_info, REFERENCES):
-        known = smallest.setdefault(info.family, info)
-        if info.parameters < known.parameters:
-            smallest[info.family] = info
-    return [info.name for info in smallest.values()]
 
 
 def relative_distance(ours, theirs):
@@ -65,7 +60,7 @@ def through_files(name, arrays, directory):
         yield loaded
 
 
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("name", nightly_except(SMALLEST, REFERENCES))
 def test_weights_give_the_same_logits(name, x64, tmp_path):
     """In float32 here, in float64 there; the same numbers as in the golden files."""
     info = cnn_jax.model_info(name)
@@ -87,7 +82,7 @@ def test_weights_give_the_same_logits(name, x64, tmp_path):
     assert worst < 1e-4
 
 
-@pytest.mark.parametrize("name", TIMMS_NAMES)
+@pytest.mark.parametrize("name", nightly_except(SMALLEST, TIMMS_NAMES))
 def test_timms_names_give_the_same_logits(name, x64):
     """Of models that have torchvision's implementation as their reference."""
     reference = TIMMS_NAMES[name]
@@ -102,7 +97,7 @@ def test_timms_names_give_the_same_logits(name, x64):
     assert worst < 1e-4
 
 
-@pytest.mark.parametrize("name", smallest_of_each_family())
+@pytest.mark.parametrize("name", SMALLEST)
 def test_one_training_step_is_the_same(name, x64):
     """Loss, gradients and running statistics, in float64, nothing dropped."""
     info, count = cnn_jax.model_info(name), 4

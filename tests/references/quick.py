@@ -1,4 +1,8 @@
-"""What the default tests run in full, so that they end in minutes; CI runs the rest."""
+"""What the default tests run, so that they end in minutes, and what is left to others.
+
+Tests marked `slow` run on every change, in `.ci/run`; those marked `nightly` in
+`.ci/run nightly`.
+"""
 
 import pytest
 
@@ -9,9 +13,17 @@ NAMES = cnn_jax.list_models()
 
 def slow_except(quick, values):
     """Returns parameters for `parametrize`: those that are not quick marked `slow`."""
+    return _marked_except(quick, values, pytest.mark.slow)
+
+
+def nightly_except(quick, values):
+    """Returns parameters for `parametrize`: the others marked `nightly`."""
+    return _marked_except(quick, values, pytest.mark.nightly)
+
+
+def _marked_except(quick, values, mark):
     return [
-        value if value in quick else pytest.param(value, marks=pytest.mark.slow)
-        for value in values
+        value if value in quick else pytest.param(value, marks=mark) for value in values
     ]
 
 
@@ -29,3 +41,13 @@ LONG = {"convnext_tiny", "densenet121", "googlenet", "inception_v3", "xception"}
 
 MARKED = slow_except({*QUICK} - LONG, NAMES)
 """All models, those marked `slow` that the default tests leave out."""
+
+
+def smallest_of_each_family():
+    """Returns the smallest network of each family."""
+    smallest = {}
+    for info in map(cnn_jax.model_info, NAMES):
+        known = smallest.setdefault(info.family, info)
+        if info.parameters < known.parameters:
+            smallest[info.family] = info
+    return sorted(info.name for info in smallest.values())
