@@ -77,14 +77,14 @@ class Prediction:
 
 
 def predict(
-    weights: str | os.PathLike,
-    images: Sequence[str | os.PathLike],
+    weights: str | os.PathLike[str],
+    images: Sequence[str | os.PathLike[str]],
     *,
     model: str | None = None,
     num_classes: int | None = None,
     class_names: Sequence[str] | None = None,
     top: int = 5,
-    cam_directory: str | os.PathLike | None = None,
+    cam_directory: str | os.PathLike[str] | None = None,
     endpoint: str | None = None,
 ) -> list[Prediction]:
     """Classifies image files, one after the other.
@@ -225,7 +225,7 @@ def _preprocessing(info: Any, said: Mapping[str, Any]) -> Preprocessing:
 
 
 def _read_images(
-    paths: Sequence[str | os.PathLike], preprocessing: Preprocessing
+    paths: Sequence[str | os.PathLike[str]], preprocessing: Preprocessing
 ) -> list[np.ndarray]:
     """Returns the middle of each image, uint8 of the input's shape."""
     from cnn_jax.data.host import CenterCrop, ImageError, open_image
@@ -254,7 +254,7 @@ def _read_images(
 
 
 def _picture_paths(
-    images: Sequence[str | os.PathLike], directory: str | os.PathLike | None
+    images: Sequence[str | os.PathLike[str]], directory: str | os.PathLike[str] | None
 ) -> list[pathlib.Path | None]:
     """Returns a path for each picture, after its image's name and all different."""
     if directory is None:

@@ -96,7 +96,7 @@ class Checkpointer:
 
     def __init__(
         self,
-        directory: str | os.PathLike,
+        directory: str | os.PathLike[str],
         *,
         keep: int = 2,
         keep_every: int | None = None,
@@ -462,7 +462,7 @@ class Checkpointer:
 
 
 def _restore_part(
-    path: os.PathLike, wanted: Mapping[str, jax.ShapeDtypeStruct]
+    path: os.PathLike[str], wanted: Mapping[str, jax.ShapeDtypeStruct]
 ) -> dict[str, jax.Array]:
     """Restores some leaves; Orbax's standard checkpointer restores all or nothing."""
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from etils import epath
 
 
-def as_path(directory: str | os.PathLike) -> epath.Path:
+def as_path(directory: str | os.PathLike[str]) -> epath.Path:
     """Returns an absolute path; `gs://` stays as it is."""
     text = os.fspath(directory)
     if is_local(text):
@@ -23,7 +23,7 @@ def as_path(directory: str | os.PathLike) -> epath.Path:
     return epath.Path(text)
 
 
-def is_local(path: str | os.PathLike) -> bool:
+def is_local(path: str | os.PathLike[str]) -> bool:
     """Whether a path lies on a file system of this machine."""
     return "://" not in os.fspath(path)
 
@@ -76,7 +76,7 @@ def sync_tree(directory: epath.Path) -> None:
             sync(parent)
 
 
-def sync(path: str | os.PathLike) -> None:
+def sync(path: str | os.PathLike[str]) -> None:
     """Has a local file's content, or a directory's list of names, reach the disk."""
     if is_local(path):
         descriptor = os.open(path, os.O_RDONLY)

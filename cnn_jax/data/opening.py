@@ -20,7 +20,7 @@ def open_split(
     name: str,
     split: str,
     *,
-    data_dir: str | os.PathLike | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
     image_size: int | None = None,
     path: Path = "auto",
 ) -> Source:

@@ -20,8 +20,8 @@ from cnn_jax.pretrained.report import ConversionReport
 
 
 def convert(
-    path: str | os.PathLike,
-    destination: str | os.PathLike,
+    path: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
     name: str,
     *,
     source: str | None = None,

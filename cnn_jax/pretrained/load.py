@@ -25,7 +25,7 @@ from cnn_jax.pretrained.report import ConversionReport, some
 
 def load_pretrained(
     model_or_name: nn.Module | str,
-    path: str | os.PathLike | Mapping[str, Any],
+    path: str | os.PathLike[str] | Mapping[str, Any],
     *,
     source: str | None = None,
     num_classes: int | None = None,

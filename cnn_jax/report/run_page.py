@@ -123,7 +123,7 @@ class FinishedRun:
         return any("validation_accuracy" in each for each in self.history)
 
 
-def write_run_page(run_dir: str | os.PathLike) -> pathlib.Path:
+def write_run_page(run_dir: str | os.PathLike[str]) -> pathlib.Path:
     """Writes the page of a finished run into its directory.
 
     Args:

@@ -52,7 +52,7 @@ def split_features(
     train: data.Source,
     split: data.Source,
     *,
-    cache_dir: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     mesh: Mesh | None = None,
 ) -> Features:
     """Returns the features of a split, images as evaluation sees them.

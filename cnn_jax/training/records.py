@@ -45,7 +45,7 @@ class RunFiles:
     """
 
     def __init__(
-        self, directory: str | os.PathLike, *, resume: bool, writes: bool = True
+        self, directory: str | os.PathLike[str], *, resume: bool, writes: bool = True
     ):
         self._writes = writes
         self.directory = pathlib.Path(directory).expanduser().absolute()

@@ -70,7 +70,7 @@ def feature_extraction(
     test: data.Source,
     *,
     method: str = "lbfgs",
-    cache_dir: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     mesh: Mesh | None = None,
     **options: Any,
 ) -> ProbeResult:

@@ -43,8 +43,8 @@ class Prepared:
 
 def prepare(
     name: str,
-    source: str | os.PathLike,
-    data_dir: str | os.PathLike,
+    source: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str],
     *,
     processes: int = 1,
     check: bool = True,
@@ -103,7 +103,7 @@ def prepare(
     return dataclasses.replace(written, directory=target)
 
 
-def _local(argument: str, path: str | os.PathLike) -> pathlib.Path:
+def _local(argument: str, path: str | os.PathLike[str]) -> pathlib.Path:
     if "://" in os.fspath(path):
         raise ValueError(
             f"{argument}: got {os.fspath(path)!r}, expected a local directory; a set "

@@ -32,7 +32,7 @@ __all__ = [
 
 
 def open_source(
-    name: str, split: str, *, data_dir: str | os.PathLike | None = None
+    name: str, split: str, *, data_dir: str | os.PathLike[str] | None = None
 ) -> Source:
     """Opens one split of a dataset, of which examples are read when asked for.
 
@@ -73,7 +73,7 @@ def load_dataset(
     name: str,
     split: str,
     *,
-    data_dir: str | os.PathLike | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
     image_size: int | None = None,
     progress: bool = True,
 ) -> Dataset:

@@ -11,7 +11,9 @@ READ_UP_TO = 2**30
 """Files of together no more bytes than this are read whole."""
 
 
-def hash_files(paths: Iterable[str | os.PathLike], names: Iterable[str] = ()) -> str:
+def hash_files(
+    paths: Iterable[str | os.PathLike[str]], names: Iterable[str] = ()
+) -> str:
     """Returns a sha256 over files' names, sizes and, up to 1 GiB in all, their bytes.
 
     Larger sets would take minutes to read before training could start; for them a

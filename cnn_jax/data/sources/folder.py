@@ -34,7 +34,7 @@ class Folder:
 
     SPLITS = ("train", "val", "validation", "test")
 
-    def __init__(self, root: str | os.PathLike, split: str):
+    def __init__(self, root: str | os.PathLike[str], split: str):
         self.root = pathlib.Path(root).expanduser().absolute()
         self.name, self.split = f"folder:{self.root}", split
         directory = self._directory(split)

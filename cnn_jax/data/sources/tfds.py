@@ -34,7 +34,7 @@ class TfdsSource:
     """
 
     def __init__(
-        self, name: str, split: str, data_dir: str | os.PathLike | None = None
+        self, name: str, split: str, data_dir: str | os.PathLike[str] | None = None
     ):
         self.name, self.split = name, split
         self._data_dir = None if data_dir is None else os.fspath(data_dir)

@@ -57,7 +57,7 @@ _READERS = {
 
 @contextlib.contextmanager
 def open_weights(
-    source: str | os.PathLike | Mapping[str, Any],
+    source: str | os.PathLike[str] | Mapping[str, Any],
 ) -> Iterator[Weights]:
     """Opens a file, a checkpoint, a name on the Hub or a state dict.
 
