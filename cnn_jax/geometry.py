@@ -21,10 +21,16 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Sequence
+from typing import Literal, SupportsIndex, TypeGuard
 
-Padding = str | int | Sequence[int | tuple[int, int]]
+Padding = Literal["SAME", "VALID"] | int | Sequence[int | Sequence[int]]
 """`"SAME"`, `"VALID"`, one integer for all sides, or one entry per dimension:
-an integer for both sides or a `(low, high)` pair. Negative amounts crop."""
+an integer for both sides or a `(low, high)` pair. Negative amounts crop. The words are
+accepted in lower case, too, but only capitals type-check."""
+
+GeneralPadding = Literal["SAME", "SAME_LOWER", "VALID"] | Sequence[tuple[int, int]]
+"""What `conv_general_dilated` takes, as in lax: a word, or one `(low, high)` pair per
+dimension. With `"SAME_LOWER"` an odd total puts the extra element in front."""
 
 MAX_RANK = 3
 """The most spatial dimensions a window may have."""
@@ -396,18 +402,18 @@ def _require_enough_to_crop(what: str, size: int, padding: tuple[int, int]) -> N
         )
 
 
-def is_integer(value: object) -> bool:
+def is_integer(value: object) -> TypeGuard[SupportsIndex]:
     """Whether a value counts something: an integer, NumPy's too, but not a boolean."""
     if isinstance(value, bool):
         return False
     try:
-        operator.index(value)
+        operator.index(value)  # type: ignore[arg-type]  # whether it can is the question
     except TypeError:
         return False
     return True
 
 
-def _padding_pair(entry: int | Sequence[int]) -> tuple[int, int]:
+def _padding_pair(entry: SupportsIndex | Sequence[int]) -> tuple[int, int]:
     if is_integer(entry):
         return operator.index(entry), operator.index(entry)
     if (

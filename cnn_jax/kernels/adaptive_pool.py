@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -141,7 +142,7 @@ def _sums_of_runs(matrix: np.ndarray, axis: int, x: jax.Array) -> jax.Array:
             for row, start, width in zip(matrix, first, widths, strict=True)
         ]
         return jnp.concatenate(sums, axis)
-    total = 0.0
+    total: Any = 0.0  # the first term makes it an array
     for step in range(widths.max()):
         position = first + np.minimum(step, widths - 1)
         read = jnp.take(x, position, axis, mode="clip", indices_are_sorted=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from jax import lax
 
 from cnn_jax.geometry import (
     MAX_RANK,
+    GeneralPadding,
     explicit_padding,
     per_dimension,
     same_padding,
@@ -38,7 +40,7 @@ def conv_general_dilated(
     lhs: jax.Array,
     rhs: jax.Array,
     window_strides: Sequence[int],
-    padding: str | Sequence[tuple[int, int]],
+    padding: GeneralPadding,
     lhs_dilation: Sequence[int] | None = None,
     rhs_dilation: Sequence[int] | None = None,
     dimension_numbers: lax.ConvDimensionNumbers | Sequence[str] | None = None,
@@ -124,7 +126,7 @@ def conv_general_dilated(
             return conv(x, w, strides=strides, **options)
 
         y = spread_and_convolve(x, w)
-    return jnp.transpose(y, np.argsort(out_order))
+    return jnp.transpose(y, np.argsort(out_order).tolist())
 
 
 def _require_covered(batch_group_count, out_sharding):
@@ -186,7 +188,7 @@ def _per_dimension(value, rank, name):
     return per_dimension(value, rank, f"{_NAME}: {name}")
 
 
-def _padding_pairs(padding, input_shape, filter_shape, strides, spread, dilation):
+def _padding_pairs(padding: Any, input_shape, filter_shape, strides, spread, dilation):
     sizes, window = input_shape[1:-1], filter_shape[:-2]
     if isinstance(padding, str):
         if max(spread) > 1:
@@ -199,7 +201,8 @@ def _padding_pairs(padding, input_shape, filter_shape, strides, spread, dilation
                 same_padding(*dimension)[::-1]
                 for dimension in zip(sizes, window, strides, dilation, strict=True)
             )
-        return explicit_padding(padding, sizes, window, strides, dilation)
+        # It checks the word.
+        return explicit_padding(padding, sizes, window, strides, dilation)  # type: ignore[arg-type]
     try:
         pairs = tuple((operator.index(a), operator.index(b)) for a, b in padding)
     except (TypeError, ValueError):

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +55,7 @@ def batch_norm(
     epsilon: float,
     activation: Callable[[jax.Array], jax.Array] | None = None,
     axis_name: str | tuple[str, ...] | None = None,
-    axis_index_groups: list[list[int]] | None = None,
+    axis_index_groups: Sequence[Sequence[int]] | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalises each channel by the batch's own statistics (training mode).
 

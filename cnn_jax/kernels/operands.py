@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TypeVarTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax.geometry import is_integer
+
+Arrays = TypeVarTuple("Arrays")
 
 
 def require_floating(function: str, **arrays: jax.Array | None) -> None:
@@ -89,7 +93,7 @@ def require_channels(function: str, x: jax.Array, **vectors: jax.Array | None) -
             )
 
 
-def align_manual_axes(*arrays: jax.Array | None) -> tuple[jax.Array | None, ...]:
+def align_manual_axes(*arrays: *Arrays) -> tuple[*Arrays]:
     """Marks all operands as varying over each manual axis that any varies over.
 
     Inside `jax.shard_map` a filter may be replicated while the images are sharded. A
@@ -98,16 +102,17 @@ def align_manual_axes(*arrays: jax.Array | None) -> tuple[jax.Array | None, ...]
     rule sees it makes the types agree, and the cast's own transpose is the sum over
     devices that the replicated filter's gradient needs.
     """
-    axes: set = set()
+    axes: set[str] = set()
     for array in arrays:
         if array is not None:
             axes |= jax.typeof(array).manual_axis_type.varying
-    return tuple(
-        array if array is None else _cast_to_varying(array, axes) for array in arrays
+    return tuple(  # type: ignore[return-value]  # one for each, of its own type
+        array if array is None else _cast_to_varying(array, axes)  # type: ignore[arg-type]
+        for array in arrays
     )
 
 
-def accumulation_dtype(dtype) -> np.dtype:
+def accumulation_dtype(dtype: jax.typing.DTypeLike) -> np.dtype:
     """Returns the dtype in which sums over `dtype` are formed: at least float32."""
     # Not jnp.promote_types, which refuses under strict dtype promotion.
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
@@ -118,6 +123,6 @@ def widen(array: jax.Array) -> jax.Array:
     return array.astype(accumulation_dtype(array.dtype))
 
 
-def _cast_to_varying(array: jax.Array, axes: set) -> jax.Array:
+def _cast_to_varying(array: jax.Array, axes: set[str]) -> jax.Array:
     missing = tuple(sorted(axes - jax.typeof(array).manual_axis_type.varying))
     return jax.lax.pcast(array, missing, to="varying") if missing else array

@@ -12,7 +12,7 @@ import jax
 from jax import lax
 
 
-def named_like(activation: Callable) -> Callable[[jax.Array], jax.Array]:
+def named_like(activation: Callable[..., object]) -> Callable[[jax.Array], jax.Array]:
     """Returns the twin of this name: a kernel's counterpart, or the twin itself."""
     return globals()[activation.__name__]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,16 @@ from cnn_jax.geometry import Padding, Window
 from cnn_jax.kernels.autodiff.vectors import along_channels
 
 _LETTERS = "DHW"
+
+
+class ConvGeometry(TypedDict, total=False):
+    """The keywords of `conv`, which its gradients take, too."""
+
+    strides: int | Sequence[int]
+    padding: Padding
+    dilation: int | Sequence[int]
+    groups: int
+    precision: lax.PrecisionLike
 
 
 def conv(
@@ -62,7 +73,11 @@ def conv(
 
 
 def conv_input_grad(
-    dy: jax.Array, w: jax.Array, *, input_shape: Sequence[int], **geometry
+    dy: jax.Array,
+    w: jax.Array,
+    *,
+    input_shape: Sequence[int],
+    **geometry: Unpack[ConvGeometry],
 ) -> jax.Array:
     """The transpose of `conv` in x, by `jax.linear_transpose`.
 
@@ -81,7 +96,11 @@ def conv_input_grad(
 
 
 def conv_filter_grad(
-    x: jax.Array, dy: jax.Array, *, filter_shape: Sequence[int], **geometry
+    x: jax.Array,
+    dy: jax.Array,
+    *,
+    filter_shape: Sequence[int],
+    **geometry: Unpack[ConvGeometry],
 ) -> jax.Array:
     """The transpose of `conv` in w, by `jax.linear_transpose`.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 from jax import lax
 
 
 def conv_general_dilated(
-    lhs: jax.Array, rhs: jax.Array, *arguments: object, **options: object
+    lhs: jax.Array, rhs: jax.Array, *arguments: Any, **options: Any
 ) -> jax.Array:
     """`lax.conv_general_dilated`, with all of its arguments.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -16,9 +18,9 @@ def batch_norm(
     bias: jax.Array,
     *,
     epsilon: float,
-    activation=None,
-    axis_name=None,
-    axis_index_groups=None,
+    activation: Callable[[jax.Array], jax.Array] | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
+    axis_index_groups: Sequence[Sequence[int]] | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalises each channel by the batch's statistics; see `kernels.batch_norm`.
 
@@ -57,7 +59,7 @@ def batch_norm_inference(
     bias: jax.Array,
     *,
     epsilon: float,
-    activation=None,
+    activation: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
     """Normalises each channel by given statistics; see `kernels.batch_norm_inference`.
 

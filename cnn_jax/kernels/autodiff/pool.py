@@ -6,12 +6,29 @@ import itertools
 import math
 import operator
 from collections.abc import Sequence
+from typing import TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from cnn_jax.geometry import Padding, Window
+
+
+class MaxPoolGeometry(TypedDict, total=False):
+    """The keywords of `max_pool`, which its gradient takes, too."""
+
+    strides: int | Sequence[int] | None
+    padding: Padding
+    dilation: int | Sequence[int]
+
+
+class AvgPoolGeometry(TypedDict, total=False):
+    """The keywords of `avg_pool`, which its gradient takes, too."""
+
+    strides: int | Sequence[int] | None
+    padding: Padding
+    count_include_pad: bool
 
 
 def max_pool(
@@ -56,7 +73,10 @@ def max_pool(
 
 
 def max_pool_grad(
-    x: jax.Array, dy: jax.Array, window: int | Sequence[int], **geometry
+    x: jax.Array,
+    dy: jax.Array,
+    window: int | Sequence[int],
+    **geometry: Unpack[MaxPoolGeometry],
 ) -> jax.Array:
     """The VJP of `max_pool` at x, by `jax.vjp`.
 
@@ -122,7 +142,7 @@ def avg_pool_grad(
     window: int | Sequence[int],
     *,
     input_shape: Sequence[int],
-    **geometry,
+    **geometry: Unpack[AvgPoolGeometry],
 ) -> jax.Array:
     """The transpose of `avg_pool`, by `jax.linear_transpose`.
 
@@ -162,7 +182,7 @@ def _first_maximum(x: jax.Array, window: Window) -> jax.Array:
     steps = (1, *window.strides, 1)
     if 0 in sizes:
         return jnp.zeros(sizes, x.dtype)
-    best = None
+    best: jax.Array | None = None
     for tap in itertools.product(*map(range, window.sizes)):
         start = (0, *map(operator.mul, tap, window.dilation), 0)
         limit = [
@@ -175,4 +195,5 @@ def _first_maximum(x: jax.Array, window: Window) -> jax.Array:
         else:
             best = jnp.where(best >= value, best, value)
             has_nan |= jnp.isnan(value)
+    assert best is not None  # every window has a tap
     return best + jnp.where(has_nan, jnp.nan, 0.0).astype(x.dtype)

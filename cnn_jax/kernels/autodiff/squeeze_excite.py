@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 
 from cnn_jax.kernels.autodiff.activation import named_like, relu, sigmoid
@@ -16,8 +18,8 @@ def squeeze_excite(
     expand_w: jax.Array,
     expand_b: jax.Array,
     *,
-    activation=relu,
-    gate=sigmoid,
+    activation: Callable[[jax.Array], jax.Array] = relu,
+    gate: Callable[[jax.Array], jax.Array] = sigmoid,
 ) -> jax.Array:
     """Scales each channel by a gate; see `kernels.squeeze_excite`.
 

@@ -60,7 +60,11 @@ _inlined = functools.partial(jax.jit, static_argnums=(2, 3, 4), inline=True)
 
 @_inlined
 def conv(
-    x: jax.Array, w: jax.Array, window: Window, groups: int, precision
+    x: jax.Array,
+    w: jax.Array,
+    window: Window,
+    groups: int,
+    precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Correlates `x` with the filters `w`, in the form that suits the platform."""
     return _per_platform(cpu.conv, xla.conv, x, w, window, groups, precision)
@@ -68,7 +72,11 @@ def conv(
 
 @_inlined
 def conv_input_grad(
-    dy: jax.Array, w: jax.Array, window: Window, groups: int, precision
+    dy: jax.Array,
+    w: jax.Array,
+    window: Window,
+    groups: int,
+    precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Returns dL/dx of `conv`, in the form that suits the platform."""
     return _per_platform(
@@ -78,7 +86,11 @@ def conv_input_grad(
 
 @_inlined
 def conv_transpose(
-    x: jax.Array, w: jax.Array, window: Window, groups: int, precision
+    x: jax.Array,
+    w: jax.Array,
+    window: Window,
+    groups: int,
+    precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Correlates `x`, spread by the window's strides, with the filters `w`.
 
@@ -92,7 +104,11 @@ def conv_transpose(
 
 @_inlined
 def conv_transpose_input_grad(
-    dy: jax.Array, w: jax.Array, window: Window, groups: int, precision
+    dy: jax.Array,
+    w: jax.Array,
+    window: Window,
+    groups: int,
+    precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Returns dL/dx of `conv_transpose`, in the form that suits the platform."""
     return _per_platform(
@@ -104,7 +120,11 @@ def conv_transpose_input_grad(
 
 @_inlined
 def conv_transpose_filter_grad(
-    x: jax.Array, dy: jax.Array, window: Window, groups: int, precision
+    x: jax.Array,
+    dy: jax.Array,
+    window: Window,
+    groups: int,
+    precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Returns dL/dw of `conv_transpose`, in the form that suits the platform."""
     return _per_platform(
@@ -116,7 +136,11 @@ def conv_transpose_filter_grad(
 
 @_inlined
 def conv_filter_grad(
-    x: jax.Array, dy: jax.Array, window: Window, groups: int, precision
+    x: jax.Array,
+    dy: jax.Array,
+    window: Window,
+    groups: int,
+    precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Returns dL/dw of `conv`, in the form that suits the platform."""
     return _per_platform(

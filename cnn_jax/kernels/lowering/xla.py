@@ -17,14 +17,22 @@ _LETTERS = "DHW"
 
 
 def conv(
-    x: jax.Array, w: jax.Array, window: Window, groups: int, precision
+    x: jax.Array,
+    w: jax.Array,
+    window: Window,
+    groups: int,
+    precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Correlates `x` with the filters `w`."""
     return _gather(x, w, "IO", window, groups, precision)
 
 
 def conv_input_grad(
-    dy: jax.Array, w: jax.Array, window: Window, groups: int, precision
+    dy: jax.Array,
+    w: jax.Array,
+    window: Window,
+    groups: int,
+    precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Correlates dy, spread by the stride, with the flipped and transposed filters."""
     w, order = _transposed(w, groups)
@@ -32,14 +40,22 @@ def conv_input_grad(
 
 
 def conv_transpose(
-    x: jax.Array, w: jax.Array, window: Window, groups: int, precision
+    x: jax.Array,
+    w: jax.Array,
+    window: Window,
+    groups: int,
+    precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Correlates `x`, spread by the stride, with `w`: from outputs to inputs."""
     return _scatter(x, w, "IO", window, groups, precision)
 
 
 def conv_transpose_input_grad(
-    dy: jax.Array, w: jax.Array, window: Window, groups: int, precision
+    dy: jax.Array,
+    w: jax.Array,
+    window: Window,
+    groups: int,
+    precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Correlates dy with the flipped and transposed filters: from inputs to outputs."""
     w, order = _transposed(w, groups)
@@ -90,7 +106,11 @@ def _transposed(w, groups):
 
 
 def conv_filter_grad(
-    x: jax.Array, dy: jax.Array, window: Window, groups: int, precision
+    x: jax.Array,
+    dy: jax.Array,
+    window: Window,
+    groups: int,
+    precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Correlates `x` with dy, spread by the stride, summing over the batch.
 
@@ -109,7 +129,11 @@ def conv_filter_grad(
 
 
 def conv_transpose_filter_grad(
-    x: jax.Array, dy: jax.Array, window: Window, groups: int, precision
+    x: jax.Array,
+    dy: jax.Array,
+    window: Window,
+    groups: int,
+    precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Correlates `x`, spread by the stride, with dy, summing over the batch."""
     return _correlate_over_batch(
@@ -167,7 +191,7 @@ def _sum_of_nothing(dy, shape):
     return jnp.broadcast_to(jnp.sum(dy), shape)
 
 
-def lowest_value(dtype) -> np.ndarray:
+def lowest_value(dtype: jax.typing.DTypeLike) -> np.ndarray:
     """Returns the value that no entry of `dtype` is below: what max-pool pads with.
 
     A NumPy scalar, since XLA's windowed reductions recognise a maximum, and so know its

@@ -12,7 +12,9 @@ from cnn_jax.kernels.textbook.loops import (
 )
 
 
-def named_like(activation: Callable) -> tuple[Callable, Callable]:
+def named_like(
+    activation: Callable[..., object],
+) -> tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]:
     """Returns the function of this name on this page, and its gradient."""
     name = activation.__name__
     return globals()[name], globals()[f"{name}_grad"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from cnn_jax.geometry import per_dimension
-from cnn_jax.kernels.textbook.loops import float64, positions
+from cnn_jax.kernels.textbook.loops import Position, float64, positions
 
 
 def adaptive_avg_pool(x: np.ndarray, output_size: int | Sequence[int]) -> np.ndarray:
@@ -35,8 +35,8 @@ def adaptive_avg_pool_grad(dy: np.ndarray, *, input_shape: Sequence[int]) -> np.
 
 
 def _box(
-    o: tuple[int, ...], inputs: Sequence[int], outputs: Sequence[int]
-) -> Iterator[tuple[int, ...]]:
+    o: Position, inputs: Sequence[int], outputs: Sequence[int]
+) -> Iterator[Position]:
     """The positions p with floor(o n / m) <= p < ceil((o + 1) n / m)."""
     first = [i * n // m for i, n, m in zip(o, inputs, outputs, strict=True)]
     sizes = [

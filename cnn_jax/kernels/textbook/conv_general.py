@@ -6,7 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cnn_jax.geometry import Padding, explicit_padding, same_padding, spread_size
+from cnn_jax.geometry import (
+    GeneralPadding,
+    explicit_padding,
+    same_padding,
+    spread_size,
+)
 from cnn_jax.kernels.textbook.conv import conv, conv_filter_grad, conv_input_grad
 from cnn_jax.kernels.textbook.loops import float64
 
@@ -17,7 +22,7 @@ def conv_general_dilated(
     lhs: np.ndarray,
     rhs: np.ndarray,
     window_strides: Sequence[int],
-    padding: Padding,
+    padding: GeneralPadding,
     lhs_dilation: Sequence[int] | None = None,
     rhs_dilation: Sequence[int] | None = None,
     dimension_numbers: Sequence[str] | None = None,
@@ -41,7 +46,7 @@ def conv_general_dilated_grad(
     rhs: np.ndarray,
     dy: np.ndarray,
     window_strides: Sequence[int],
-    padding: Padding,
+    padding: GeneralPadding,
     lhs_dilation: Sequence[int] | None = None,
     rhs_dilation: Sequence[int] | None = None,
     dimension_numbers: Sequence[str] | None = None,

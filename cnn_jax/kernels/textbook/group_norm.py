@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -75,12 +76,12 @@ def group_norm_grad(
     return _gradients(x, scale, dy, _groups(x, num_groups), epsilon)
 
 
-def _rows(x: np.ndarray) -> Iterator[tuple]:
+def _rows(x: np.ndarray) -> Iterator[tuple[Any, ...]]:
     """Yields the index of each position's channels."""
     yield from positions(x.shape[:-1])
 
 
-def _groups(x: np.ndarray, num_groups: int) -> Iterator[tuple]:
+def _groups(x: np.ndarray, num_groups: int) -> Iterator[tuple[Any, ...]]:
     """Yields the index of each example's groups."""
     size = x.shape[-1] // num_groups
     for n, g in positions((x.shape[0], num_groups)):
@@ -94,7 +95,8 @@ def _normalised(x, scale, bias, sets, epsilon):
 
 
 def _gradients(x, scale, dy, sets, epsilon):
-    x, dy, sets = *float64(x, dy), list(sets)
+    x, dy = float64(x, dy)
+    sets = list(sets)
     h, r = _standardised(x, sets, epsilon)
     g = dy * (1.0 if scale is None else float64(scale))
     dx = np.empty(x.shape)

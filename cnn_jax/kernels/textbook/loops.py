@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any, overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cnn_jax.geometry import Window
 
-Position = tuple[int, ...]
+Position = tuple[Any, ...]
+"""One integer for each dimension. (`Any`, since mypy takes no starred tuple of integers
+inside an index, as in `x[:, *position]`.)"""
 
 
 def positions(sizes: Sequence[int]) -> list[Position]:
@@ -49,7 +53,11 @@ def sum_to_channels(values: np.ndarray) -> np.ndarray:
     return values.sum(axis=tuple(range(values.ndim - 1)))
 
 
-def float64(*arrays: np.ndarray):
+@overload
+def float64(array: ArrayLike, /) -> np.ndarray: ...
+@overload
+def float64(*arrays: ArrayLike) -> tuple[np.ndarray, ...]: ...
+def float64(*arrays: ArrayLike) -> np.ndarray | tuple[np.ndarray, ...]:
     """Converts arrays to float64: one to an array, several to a tuple."""
     converted = tuple(np.asarray(array, dtype=np.float64) for array in arrays)
     return converted if len(converted) > 1 else converted[0]

@@ -20,7 +20,7 @@ def batch_norm(
     bias: np.ndarray,
     *,
     epsilon: float,
-    activation: Callable | None = None,
+    activation: Callable[..., object] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each channel, z = scale h + bias with h = (x - mean) / sqrt(var + epsilon).
 
@@ -45,7 +45,7 @@ def batch_norm_grad(
     *,
     epsilon: float,
     bias: np.ndarray | float = 0.0,
-    activation: Callable | None = None,
+    activation: Callable[..., object] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The cotangents (dx, dscale, dbias).
 
@@ -90,7 +90,7 @@ def batch_norm_inference(
     bias: np.ndarray,
     *,
     epsilon: float,
-    activation: Callable | None = None,
+    activation: Callable[..., object] | None = None,
 ) -> np.ndarray:
     """For each channel, z = scale (x - mean) / sqrt(var + epsilon) + bias.
 
@@ -110,7 +110,7 @@ def batch_norm_inference_grad(
     *,
     epsilon: float,
     bias: np.ndarray | float = 0.0,
-    activation: Callable | None = None,
+    activation: Callable[..., object] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The cotangents (dx, dmean, dvar, dscale, dbias).
 

@@ -18,8 +18,8 @@ def squeeze_excite(
     expand_w: np.ndarray,
     expand_b: np.ndarray,
     *,
-    activation: Callable = relu,
-    gate: Callable = sigmoid,
+    activation: Callable[..., object] = relu,
+    gate: Callable[..., object] = sigmoid,
 ) -> np.ndarray:
     """y[n, p, c] = x[n, p, c] g[n, c], where g sees the means of all channels.
 
@@ -46,8 +46,8 @@ def squeeze_excite_grad(
     expand_b: np.ndarray,
     dy: np.ndarray,
     *,
-    activation: Callable = relu,
-    gate: Callable = sigmoid,
+    activation: Callable[..., object] = relu,
+    gate: Callable[..., object] = sigmoid,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The cotangents (dx, dsqueeze_w, dsqueeze_b, dexpand_w, dexpand_b).
 

@@ -14,6 +14,7 @@ import os
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from cnn_jax.geometry import Window
 from cnn_jax.kernels.lowering import xla
@@ -39,7 +40,11 @@ _MOST_UNROLLED_TAPS = 128
 
 
 def conv(
-    x: jax.Array, w: jax.Array, window: Window, groups: int, precision
+    x: jax.Array,
+    w: jax.Array,
+    window: Window,
+    groups: int,
+    precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Correlates `x` with the filters `w`."""
     if _is_empty(x, window):
@@ -54,7 +59,11 @@ def conv(
 
 
 def conv_input_grad(
-    dy: jax.Array, w: jax.Array, window: Window, groups: int, precision
+    dy: jax.Array,
+    w: jax.Array,
+    window: Window,
+    groups: int,
+    precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Returns dL/dx of `conv`."""
     inputs = w.shape[-2] * groups
@@ -75,7 +84,11 @@ def conv_input_grad(
 
 
 def conv_transpose(
-    x: jax.Array, w: jax.Array, window: Window, groups: int, precision
+    x: jax.Array,
+    w: jax.Array,
+    window: Window,
+    groups: int,
+    precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Correlates `x`, spread by the stride, with `w`: from outputs to inputs."""
     w = xla.transpose_filter(w, groups)
@@ -83,14 +96,22 @@ def conv_transpose(
 
 
 def conv_transpose_input_grad(
-    dy: jax.Array, w: jax.Array, window: Window, groups: int, precision
+    dy: jax.Array,
+    w: jax.Array,
+    window: Window,
+    groups: int,
+    precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Correlates dy with the flipped and transposed filters: from inputs to outputs."""
     return conv(dy, xla.transpose_filter(w, groups), window, groups, precision)
 
 
 def conv_transpose_filter_grad(
-    x: jax.Array, dy: jax.Array, window: Window, groups: int, precision
+    x: jax.Array,
+    dy: jax.Array,
+    window: Window,
+    groups: int,
+    precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Transposes the filter gradient of the convolution that leads from dy to x."""
     dw = conv_filter_grad(dy, x, window, groups, precision)
@@ -98,7 +119,11 @@ def conv_transpose_filter_grad(
 
 
 def conv_filter_grad(
-    x: jax.Array, dy: jax.Array, window: Window, groups: int, precision
+    x: jax.Array,
+    dy: jax.Array,
+    window: Window,
+    groups: int,
+    precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Returns dL/dw of `conv`."""
     if _is_empty(x, window):

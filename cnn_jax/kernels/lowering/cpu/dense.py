@@ -14,14 +14,14 @@ _LETTERS = "DHW"
 
 
 def conv_input_grad(
-    dy: jax.Array, w: jax.Array, window: Window, precision
+    dy: jax.Array, w: jax.Array, window: Window, precision: lax.PrecisionLike
 ) -> jax.Array:
     """Correlates dy, spread by the stride, with the flipped and transposed filters."""
     return xla.conv_transpose(dy, _flipped(w), window, 1, precision)
 
 
 def conv_filter_grad(
-    x: jax.Array, dy: jax.Array, window: Window, precision
+    x: jax.Array, dy: jax.Array, window: Window, precision: lax.PrecisionLike
 ) -> jax.Array:
     """Correlates x with dy over the batch, everything transposed beforehand.
 
@@ -44,7 +44,7 @@ def conv_filter_grad(
 
 
 def strided_input_grad(
-    dy: jax.Array, w: jax.Array, window: Window, precision
+    dy: jax.Array, w: jax.Array, window: Window, precision: lax.PrecisionLike
 ) -> jax.Array:
     """Returns dL/dx phase by phase, without the zeros between the entries of dy.
 
@@ -59,7 +59,7 @@ def strided_input_grad(
         )
     ]
     zero = np.zeros((), dy.dtype)
-    total = None
+    total: jax.Array | None = None
     for phase in np.ndindex(*window.strides):
         taps = [
             [k for k in range(size) if k * d % stride == p]
@@ -76,6 +76,7 @@ def strided_input_grad(
         ]
         part = lax.pad(part, zero, ((0, 0, 0), *places, (0, 0, 0)))
         total = part if total is None else total + part
+    assert total is not None  # some tap reaches some phase
     crops = [
         (-low, low + size - block * stride, 0)
         for (low, _), size, block, stride in zip(

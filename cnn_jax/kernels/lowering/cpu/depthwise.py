@@ -22,12 +22,13 @@ from cnn_jax.kernels.operands import accumulation_dtype
 def conv(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     """Correlates each channel of `x` with its own filters, `(*spatial, 1, outputs)`."""
     x = _repeat_channels(x, w.shape[-1])
-    total = None
+    total: jax.Array | None = None
     for tap, weight in zip(
         tap_slices(x, window, 0), _weights_by_tap(w, x.ndim), strict=True
     ):
         term = tap.astype(weight.dtype) * weight
         total = term if total is None else total + term
+    assert total is not None  # every window has a tap
     return total.astype(x.dtype)
 
 

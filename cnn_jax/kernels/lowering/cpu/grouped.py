@@ -27,7 +27,7 @@ def conv(
     w: jax.Array,
     window: Window,
     groups: int,
-    precision,
+    precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Applies `dense_fn`, an ungrouped `conv`, to each block of groups."""
     merged, blocks = _merge(w.shape[-2], groups)
@@ -48,7 +48,7 @@ def conv_input_grad(
     w: jax.Array,
     window: Window,
     groups: int,
-    precision,
+    precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Applies `dense_fn`, an ungrouped `conv_input_grad`, to each block of groups."""
     return conv(dense_fn, dy, w, window, groups, precision)
@@ -60,7 +60,7 @@ def conv_filter_grad(
     dy: jax.Array,
     window: Window,
     groups: int,
-    precision,
+    precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Cuts the groups' filters out of each block's dense gradient."""
     inputs = x.shape[-1] // groups

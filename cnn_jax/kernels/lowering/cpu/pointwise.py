@@ -15,14 +15,16 @@ from cnn_jax.geometry import Window
 from cnn_jax.kernels.operands import accumulation_dtype
 
 
-def conv(x: jax.Array, w: jax.Array, window: Window, precision) -> jax.Array:
+def conv(
+    x: jax.Array, w: jax.Array, window: Window, precision: lax.PrecisionLike
+) -> jax.Array:
     """Multiplies the channels at each visited position by the filter matrix."""
     y = _dot(_visited(x, window), w.reshape(w.shape[-2:]), -1, 0, precision)
     return y.astype(x.dtype)
 
 
 def conv_input_grad(
-    dy: jax.Array, w: jax.Array, window: Window, precision
+    dy: jax.Array, w: jax.Array, window: Window, precision: lax.PrecisionLike
 ) -> jax.Array:
     """Multiplies by the transposed matrix, and puts zeros where nothing was visited."""
     dx = _dot(dy, w.reshape(w.shape[-2:]), -1, 1, precision).astype(dy.dtype)
@@ -36,7 +38,7 @@ def conv_input_grad(
 
 
 def conv_filter_grad(
-    x: jax.Array, dy: jax.Array, window: Window, precision
+    x: jax.Array, dy: jax.Array, window: Window, precision: lax.PrecisionLike
 ) -> jax.Array:
     """Multiplies inputs by dy, over the batch and all visited positions.
 

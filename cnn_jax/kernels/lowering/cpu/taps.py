@@ -18,7 +18,9 @@ from jax import lax
 from cnn_jax.geometry import Window
 
 
-def tap_slices(x: jax.Array, window: Window, fill: float) -> Iterator[jax.Array]:
+def tap_slices(
+    x: jax.Array, window: Window, fill: jax.typing.ArrayLike
+) -> Iterator[jax.Array]:
     """Yields what lies under each tap, in row-major order: `(n, *out_spatial, c)`.
 
     Args:
@@ -82,7 +84,7 @@ def sum_over_windows(
     ]
     phase_axes = tuple(range(2, 2 * window.rank + 1, 2))
     # The barrier keeps the operands' producers from being evaluated once per shift.
-    operands = [
+    padded = [
         jnp.expand_dims(
             lax.pad(
                 operand, np.zeros((), operand.dtype), ((0, 0, 0), *margins, (0, 0, 0))
@@ -91,10 +93,10 @@ def sum_over_windows(
         )
         for operand in map(lax.optimization_barrier, operands)
     ]
-    total = None
+    total: jax.Array | None = None
     for shift, taps in by_shift.items():
         shifted = []
-        for operand in operands:
+        for operand in padded:
             for axis, (front, back, block) in enumerate(
                 zip(reach, shift, blocks, strict=True)
             ):
@@ -105,6 +107,7 @@ def sum_over_windows(
         taps = np.expand_dims(taps, (0, *range(1, 2 * window.rank, 2), -1))
         term = term_fn(taps, *shifted)
         total = term if total is None else total + term
+    assert total is not None  # every window has a tap
     extents = [b * s for b, s in zip(blocks, window.strides, strict=True)]
     total = total.reshape(total.shape[0], *extents, total.shape[-1])
     crops = [
