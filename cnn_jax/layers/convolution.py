@@ -156,4 +156,5 @@ def conv_operands(
     bias = None
     if layer.use_bias:
         bias = layer.param("bias", layer.bias_init, (features,), layer.param_dtype)
-    return dtypes.promote_dtype(x, kernel, bias, dtype=layer.dtype)
+    x, kernel, bias = dtypes.promote_dtype(x, kernel, bias, dtype=layer.dtype)
+    return x, kernel, bias

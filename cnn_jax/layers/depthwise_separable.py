@@ -46,7 +46,6 @@ class DepthwiseSeparable(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `x` `(n, *spatial, c)` mapped to `(n, *out, features)`."""
-        make = {"conv": self.conv, "norm": self.norm}
         x = ConvNormActivation(
             x.shape[-1],
             self.kernel_size,
@@ -54,13 +53,15 @@ class DepthwiseSeparable(nn.Module):
             padding=self.padding,
             groups=x.shape[-1],
             activation=self.depthwise_activation,
-            **make,
+            conv=self.conv,
+            norm=self.norm,
             name="depthwise",
         )(x)
         return ConvNormActivation(
             self.features,
             1,
             activation=self.pointwise_activation,
-            **make,
+            conv=self.conv,
+            norm=self.norm,
             name="pointwise",
         )(x)

@@ -11,7 +11,7 @@ from cnn_jax import kernels as K
 from cnn_jax.layers.conv_norm import ConvNormActivation
 from cnn_jax.layers.convolution import Conv
 from cnn_jax.layers.normalization import BatchNorm
-from cnn_jax.layers.types import Activation, ModuleFactory
+from cnn_jax.layers.types import Activation, ConvAndNorm, ModuleFactory
 
 
 class InvertedBottleneck(nn.Module):
@@ -52,7 +52,7 @@ class InvertedBottleneck(nn.Module):
         shortcut = x
         hidden = self.hidden_features
         joins = self.strides == 1 and x.shape[-1] == self.features
-        make = {"conv": self.conv, "norm": self.norm}
+        make: ConvAndNorm = {"conv": self.conv, "norm": self.norm}
         if x.shape[-1] != hidden:
             x = ConvNormActivation(
                 hidden, 1, activation=self.activation, **make, name="expand"
@@ -114,7 +114,7 @@ class FusedInvertedBottleneck(nn.Module):
         shortcut = x
         expands = x.shape[-1] != self.hidden_features
         joins = self.strides == 1 and x.shape[-1] == self.features
-        make = {"conv": self.conv, "norm": self.norm}
+        make: ConvAndNorm = {"conv": self.conv, "norm": self.norm}
         x = ConvNormActivation(
             self.hidden_features if expands else self.features,
             self.kernel_size,

@@ -46,8 +46,8 @@ class Dense(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         if not self.use_bias:
             return kernel, None
-        shape = (self.features,)
-        return kernel, self.param("bias", self.bias_init, shape, self.param_dtype)
+        bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+        return kernel, bias
 
 
 class DenseParameters(Dense):
@@ -58,7 +58,9 @@ class DenseParameters(Dense):
     """
 
     @nn.compact
-    def __call__(self, num_inputs: int) -> tuple[jax.Array, jax.Array | None]:
+    def __call__(  # type: ignore[override]  # the fields are what it inherits
+        self, num_inputs: int
+    ) -> tuple[jax.Array, jax.Array | None]:
         """Returns `kernel` `(num_inputs, features)` and `bias`, cast to `dtype`."""
         kernel, bias = self._kernel_and_bias(num_inputs)
         kernel, bias = dtypes.promote_dtype(kernel, bias, dtype=self.dtype)

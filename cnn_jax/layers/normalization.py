@@ -246,6 +246,7 @@ class GroupNorm(nn.Module):
             )
         if self.num_groups is not None:
             return self.num_groups
+        assert self.group_size is not None  # one of them is given
         if self.group_size <= 0 or channels % self.group_size:
             raise ValueError(
                 f"GroupNorm: got group_size {self.group_size} for {channels} channels, "
@@ -254,7 +255,9 @@ class GroupNorm(nn.Module):
         return channels // self.group_size
 
 
-def _operands(module: LayerNorm | GroupNorm, x: jax.Array) -> tuple:
+def _operands(
+    module: LayerNorm | GroupNorm, x: jax.Array
+) -> tuple[jax.Array, jax.Array | None, jax.Array | None, Dtype]:
     """Declares the parameters and returns what the kernel takes, and y's dtype."""
     shape = (x.shape[-1],)
     scale = bias = None

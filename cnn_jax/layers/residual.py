@@ -17,7 +17,7 @@ from cnn_jax import kernels as K
 from cnn_jax.layers.conv_norm import ConvNormActivation
 from cnn_jax.layers.convolution import Conv
 from cnn_jax.layers.normalization import BatchNorm
-from cnn_jax.layers.types import Activation, ModuleFactory
+from cnn_jax.layers.types import Activation, ConvAndNorm, ModuleFactory
 
 Shortcut = Callable[..., jax.Array]
 """`(x, features, strides, *, conv, norm) -> (n, h', w', features)`."""
@@ -113,7 +113,7 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `x` `(n, h, w, c)` mapped to `(n, h', w', features)`."""
-        make = {"conv": self.conv, "norm": self.norm}
+        make: ConvAndNorm = {"conv": self.conv, "norm": self.norm}
         layer = functools.partial(ConvNormActivation, self.features, 3, **make)
         y = layer(strides=self.strides, activation=self.activation, name="conv1")(x)
         y = layer(activation=None, name="conv2")(y)
@@ -162,7 +162,7 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `x` `(n, h, w, c)` mapped to `(n, h', w', features)`."""
-        make = {"conv": self.conv, "norm": self.norm}
+        make: ConvAndNorm = {"conv": self.conv, "norm": self.norm}
         layer = functools.partial(
             ConvNormActivation, activation=self.activation, **make
         )

@@ -40,7 +40,7 @@ class StatisticsScope:
     """
 
     axis_name: str | tuple[str, ...] | None = None
-    axis_index_groups: tuple[tuple[int, ...], ...] | None = None
+    axis_index_groups: Sequence[Sequence[int]] | None = None
     num_groups: int = 1
     frozen: bool = False
 

@@ -37,7 +37,7 @@ class LayerCall:
 
 
 def trace_layers(
-    model: nn.Module, inputs: jax.ShapeDtypeStruct, **arguments: object
+    model: nn.Module, inputs: jax.ShapeDtypeStruct, **arguments: Any
 ) -> tuple[LayerCall, ...]:
     """Records every module call of `model.apply(variables, inputs, **arguments)`.
 

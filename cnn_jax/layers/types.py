@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import flax.linen as nn
 import jax
@@ -19,3 +19,36 @@ Initializer = Callable[[jax.Array, Sequence[int], Dtype], jax.Array]
 
 ModuleFactory = Callable[..., nn.Module]
 """A module class, or a `functools.partial` of one that fixes some of its fields."""
+
+
+class Dtypes(TypedDict):
+    """The dtypes of a network, as each of its layers takes them."""
+
+    dtype: Dtype | None
+    param_dtype: Dtype
+
+
+class KernelDtypes(Dtypes):
+    """Those, and how filters start."""
+
+    kernel_init: Initializer
+
+
+class ConvAndNorm(TypedDict):
+    """The factories that a block hands on to the blocks inside."""
+
+    conv: ModuleFactory
+    norm: ModuleFactory
+
+
+class NormAndActivation(TypedDict):
+    """What a network gives all of its blocks, beside their convolution."""
+
+    norm: ModuleFactory
+    activation: Activation
+
+
+class ConvNormAndActivation(NormAndActivation):
+    """What a network gives all of its blocks."""
+
+    conv: ModuleFactory

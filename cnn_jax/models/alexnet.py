@@ -43,8 +43,8 @@ from cnn_jax.layers import (
     ceil_pool,
     hidden_features,
 )
-from cnn_jax.layers.types import Activation, Dtype
-from cnn_jax.models.interface import check_images, finish
+from cnn_jax.layers.types import Activation, Dtype, Dtypes
+from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
 
@@ -102,7 +102,9 @@ class AlexNet(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False, endpoints: bool = False):
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, endpoints: bool = False
+    ) -> Output:
         """Returns the logits of images `x` `(n, height, width, channels)`.
 
         Args:
@@ -111,7 +113,7 @@ class AlexNet(nn.Module):
           endpoints: Whether to return `(logits, {"stage1", ..., "features"})`.
         """
         check_images(x, minimum_size=self._smallest_image(), model="AlexNet")
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
         layer = functools.partial(
             ConvNormActivation,

@@ -38,8 +38,8 @@ from cnn_jax.layers import (
     StochasticDepth,
     rematerialized,
 )
-from cnn_jax.layers.types import Activation, Dtype
-from cnn_jax.models.interface import check_images, finish
+from cnn_jax.layers.types import Activation, Dtype, Dtypes, KernelDtypes
+from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
 
@@ -112,7 +112,9 @@ class ConvNeXt(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False, endpoints: bool = False):
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, endpoints: bool = False
+    ) -> Output:
         """Returns the logits of images `x` `(n, height, width, channels)`.
 
         Args:
@@ -121,8 +123,11 @@ class ConvNeXt(nn.Module):
           endpoints: Whether to return `(logits, {"stem", "stage1", ..., "features"})`.
         """
         check_images(x, minimum_size=32, model="ConvNeXt")
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        fields = {"kernel_init": nn.initializers.truncated_normal(0.02), **dtypes}
+        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        fields: KernelDtypes = {
+            "kernel_init": nn.initializers.truncated_normal(0.02),
+            **dtypes,
+        }
         conv = functools.partial(Conv, **fields)
         dense = functools.partial(Dense, **fields)
         norm = functools.partial(self.norm, **dtypes)

@@ -50,8 +50,8 @@ from cnn_jax.layers import (
     normalize_and_activate,
     rematerialized,
 )
-from cnn_jax.layers.types import Activation, Dtype
-from cnn_jax.models.interface import check_images, finish
+from cnn_jax.layers.types import Activation, Dtype, Dtypes, NormAndActivation
+from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
 
@@ -125,7 +125,9 @@ class DenseNet(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False, endpoints: bool = False):
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, endpoints: bool = False
+    ) -> Output:
         """Returns the logits of images `x` `(n, height, width, channels)`.
 
         Args:
@@ -138,10 +140,10 @@ class DenseNet(nn.Module):
         # The stem rounds up where it halves, the transitions round down.
         smallest = 2 ** (len(self.stage_sizes) + 1) - 3
         check_images(x, minimum_size=smallest, model="DenseNet")
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
         norm = functools.partial(self.norm, use_running_average=not train, **dtypes)
-        parts = {"norm": norm, "activation": self.activation}
+        parts: NormAndActivation = {"norm": norm, "activation": self.activation}
         make_conv = functools.partial(Conv, kernel_init=he_normal, **dtypes)
         layer = functools.partial(
             rematerialized(DenseLayer) if self.remat else DenseLayer,

@@ -56,9 +56,15 @@ from cnn_jax.layers import (
     rematerialized,
     round_channels,
 )
-from cnn_jax.layers.types import Activation, Dtype
-from cnn_jax.models.interface import check_images, finish
-from cnn_jax.models.registry import CIFAR10_MEAN, CIFAR10_STD, Family, Variant
+from cnn_jax.layers.types import Activation, Dtype, Dtypes, NormAndActivation
+from cnn_jax.models.interface import Output, check_images, finish
+from cnn_jax.models.registry import (
+    CIFAR10_MEAN,
+    CIFAR10_STD,
+    Family,
+    PaperAndModule,
+    Variant,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +126,9 @@ class EfficientNet(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False, endpoints: bool = False):
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, endpoints: bool = False
+    ) -> Output:
         """Returns the logits of images `x` `(n, height, width, channels)`.
 
         Args:
@@ -134,10 +142,10 @@ class EfficientNet(nn.Module):
         for stage in self.stages:
             total_strides *= stage.strides
         check_images(x, minimum_size=total_strides, model="EfficientNet")
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
         conv = functools.partial(Conv, kernel_init=he_normal, **dtypes)
-        parts = {
+        parts: NormAndActivation = {
             "norm": functools.partial(
                 self.norm, use_running_average=not train, **dtypes
             ),
@@ -240,7 +248,7 @@ _LARGE = {
     )
 }
 
-_PAPER = {
+_PAPER: PaperAndModule = {
     "module": EfficientNet,
     "paper": (
         "Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural "

@@ -26,7 +26,7 @@ import functools
 
 from cnn_jax.layers import BatchNorm
 from cnn_jax.models.efficientnet import EfficientNet, Stage
-from cnn_jax.models.registry import Family, Variant
+from cnn_jax.models.registry import Family, PaperAndModule, Variant
 
 
 def _fields(
@@ -52,18 +52,19 @@ def _fields(
     }
 
 
-_PAPER = {
+_PAPER: PaperAndModule = {
     "module": EfficientNet,
     "paper": "Tan and Le, EfficientNetV2: Smaller Models and Faster Training",
     "year": 2021,
     "url": "https://arxiv.org/abs/2104.00298",
-    "top1_source": "ImageNet; torchvision's weights IMAGENET1K_V1",
 }
+_TOP1_SOURCE = "ImageNet; torchvision's weights IMAGENET1K_V1"
 
 FAMILIES = (
     Family(
         **_PAPER,
         name="efficientnet_v2",
+        top1_source=_TOP1_SOURCE,
         variants={
             "efficientnet_v2_s": Variant(
                 parameters=21_458_488,
@@ -103,6 +104,7 @@ FAMILIES = (
     Family(
         **_PAPER,
         name="efficientnet_v2_large",
+        top1_source=_TOP1_SOURCE,
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
         variants={

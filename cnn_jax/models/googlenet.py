@@ -48,8 +48,8 @@ from cnn_jax.layers import (
     SpaceToDepthConv,
     rematerialized,
 )
-from cnn_jax.layers.types import Activation, Dtype
-from cnn_jax.models.interface import check_images, finish
+from cnn_jax.layers.types import Activation, ConvNormAndActivation, Dtype, Dtypes
+from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
 # The paper's table 1: the features of the 1x1 branch, of the 3x3 branch before and in
@@ -103,7 +103,9 @@ class GoogLeNet(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False, endpoints: bool = False):
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, endpoints: bool = False
+    ) -> Output:
         """Returns the logits of images `x` `(n, height, width, channels)`.
 
         Args:
@@ -114,10 +116,10 @@ class GoogLeNet(nn.Module):
             {"stem", "stage1", ..., "aux1", ..., "features"})`.
         """
         check_images(x, minimum_size=15, model="GoogLeNet")
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
         dense = functools.partial(Dense, kernel_init=he_normal, **dtypes)
-        parts = {
+        parts: ConvNormAndActivation = {
             "conv": functools.partial(Conv, kernel_init=he_normal, **dtypes),
             "norm": functools.partial(
                 self.norm, use_running_average=not train, **dtypes
@@ -131,8 +133,8 @@ class GoogLeNet(nn.Module):
         named = {}
 
         first = SpaceToDepthConv if self.space_to_depth else Conv
-        first = functools.partial(first, kernel_init=he_normal, **dtypes)
-        x = layer(64, 7, strides=2, conv=first, name="stem_conv1")(x)
+        stem_conv = functools.partial(first, kernel_init=he_normal, **dtypes)
+        x = layer(64, 7, strides=2, conv=stem_conv, name="stem_conv1")(x)
         x = _halve(x, 3)
         x = layer(64, 1, name="stem_conv2")(x)
         x = layer(192, 3, name="stem_conv3")(x)

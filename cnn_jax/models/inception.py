@@ -45,8 +45,9 @@ from cnn_jax.layers import (
     SpaceToDepthConv,
     rematerialized,
 )
-from cnn_jax.layers.types import Activation, Dtype
-from cnn_jax.models.interface import check_images, finish
+from cnn_jax.layers.branches import BranchStep
+from cnn_jax.layers.types import Activation, ConvNormAndActivation, Dtype, Dtypes
+from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
 _average_around = functools.partial(K.avg_pool, window=3, strides=1, padding=1)
@@ -105,6 +106,10 @@ _STAGES = (
 )
 
 
+Block = tuple[tuple[BranchStep, ...], ...]
+"""The branches of one block."""
+
+
 class InceptionV3(nn.Module):
     """A convolutional stem and three stages of factorised Inception blocks.
 
@@ -123,7 +128,7 @@ class InceptionV3(nn.Module):
       param_dtype: The dtype in which the parameters are stored.
     """
 
-    stages: tuple = _STAGES
+    stages: tuple[tuple[Block, ...], ...] = _STAGES
     aux_heads: bool = True
     dropout_rate: float = 0.5
     num_classes: int = 1000
@@ -137,7 +142,9 @@ class InceptionV3(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False, endpoints: bool = False):
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, endpoints: bool = False
+    ) -> Output:
         """Returns the logits of images `x` `(n, height, width, channels)`.
 
         Args:
@@ -148,10 +155,10 @@ class InceptionV3(nn.Module):
             `(logits, {"stem", "stage1", ..., "aux1", "features"})`.
         """
         check_images(x, minimum_size=75, model="InceptionV3")
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
         dense = functools.partial(Dense, kernel_init=he_normal, **dtypes)
-        parts = {
+        parts: ConvNormAndActivation = {
             "conv": functools.partial(Conv, kernel_init=he_normal, **dtypes),
             "norm": functools.partial(
                 self.norm, use_running_average=not train, **dtypes
@@ -165,8 +172,8 @@ class InceptionV3(nn.Module):
         named = {}
 
         first = SpaceToDepthConv if self.space_to_depth else Conv
-        first = functools.partial(first, kernel_init=he_normal, **dtypes)
-        x = layer(32, 3, strides=2, conv=first, name="stem_conv1")(x)
+        stem_conv = functools.partial(first, kernel_init=he_normal, **dtypes)
+        x = layer(32, 3, strides=2, conv=stem_conv, name="stem_conv1")(x)
         x = layer(32, 3, name="stem_conv2")(x)
         x = _halve(layer(64, 3, padding=1, name="stem_conv3")(x))
         x = layer(80, 1, name="stem_conv4")(x)

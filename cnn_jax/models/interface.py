@@ -5,6 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+Output = jax.Array | tuple[jax.Array, dict[str, jax.Array]]
+"""The logits, or with `endpoints=True` the logits and the named features."""
+
 
 def check_images(x: jax.Array, *, minimum_size: int, model: str) -> None:
     """Checks a model's input before anything is traced.
@@ -34,9 +37,7 @@ def check_images(x: jax.Array, *, minimum_size: int, model: str) -> None:
         )
 
 
-def finish(
-    output: jax.Array, named: dict[str, jax.Array], endpoints: bool
-) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
+def finish(output: jax.Array, named: dict[str, jax.Array], endpoints: bool) -> Output:
     """Returns a model's output in at least float32, with its endpoints if asked for."""
     if jnp.finfo(output.dtype).bits < 32:
         output = output.astype(jnp.float32)

@@ -32,8 +32,8 @@ import jax.numpy as jnp
 
 from cnn_jax import kernels as K
 from cnn_jax.layers import Conv, Dense, apply_stage
-from cnn_jax.layers.types import Activation, Dtype
-from cnn_jax.models.interface import check_images, finish
+from cnn_jax.layers.types import Activation, Dtype, Dtypes
+from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
 
@@ -55,7 +55,9 @@ class LeNet5(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False, endpoints: bool = False):
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, endpoints: bool = False
+    ) -> Output:
         """Returns the logits of images `x` `(n, height, width, channels)`.
 
         Args:
@@ -66,7 +68,7 @@ class LeNet5(nn.Module):
         """
         del train
         check_images(x, minimum_size=32, model="LeNet5")
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = functools.partial(Conv, kernel_size=5, padding="VALID", **dtypes)
         dense = functools.partial(Dense, **dtypes)
         named = {}

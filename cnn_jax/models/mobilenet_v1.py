@@ -44,8 +44,8 @@ from cnn_jax.layers import (
     SpaceToDepthConv,
     rematerialized,
 )
-from cnn_jax.layers.types import Activation, Dtype
-from cnn_jax.models.interface import check_images, finish
+from cnn_jax.layers.types import Activation, Dtype, Dtypes
+from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
 
@@ -84,7 +84,9 @@ class MobileNetV1(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False, endpoints: bool = False):
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, endpoints: bool = False
+    ) -> Output:
         """Returns the logits of images `x` `(n, height, width, channels)`.
 
         Args:
@@ -95,7 +97,7 @@ class MobileNetV1(nn.Module):
             "features"})`.
         """
         check_images(x, minimum_size=2 ** len(self.stage_sizes), model="MobileNetV1")
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
         conv = functools.partial(Conv, kernel_init=he_normal, **dtypes)
         norm = functools.partial(self.norm, use_running_average=not train, **dtypes)

@@ -40,8 +40,8 @@ from cnn_jax.layers import (
     SpaceToDepthConv,
     rematerialized,
 )
-from cnn_jax.layers.types import Activation, Dtype
-from cnn_jax.models.interface import check_images, finish
+from cnn_jax.layers.types import Activation, Dtype, Dtypes, NormAndActivation
+from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
 
@@ -95,7 +95,9 @@ class MobileNetV2(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False, endpoints: bool = False):
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, endpoints: bool = False
+    ) -> Output:
         """Returns the logits of images `x` `(n, height, width, channels)`.
 
         Args:
@@ -107,9 +109,9 @@ class MobileNetV2(nn.Module):
         """
         smallest = 2 * math.prod(stage.strides for stage in self.stages)
         check_images(x, minimum_size=smallest, model="MobileNetV2")
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-        parts = {
+        parts: NormAndActivation = {
             "norm": functools.partial(
                 self.norm, use_running_average=not train, **dtypes
             ),

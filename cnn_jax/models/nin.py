@@ -45,9 +45,15 @@ from cnn_jax.layers import (
     ceil_pool,
     rematerialized,
 )
-from cnn_jax.layers.types import Activation, Dtype
-from cnn_jax.models.interface import check_images, finish
-from cnn_jax.models.registry import CIFAR10_MEAN, CIFAR10_STD, Family, Variant
+from cnn_jax.layers.types import Activation, Dtype, Dtypes
+from cnn_jax.models.interface import Output, check_images, finish
+from cnn_jax.models.registry import (
+    CIFAR10_MEAN,
+    CIFAR10_STD,
+    Family,
+    PaperAndModule,
+    Variant,
+)
 
 
 class MlpConv(nn.Module):
@@ -83,8 +89,13 @@ class MlpConv(nn.Module):
             activation=self.activation,
         )
         first, *others = self.features
-        window = {"strides": self.strides, "padding": self.padding}
-        x = layer(first, self.kernel_size, **window, name="conv1")(x)
+        x = layer(
+            first,
+            self.kernel_size,
+            strides=self.strides,
+            padding=self.padding,
+            name="conv1",
+        )(x)
         for index, features in enumerate(others, start=2):
             x = layer(features, 1, name=f"conv{index}")(x)
         return x
@@ -138,7 +149,9 @@ class NiN(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False, endpoints: bool = False):
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, endpoints: bool = False
+    ) -> Output:
         """Returns the logits of images `x` `(n, height, width, channels)`.
 
         Args:
@@ -147,7 +160,7 @@ class NiN(nn.Module):
           endpoints: Whether to return `(logits, {"stage1", ..., "features"})`.
         """
         check_images(x, minimum_size=self._smallest_image(), model="NiN")
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
         convs = [Conv] * len(self.stages)
         if self.space_to_depth:
@@ -199,7 +212,7 @@ class NiN(nn.Module):
 
 _AVG_POOL = functools.partial(K.avg_pool, count_include_pad=False)
 
-_PAPER = {
+_PAPER: PaperAndModule = {
     "module": NiN,
     "paper": "Lin, Chen and Yan, Network In Network",
     "year": 2013,

@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import fnmatch
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -48,6 +48,20 @@ class Variant:
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     top1: float | None = None
     input_shape: tuple[int, int, int] | None = None
+
+
+class Paper(TypedDict):
+    """What families of one paper share: fields of `Family`."""
+
+    paper: str
+    year: int
+    url: str
+
+
+class PaperAndModule(Paper):
+    """What families of one paper share that are made by one module, too."""
+
+    module: type[nn.Module]
 
 
 @dataclasses.dataclass(frozen=True)

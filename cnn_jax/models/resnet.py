@@ -67,9 +67,9 @@ from cnn_jax.layers import (
     rematerialized,
     zero_padded_shortcut,
 )
-from cnn_jax.layers.types import Activation, Dtype
-from cnn_jax.models.interface import check_images, finish
-from cnn_jax.models.registry import Family, Variant
+from cnn_jax.layers.types import Activation, Dtype, Dtypes, NormAndActivation
+from cnn_jax.models.interface import Output, check_images, finish
+from cnn_jax.models.registry import Family, PaperAndModule, Variant
 
 
 class ResNet(nn.Module):
@@ -117,7 +117,9 @@ class ResNet(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False, endpoints: bool = False):
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, endpoints: bool = False
+    ) -> Output:
         """Returns the logits of images `x` `(n, height, width, channels)`.
 
         Args:
@@ -129,11 +131,11 @@ class ResNet(nn.Module):
         """
         smallest = 2 ** (len(self.stage_sizes) - (1 if self.small_images else -1))
         check_images(x, minimum_size=smallest, model="ResNet")
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
         conv = functools.partial(Conv, kernel_init=he_normal, **dtypes)
         norm = functools.partial(self.norm, use_running_average=not train, **dtypes)
-        parts = {"norm": norm, "activation": self.activation}
+        parts: NormAndActivation = {"norm": norm, "activation": self.activation}
         block = rematerialized(self.block) if self.remat else self.block
         dense = functools.partial(Dense, kernel_init=he_normal, **dtypes)
         squeeze_excite = None
@@ -208,7 +210,7 @@ _CIFAR_SIZES = {
     18: (1_727_962, 252_887_680, 93.57),
 }
 
-_PAPER = {
+_PAPER: PaperAndModule = {
     "module": ResNet,
     "paper": "He et al., Deep Residual Learning for Image Recognition",
     "year": 2015,

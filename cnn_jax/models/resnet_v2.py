@@ -48,8 +48,8 @@ from cnn_jax.layers import (
     normalize_and_activate,
     rematerialized,
 )
-from cnn_jax.layers.types import Activation, Dtype
-from cnn_jax.models.interface import check_images, finish
+from cnn_jax.layers.types import Activation, Dtype, Dtypes, KernelDtypes
+from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
 
@@ -92,7 +92,9 @@ class ResNetV2(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False, endpoints: bool = False):
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, endpoints: bool = False
+    ) -> Output:
         """Returns the logits of images `x` `(n, height, width, channels)`.
 
         Args:
@@ -104,9 +106,9 @@ class ResNetV2(nn.Module):
         """
         smallest = 2 ** (len(self.stage_sizes) - (1 if self.small_images else -1))
         check_images(x, minimum_size=smallest, model="ResNetV2")
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-        parts = {"kernel_init": he_normal, **dtypes}
+        parts: KernelDtypes = {"kernel_init": he_normal, **dtypes}
         conv = functools.partial(Conv, **parts)
         norm = functools.partial(self.norm, use_running_average=not train, **dtypes)
         block = rematerialized(self.block) if self.remat else self.block

@@ -40,8 +40,14 @@ from cnn_jax.layers import (
     SpaceToDepthConv,
     rematerialized,
 )
-from cnn_jax.layers.types import Activation, Dtype
-from cnn_jax.models.interface import check_images, finish
+from cnn_jax.layers.types import (
+    Activation,
+    ConvAndNorm,
+    Dtype,
+    Dtypes,
+    NormAndActivation,
+)
+from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
 
@@ -86,7 +92,7 @@ class ShuffleUnit(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `x` `(n, *spatial, c)` mapped to `(n, *out, features)`."""
         half = self.features // 2
-        make = {"conv": self.conv, "norm": self.norm}
+        make: ConvAndNorm = {"conv": self.conv, "norm": self.norm}
         separable = functools.partial(
             DepthwiseSeparable,
             half,
@@ -137,7 +143,9 @@ class ShuffleNetV2(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False, endpoints: bool = False):
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, endpoints: bool = False
+    ) -> Output:
         """Returns the logits of images `x` `(n, height, width, channels)`.
 
         Args:
@@ -148,10 +156,10 @@ class ShuffleNetV2(nn.Module):
         """
         smallest = 2 ** (len(self.stage_sizes) + 2)
         check_images(x, minimum_size=smallest, model="ShuffleNetV2")
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
         conv = functools.partial(Conv, kernel_init=he_normal, **dtypes)
-        parts = {
+        parts: NormAndActivation = {
             "norm": functools.partial(
                 self.norm, use_running_average=not train, **dtypes
             ),

@@ -41,8 +41,8 @@ from cnn_jax.layers import (
     ceil_pool,
     rematerialized,
 )
-from cnn_jax.layers.types import Activation, Dtype
-from cnn_jax.models.interface import check_images, finish
+from cnn_jax.layers.types import Activation, Dtype, Dtypes, KernelDtypes
+from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
 
@@ -114,7 +114,9 @@ class SqueezeNet(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False, endpoints: bool = False):
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, endpoints: bool = False
+    ) -> Output:
         """Returns the logits of images `x` `(n, height, width, channels)`.
 
         Args:
@@ -126,16 +128,15 @@ class SqueezeNet(nn.Module):
         # Every pool, its windows rounded up, needs twice what it is to leave.
         smallest = 2 * (2 ** len(self.stages) - 1) + self.stem_size
         check_images(x, minimum_size=smallest, model="SqueezeNet")
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        he_uniform = {
-            "kernel_init": nn.initializers.variance_scaling(2.0, "fan_in", "uniform")
+        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        fields: KernelDtypes = {
+            "kernel_init": nn.initializers.variance_scaling(2.0, "fan_in", "uniform"),
+            **dtypes,
         }
-        parts = {
-            "norm": self.norm
-            and functools.partial(self.norm, use_running_average=not train, **dtypes),
-            "activation": self.activation,
-        }
-        conv = functools.partial(Conv, **he_uniform, **dtypes)
+        norm = self.norm and functools.partial(
+            self.norm, use_running_average=not train, **dtypes
+        )
+        conv = functools.partial(Conv, **fields)
         first = SpaceToDepthConv if self.space_to_depth else Conv
         fire = rematerialized(Fire) if self.remat else Fire
         named = {}
@@ -145,15 +146,22 @@ class SqueezeNet(nn.Module):
             self.stem_size,
             strides=2,
             padding="VALID",
-            conv=functools.partial(first, **he_uniform, **dtypes),
-            **parts,
+            conv=functools.partial(first, **fields),
+            norm=norm,
+            activation=self.activation,
             name="stem",
         )(x)
         for stage, blocks in enumerate(self.stages, start=1):
             x = ceil_pool(x, 3, strides=2)
             for block, features in enumerate(blocks, start=1):
                 name = f"stage{stage}_block{block}"
-                x = fire(features, conv=conv, **parts, name=name)(x)
+                x = fire(
+                    features,
+                    conv=conv,
+                    norm=norm,
+                    activation=self.activation,
+                    name=name,
+                )(x)
             named[f"stage{stage}"] = x
         named["features"] = K.global_avg_pool(x)
         if not self.num_classes:

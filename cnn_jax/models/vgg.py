@@ -54,9 +54,15 @@ from cnn_jax.layers import (
     apply_stage,
     hidden_features,
 )
-from cnn_jax.layers.types import Activation, Dtype
-from cnn_jax.models.interface import check_images, finish
-from cnn_jax.models.registry import CIFAR10_MEAN, CIFAR10_STD, Family, Variant
+from cnn_jax.layers.types import Activation, Dtype, Dtypes
+from cnn_jax.models.interface import Output, check_images, finish
+from cnn_jax.models.registry import (
+    CIFAR10_MEAN,
+    CIFAR10_STD,
+    Family,
+    PaperAndModule,
+    Variant,
+)
 
 
 class VGG(nn.Module):
@@ -90,7 +96,9 @@ class VGG(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False, endpoints: bool = False):
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, endpoints: bool = False
+    ) -> Output:
         """Returns the logits of images `x` `(n, height, width, channels)`.
 
         Args:
@@ -100,7 +108,7 @@ class VGG(nn.Module):
           endpoints: Whether to return `(logits, {"stage1", ..., "features"})`.
         """
         check_images(x, minimum_size=2 ** len(self.stages), model="VGG")
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
         layer = functools.partial(
             ConvNormActivation,
@@ -144,7 +152,7 @@ _IMAGENET_SIZES = {
     19: ((2, 2, 4, 4, 4), 19_632_062_464, (143_667_240, 72.376), (143_678_248, 74.218)),
 }
 
-_PAPER = {
+_PAPER: PaperAndModule = {
     "module": VGG,
     "paper": (
         "Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale "

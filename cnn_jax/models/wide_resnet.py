@@ -30,11 +30,11 @@ accepted; by the network for CIFAR-10, of at least 4x4.
 import functools
 
 from cnn_jax.layers import Bottleneck, PreactivationBasicBlock
-from cnn_jax.models.registry import CIFAR10_MEAN, CIFAR10_STD, Family, Variant
+from cnn_jax.models.registry import CIFAR10_MEAN, CIFAR10_STD, Family, Paper, Variant
 from cnn_jax.models.resnet import ResNet
 from cnn_jax.models.resnet_v2 import ResNetV2
 
-_PAPER = {
+_PAPER: Paper = {
     "paper": "Zagoruyko and Komodakis, Wide Residual Networks",
     "year": 2016,
     "url": "https://arxiv.org/abs/1605.07146",

@@ -42,8 +42,8 @@ from cnn_jax.layers import (
     rematerialized,
 )
 from cnn_jax.layers.residual import Shortcut
-from cnn_jax.layers.types import Activation, Dtype
-from cnn_jax.models.interface import check_images, finish
+from cnn_jax.layers.types import Activation, ConvAndNorm, Dtype, Dtypes
+from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
 
@@ -101,7 +101,7 @@ class XceptionBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `x` `(n, h, w, c)` mapped to `(n, h', w', features[-1])`."""
-        make = {"conv": self.conv, "norm": self.norm}
+        make: ConvAndNorm = {"conv": self.conv, "norm": self.norm}
         y = self.activation(x) if self.activates_input else x
         for number, features in enumerate(self.features, start=1):
             is_inside = number < len(self.features) or self.shortcut is None
@@ -153,7 +153,9 @@ class Xception(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False, endpoints: bool = False):
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, endpoints: bool = False
+    ) -> Output:
         """Returns the logits of images `x` `(n, height, width, channels)`.
 
         Args:
@@ -163,7 +165,7 @@ class Xception(nn.Module):
             "features"})`.
         """
         check_images(x, minimum_size=7, model="Xception")
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
         conv = functools.partial(Conv, kernel_init=he_normal, **dtypes)
         norm = functools.partial(self.norm, use_running_average=not train, **dtypes)
@@ -177,8 +179,8 @@ class Xception(nn.Module):
         named = {}
 
         first = SpaceToDepthConv if self.space_to_depth else Conv
-        first = functools.partial(first, kernel_init=he_normal, **dtypes)
-        x = layer(32, 3, strides=2, conv=first, name="stem_conv1")(x)
+        stem_conv = functools.partial(first, kernel_init=he_normal, **dtypes)
+        x = layer(32, 3, strides=2, conv=stem_conv, name="stem_conv1")(x)
         x = named["stem"] = layer(64, 3, conv=conv, name="stem_conv2")(x)
         for stage, blocks in enumerate(_STAGES, start=1):
             for index, fields in enumerate(blocks, start=1):
