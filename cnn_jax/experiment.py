@@ -98,7 +98,7 @@ def _use_compilation_cache(directory: str | None) -> None:
         jax.config.update("jax_compilation_cache_dir", str(path))
 
 
-def print_epoch(record: dict, state: object) -> None:
+def print_epoch(record: dict[str, Any], state: object) -> None:
     """Prints one line for each epoch."""
     if record["event"] == "epoch" and is_main_process():
         print(

@@ -154,7 +154,8 @@ def predict(
     @jax.jit
     def classify(variables, pixels):
         x = normalize(pixels, preprocessing.mean, preprocessing.std)
-        probabilities = jax.nn.softmax(network.apply(variables, x, train=False))
+        logits: Any = network.apply(variables, x, train=False)
+        probabilities = jax.nn.softmax(logits)
         if cam_directory is None:
             return probabilities, None
         return probabilities, grad_cam(network, variables, x, endpoint=endpoint)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
@@ -22,9 +23,9 @@ __all__ = ["assert_adjoint", "assert_vjp_matches"]
 
 
 def assert_vjp_matches(
-    fn: Callable,
-    reference: Callable,
-    *args,
+    fn: Callable[..., Any],
+    reference: Callable[..., Any],
+    *args: Any,
     rtol: float = 1e-12,
     atol: float = 0.0,
     key: jax.Array | None = None,
@@ -82,7 +83,7 @@ def assert_vjp_matches(
 
         return call
 
-    structures: list = []
+    structures: list[Any] = []
     chosen = [jnp.asarray(values[index]) for index in varying]
     plain, plain_exact = with_varying(fn)(*chosen)
     forward, vjp_fn, exact = jax.vjp(with_varying(fn), *chosen, has_aux=True)
@@ -113,9 +114,9 @@ def assert_vjp_matches(
 
 
 def assert_adjoint(
-    linear_fn: Callable,
-    transpose_fn: Callable,
-    x,
+    linear_fn: Callable[..., Any],
+    transpose_fn: Callable[..., Any],
+    x: Any,
     *,
     rtol: float = 1e-12,
     key: jax.Array | None = None,
@@ -198,13 +199,14 @@ def _assert_close(label, actual, reference, *, rtol, atol):
 def _draw_like(tree, key):
     leaves, structure = jax.tree_util.tree_flatten(tree)
     keys = jax.random.split(key, max(len(leaves), 1))
-    return structure.unflatten(
+    drawn = (
         jax.random.normal(key, leaf.shape, leaf.dtype)
         for key, leaf in zip(keys, leaves, strict=False)
     )
+    return jax.tree.unflatten(structure, drawn)
 
 
-def _argument_names(functions: tuple[Callable, ...], count: int) -> list[str]:
+def _argument_names(functions: tuple[Callable[..., Any], ...], count: int) -> list[str]:
     """Names arguments as a signature does (the last one's wins), or by number alone."""
     names = [f"argument {number}" for number in range(count)]
     for function in functions:

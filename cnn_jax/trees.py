@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Patterns = str | Sequence[str]
@@ -100,7 +101,7 @@ def digest(tree: Any) -> str:
     """
     total = hashlib.sha256()
     for name, leaf in sorted(named_leaves(tree).items()):
-        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(
             leaf.dtype, jax.dtypes.prng_key
         ):
             leaf = jax.random.key_data(leaf)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,7 @@ class GradcheckRow:
 
 
 def run_gradcheck(
-    kernels: object | Mapping[str, Callable] | None = None, seed: int = 0
+    kernels: object | Mapping[str, Callable[..., Any]] | None = None, seed: int = 0
 ) -> list[GradcheckRow]:
     """Compares kernels and their gradients with `jax.vjp` of the twins, in float64.
 
@@ -88,7 +89,9 @@ def run_gradcheck(
     ]
 
 
-def relative_error(actual: jax.Array, reference: jax.Array) -> float:
+def relative_error(
+    actual: jax.Array | np.ndarray, reference: jax.Array | np.ndarray
+) -> float:
     """Returns max |actual - reference| / max |reference|.
 
     Element by element the quotient would punish sums that cancel to almost nothing,
@@ -118,7 +121,10 @@ def relative_error(actual: jax.Array, reference: jax.Array) -> float:
 
 
 def pull_back(
-    fn: Callable, case: Case, arguments: Mapping[str, jax.Array], cotangent
+    fn: Callable[..., Any],
+    case: Case,
+    arguments: Mapping[str, jax.Array],
+    cotangent: Any,
 ) -> tuple[object, dict[str, jax.Array]]:
     """Evaluates `fn` on a case and pulls a cotangent back.
 
@@ -138,7 +144,7 @@ def pull_back(
     return value, vjp_fn(cotangent)[0]
 
 
-def draw_like(tree, seed: int):
+def draw_like(tree: Any, seed: int) -> Any:
     """Draws a standard normal array for every leaf (arrays or their shapes)."""
     generator = np.random.default_rng(seed)
     return jax.tree.map(
@@ -187,7 +193,7 @@ def _float64_device() -> jax.Device:
     return jax.local_devices(backend="cpu" if on_tpu else None)[0]
 
 
-def _by_name(kernels) -> dict[str, Callable]:
+def _by_name(kernels) -> dict[str, Callable[..., Any]]:
     names = dict.fromkeys(case.kernel for case in CASES)
     if isinstance(kernels, Mapping):
         found = {name: kernels[name] for name in names if name in kernels}

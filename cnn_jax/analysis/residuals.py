@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 
-def residuals(fn: Callable, *args) -> list[jax.ShapeDtypeStruct]:
+def residuals(
+    fn: Callable[..., Any], *args: jax.Array | jax.ShapeDtypeStruct
+) -> list[jax.ShapeDtypeStruct]:
     """Returns the arrays that `fn`'s forward pass saves, without computing anything.
 
     Args:
@@ -59,7 +62,9 @@ def residuals(fn: Callable, *args) -> list[jax.ShapeDtypeStruct]:
     return [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in distinct.values()]
 
 
-def residual_bytes(fn: Callable, *args) -> int:
+def residual_bytes(
+    fn: Callable[..., Any], *args: jax.Array | jax.ShapeDtypeStruct
+) -> int:
     """Returns the bytes of `residuals(fn, *args)`, with the same arguments."""
     return sum(
         math.prod(array.shape) * array.dtype.itemsize for array in residuals(fn, *args)

@@ -7,6 +7,7 @@ Both return plain arrays and can be jitted, with the model closed over:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -106,15 +107,16 @@ def guided_backpropagation(
     """
 
     def gradient(variables, images):
-        logits, pull_back = jax.vjp(
-            lambda images: model.apply(variables, images, train=False), images
-        )
+        def logits_of(images) -> Any:
+            return model.apply(variables, images, train=False)
+
+        logits, pull_back = jax.vjp(logits_of, images)
         return pull_back(_select(logits, class_index))[0]
 
     with guided_gradients():
         program = jax.make_jaxpr(gradient)(variables, images)
     names = {equation.params.get("name") for equation in _equations(program.jaxpr)}
-    if guided_sign.__name__ not in names:
+    if guided_sign.__name__ not in names:  # type: ignore[attr-defined]
         raise ValueError(
             f"guided_backpropagation: got a {type(model).__name__} without the kernels "
             "relu or relu6, expected a network of relus: the rule would be the plain "
@@ -134,7 +136,9 @@ def _select(logits: jax.Array, class_index: ClassIndex) -> jax.Array:
     return jax.nn.one_hot(chosen, num_classes, dtype=logits.dtype)
 
 
-def _check_classes(class_index: ClassIndex, batch: int, num_classes: int) -> None:
+def _check_classes(
+    class_index: jax.typing.ArrayLike, batch: int, num_classes: int
+) -> None:
     shape, traced = jnp.shape(class_index), isinstance(class_index, jax.core.Tracer)
     dtype = jnp.result_type(class_index)
     if shape not in ((), (batch,)) or not jnp.issubdtype(dtype, jnp.integer):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +79,9 @@ def first_cases() -> dict[str, Case]:
 
 
 def try_transformations(
-    case: Case, fn: Callable | None = None, devices: Sequence[jax.Device] | None = None
+    case: Case,
+    fn: Callable[..., Any] | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> dict[str, str]:
     """Evaluates a kernel under every transformation and compares with its twin.
 
@@ -325,7 +328,7 @@ def _run(computations, fn):
     except Exception as error:
         if len(computations) == 1:
             return dict.fromkeys(computations, error)
-    results = {}
+    results: dict[str, Any] = {}
     for name, computation in computations.items():
         results |= _run({name: computation}, fn)
     return results

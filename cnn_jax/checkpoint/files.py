@@ -19,7 +19,7 @@ def as_path(directory: str | os.PathLike[str]) -> epath.Path:
     """Returns an absolute path; `gs://` stays as it is."""
     text = os.fspath(directory)
     if is_local(text):
-        text = pathlib.Path(text).expanduser().absolute()
+        text = str(pathlib.Path(text).expanduser().absolute())
     return epath.Path(text)
 
 

@@ -50,13 +50,13 @@ class DirectoryLock:
                 error.errno, f"no lock to be had ({error.strerror})", self._path
             ) from error
         _HELD.add(self)
-        holder = {
+        this = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, (json.dumps(holder) + "\n").encode(), 0)
+        os.pwrite(self._descriptor, (json.dumps(this) + "\n").encode(), 0)
 
     @property
     def is_in_place(self) -> bool:

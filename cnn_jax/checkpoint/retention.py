@@ -31,4 +31,4 @@ def steps_to_keep(
     }
     if every is not None:
         kept.update(step for step in metrics if step % every == 0)
-    return kept | (best - {None})
+    return kept | {step for step in best if step is not None}

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command and returns the exit status."""
-    from cnn_jax.analysis.gradcheck import CASES
+    from cnn_jax.analysis.cases import CASES
 
     names = list(dict.fromkeys(case.kernel for case in CASES))
     unknown = [name for name in options.kernel if name not in names]

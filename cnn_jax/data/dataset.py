@@ -91,8 +91,8 @@ class Dataset:
         """A sha256 over shape, class names, pixels and labels, in order."""
         total = hashlib.sha256()
         total.update(repr((self.images.shape, self.class_names)).encode())
-        total.update(np.ascontiguousarray(self.images))
-        total.update(np.ascontiguousarray(self.labels.astype("<i4")))
+        total.update(np.ascontiguousarray(self.images).data)
+        total.update(np.ascontiguousarray(self.labels.astype("<i4")).data)
         return total.hexdigest()
 
     @functools.cached_property

@@ -43,10 +43,8 @@ def open_split(
     """
     if path != "resident":
         source = open_source(name, split, data_dir=data_dir)
-        shape = source.features.image_shape
-        is_small = None not in shape and len(source) * math.prod(shape) <= (
-            RESIDENT_BYTES
-        )
+        sides = [side for side in source.features.image_shape if side is not None]
+        is_small = len(sides) == 3 and len(source) * math.prod(sides) <= RESIDENT_BYTES
         if path == "stream" or not is_small:
             return source
     return load_dataset(name, split, data_dir=data_dir, image_size=image_size)

@@ -46,7 +46,7 @@ def device_prefetch(
         }
 
     def prefetch() -> Iterator[dict[str, jax.Array]]:
-        ahead = collections.deque()
+        ahead: collections.deque[dict[str, jax.Array]] = collections.deque()
         try:
             for batch in batches:
                 ahead.append(put(batch))

@@ -63,7 +63,7 @@ class Element(NamedTuple):
 
     image: np.ndarray | None
     label: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides what tuples have
     mask: float
     bad: tuple[tuple[int, BadImage], ...] = ()
     error: Exception | None = None
@@ -176,11 +176,12 @@ def collate(elements: Sequence[Element]) -> dict[str, Any]:
     """Makes a batch of elements, or passes on why there is none."""
     bad = tuple(each for element in elements for each in element.bad)
     errors = [element.error for element in elements if element.error is not None]
-    if errors or any(element.image is None for element in elements):
+    images = [element.image for element in elements if element.image is not None]
+    if errors or len(images) < len(elements):
         return {"bad": bad, "error": errors[0] if errors else None}
     return {
         "bad": bad,
-        "image": np.stack([element.image for element in elements]),
+        "image": np.stack(images),
         "label": np.asarray([element.label for element in elements], np.int32),
         "index": np.asarray([element.index for element in elements], np.int64),
         "mask": np.asarray([element.mask for element in elements], np.float32),

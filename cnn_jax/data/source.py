@@ -47,16 +47,20 @@ class Source(Protocol):
 
     A source can be pickled, and opens what it reads from (files, array_record shards)
     anew in each process, when first asked for an example.
-
-    Attributes:
-      name: Which dataset this is.
-      split: Which part of it.
-      class_names: One name per class.
     """
 
-    name: str
-    split: str
-    class_names: tuple[str, ...]
+    # Read-only, so that frozen dataclasses are sources, too.
+    @property
+    def name(self) -> str:
+        """Which dataset this is."""
+
+    @property
+    def split(self) -> str:
+        """Which part of it."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name per class."""
 
     @property
     def features(self) -> Features:

@@ -20,13 +20,14 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from cnn_jax.data.host.decode import ImageError
-from cnn_jax.data.reading import BadImage, Read, ReadOrMask, Transform, collate
+from cnn_jax.data.host.policies import Transform
+from cnn_jax.data.reading import BadImage, Read, ReadOrMask, collate
 from cnn_jax.data.source import Source
 
 NUM_THREADS = min(max(os.cpu_count() or 1, 2), 16)
@@ -274,7 +275,7 @@ class _Budget:
         return tuple(self._found.values())
 
     def checked(
-        self, batches: Iterator[Mapping[str, Any]], names: Sequence[str]
+        self, batches: Generator[Mapping[str, Any]], names: Sequence[str]
     ) -> Iterator[dict[str, np.ndarray]]:
         """Passes batches on, and raises what they carry instead of images."""
         try:

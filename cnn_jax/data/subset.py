@@ -44,7 +44,7 @@ class Subset:
     def fingerprint(self) -> str:
         """A sha256 over the source's own and the indices."""
         total = hashlib.sha256(self.source.fingerprint.encode())
-        total.update(np.ascontiguousarray(self.indices.astype("<i8")))
+        total.update(np.ascontiguousarray(self.indices.astype("<i8")).data)
         return total.hexdigest()
 
     def __len__(self) -> int:

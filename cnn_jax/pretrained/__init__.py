@@ -9,6 +9,6 @@ convert.py    the same, onto disk
 """
 
 from cnn_jax.pretrained.convert import convert as convert
+from cnn_jax.pretrained.files import Provenance as Provenance
 from cnn_jax.pretrained.load import load_pretrained as load_pretrained
 from cnn_jax.pretrained.report import ConversionReport as ConversionReport
-from cnn_jax.pretrained.report import Provenance as Provenance

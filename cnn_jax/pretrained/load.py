@@ -111,7 +111,8 @@ def load_pretrained(
 
 def _initialize(model: nn.Module, key: jax.Array) -> dict[str, Any]:
     x = jnp.zeros((1, *sized_for(model)), model.param_dtype)
-    return model.init(key, x, train=False)
+    variables: Any = model.init(key, x, train=False)
+    return variables
 
 
 def _initialize_leaves(

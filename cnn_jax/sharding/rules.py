@@ -76,8 +76,9 @@ def state_shardings(
             "expression on paths and a mesh axis or None for each dimension:\n"
             + "\n".join(problems)
         )
-    return structure.unflatten(
-        NamedSharding(mesh, PartitionSpec(*partition)) for partition in partitions
+    return jax.tree.unflatten(
+        structure,
+        (NamedSharding(mesh, PartitionSpec(*partition)) for partition in partitions),
     )
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-Draw = Callable[[np.random.Generator], object]
+Draw = Callable[[np.random.Generator], np.ndarray | jax.Array]
+"""Draws one argument."""
+
+Options = Mapping[str, Any]
+"""Keyword arguments of a kernel."""
 
 
 def normal(*shape: int) -> Draw:
@@ -79,7 +84,7 @@ class Case:
     kernel: str
     label: str
     arguments: Mapping[str, Draw]
-    options: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    options: Options = dataclasses.field(default_factory=dict)
     has_corners: bool = False
     per_example: tuple[str, ...] = PER_EXAMPLE
 
@@ -87,7 +92,9 @@ class Case:
         """Returns the row's name."""
         return f"{self.kernel}-{self.label}"
 
-    def draw(self, seed: int, dtype=np.float64) -> dict[str, jax.Array]:
+    def draw(
+        self, seed: int, dtype: jax.typing.DTypeLike = np.float64
+    ) -> dict[str, jax.Array]:
         """Draws the arguments, the floating ones in `dtype`.
 
         Args:
@@ -104,7 +111,7 @@ class Case:
             for name, value in drawn.items()
         }
 
-    def has_examples(self, name: str, array) -> bool:
+    def has_examples(self, name: str, array: jax.Array) -> bool:
         """Returns whether the first axis of this argument's `array` counts examples."""
         # A vector of numbers is one example, a vector of class numbers is not.
         is_vector = array.ndim == 1 and is_floating(array)
@@ -136,12 +143,12 @@ class Case:
             self, label=label, arguments=arguments, options=options
         )
 
-    def apply(self, fn: Callable, arguments: Mapping[str, jax.Array]):
+    def apply(self, fn: Callable[..., Any], arguments: Mapping[str, jax.Array]) -> Any:
         """Calls `fn` with these arguments, in the kernel's order, and the options."""
         # JAX sorts the keys of a dict that passes through a transformation.
         return fn(*(arguments[name] for name in self.arguments), **self.options)
 
 
-def is_floating(value) -> bool:
+def is_floating(value: np.ndarray | jax.Array) -> bool:
     """Returns whether an array holds floating-point numbers."""
     return jnp.issubdtype(value.dtype, jnp.floating)

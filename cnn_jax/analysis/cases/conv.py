@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from cnn_jax.analysis.cases.case import (
     Case,
+    Options,
     normal,
 )
 from cnn_jax.geometry import Window
 
 # Name -> (input, filter, options). Channels differ so that no mix-up can cancel.
-CONVOLUTIONS = {
+CONVOLUTIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...], Options]] = {
     "same": ((2, 6, 7, 3), (3, 3, 3, 4), {}),
     "valid": ((2, 6, 7, 3), (3, 2, 3, 4), {"padding": "VALID"}),
     "1x1": ((2, 5, 6, 4), (1, 1, 4, 6), {}),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from cnn_jax.analysis.cases.case import (
     Case,
+    Options,
     normal,
 )
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
 # Name -> (lhs, rhs, options).
-GENERAL_CONVOLUTIONS = {
+GENERAL_CONVOLUTIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...], Options]] = {
     "no dimension numbers": (
         (2, 3, 6, 7),
         (4, 3, 3, 2),

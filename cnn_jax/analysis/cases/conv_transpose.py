@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from cnn_jax.analysis.cases.case import (
     Case,
+    Options,
     normal,
 )
 
 # Name -> (input, filter, options).
-TRANSPOSED_CONVOLUTIONS = {
+TRANSPOSED_CONVOLUTIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...], Options]] = {
     "stride 2, same": ((2, 4, 5, 3), (3, 3, 3, 4), {"strides": 2}),
     "same, even": ((2, 4, 5, 3), (4, 2, 3, 4), {}),
     "stride 2, valid": ((2, 4, 3, 3), (3, 4, 3, 4), {"strides": 2, "padding": "VALID"}),

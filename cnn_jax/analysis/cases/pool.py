@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from cnn_jax.analysis.cases.case import (
     Case,
+    Options,
     normal,
     spaced,
     tied,
@@ -13,7 +14,7 @@ from cnn_jax.analysis.cases.case import (
 from cnn_jax.geometry import Window
 
 # Name -> (input, options), for both poolings.
-POOLINGS = {
+POOLINGS: dict[str, tuple[tuple[int, ...], Options]] = {
     "2x2": ((2, 6, 4, 3), {"window": 2}),
     "3x3 stride 2, same": (
         (2, 7, 6, 3),
@@ -84,10 +85,10 @@ def _pooling_cases() -> list[Case]:
     ]
 
 
-def _pooled_shape(shape: Sequence[int], options: Mapping) -> tuple[int, ...]:
-    options = dict(options)
-    size = options.pop("window")
-    window = Window.resolve(shape[1:-1], size, **{"strides": size, **options})
+def _pooled_shape(shape: Sequence[int], options: Options) -> tuple[int, ...]:
+    geometry = dict(options)
+    size = geometry.pop("window")
+    window = Window.resolve(shape[1:-1], size, **{"strides": size, **geometry})
     return (shape[0], *window.output_sizes, shape[-1])
 
 

@@ -83,10 +83,10 @@ def normalize(
             "entries each, one per channel, and positive deviations."
         )
     compute_dtype = jnp.promote_types(dtype, jnp.float32)
-    scale = 1 / (255 * np.asarray(std, np.float64))
-    shift = -np.asarray(mean, np.float64) / np.asarray(std, np.float64)
+    factor = 1 / (255 * np.asarray(std, np.float64))
+    summand = -np.asarray(mean, np.float64) / np.asarray(std, np.float64)
     scale, shift = (
         jnp.asarray(row.reshape(1, 1, 1, channels), compute_dtype)
-        for row in (scale, shift)
+        for row in (factor, summand)
     )
     return (images.astype(compute_dtype) * scale + shift).astype(dtype)

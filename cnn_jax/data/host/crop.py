@@ -60,7 +60,9 @@ class RandomResizedCrop:
         width, height = size
         for _ in range(10):
             area = width * height * generator.uniform(*self.scale)
-            ratio = math.exp(generator.uniform(*map(math.log, self.ratio)))
+            ratio = math.exp(
+                generator.uniform(math.log(self.ratio[0]), math.log(self.ratio[1]))
+            )
             w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < w <= width and 0 < h <= height:
                 left = int(generator.integers(0, width - w + 1))

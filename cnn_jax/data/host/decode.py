@@ -15,7 +15,7 @@ import threading
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 89_478_485
 """What is refused beyond: Pillow's own limit, a quarter of a gigabyte as RGB."""
@@ -101,7 +101,7 @@ def open_image(
         return _to_mode(_upright(image), {1: "L", 3: "RGB"}[channels])
     except ImageError:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         start = bytes(encoded[:8])
         raise ImageError(
             origin,
@@ -118,13 +118,25 @@ def open_image(
 
 
 def decode_image(
-    encoded: bytes, *, origin: str, channels: int = 3, **options: int | None
+    encoded: bytes,
+    *,
+    origin: str,
+    channels: int = 3,
+    smallest_side: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """Decodes an image file to uint8 of shape `(height, width, channels)`.
 
     Takes the arguments of `open_image` and raises what it raises.
     """
-    return to_array(open_image(encoded, origin=origin, channels=channels, **options))
+    image = open_image(
+        encoded,
+        origin=origin,
+        channels=channels,
+        smallest_side=smallest_side,
+        max_pixels=max_pixels,
+    )
+    return to_array(image)
 
 
 def to_array(image: Image.Image) -> np.ndarray:
@@ -143,7 +155,8 @@ def _draft(image: Image.Image, smallest_side: int) -> None:
     share = smallest_side / min(image.size)
     if share < 1:
         # Of formats other than JPEG it is ignored.
-        image.draft(None, tuple(math.ceil(side * share) for side in image.size))
+        width, height = image.size
+        image.draft(None, (math.ceil(width * share), math.ceil(height * share)))
 
 
 def _upright(image: Image.Image) -> Image.Image:

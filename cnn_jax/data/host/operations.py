@@ -85,7 +85,7 @@ def posterize(image: Image.Image, strength: float, direction: int) -> Image.Imag
 def solarize(image: Image.Image, strength: float, direction: int) -> Image.Image:
     """Inverts values from 255 down to a threshold, which falls to 0."""
     # In this order thirds give whole thresholds, which belong to the inverted values.
-    return ImageOps.solarize(image, 255 - 255 * strength)
+    return ImageOps.solarize(image, 255 - 255 * strength)  # type: ignore[arg-type]
 
 
 def autocontrast(image: Image.Image, strength: float, direction: int) -> Image.Image:

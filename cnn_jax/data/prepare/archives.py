@@ -10,8 +10,12 @@ import pathlib
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer  # `collections.abc` has it from 3.12 on
 
 _CHUNK = 2**20
 _MOST_HEADER = 2**20  # a long name, or pax headers
@@ -164,12 +168,13 @@ class Window(io.RawIOBase):
             raise tarfile.ReadError(f"it announces {size:,} bytes of headers")
         return super().read(size)
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: Buffer) -> int:
         """Reads up to the window's end."""
         self._file.seek(self._offset + self._position)
         left = max(0, self._size - self._position)
-        content = self._file.read(min(len(buffer), left))
-        buffer[: len(content)] = content
+        view = memoryview(buffer)
+        content = self._file.read(min(len(view), left))
+        view[: len(content)] = content
         self._position += len(content)
         return len(content)
 

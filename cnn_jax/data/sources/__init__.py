@@ -101,7 +101,8 @@ def load_dataset(
     if name == "digits":
         return load_digits(split, 32 if image_size is None else image_size)
     source = open_source(name, split, data_dir=data_dir)
-    images, labels = [], []
+    images: list[np.ndarray] = []
+    labels: list[int] = []
     for example in _track(source, progress):
         image = _pixels(example, source.features.image_shape[2])
         image = image if image_size is None else _fit(image, image_size)

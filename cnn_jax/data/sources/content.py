@@ -25,15 +25,15 @@ def hash_files(
     """
     from etils import epath
 
-    paths = [epath.Path(path) for path in paths]
-    names = list(names) or [path.name for path in paths]
-    sizes = [_size(path) for path in paths]
+    files = [epath.Path(path) for path in paths]
+    names = list(names) or [file.name for file in files]
+    sizes = [_size(file) for file in files]
     reads = sum(sizes) <= READ_UP_TO
     total = hashlib.sha256()
-    for path, name, size in zip(paths, names, sizes, strict=True):
+    for file, name, size in zip(files, names, sizes, strict=True):
         total.update(f"{name}\0{size}\0".encode(errors="surrogateescape"))
         if reads:
-            total.update(path.read_bytes())
+            total.update(file.read_bytes())
     return total.hexdigest()
 
 

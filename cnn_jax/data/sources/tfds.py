@@ -39,7 +39,8 @@ class TfdsSource:
         self.name, self.split = name, split
         self._data_dir = None if data_dir is None else os.fspath(data_dir)
         info = self._builder.info
-        self._image_key, self._label_key = info.supervised_keys or ("image", "label")
+        keys: tuple[str, str] = info.supervised_keys or ("image", "label")
+        self._image_key, self._label_key = keys
         features = _labelled_image(name, info, self._image_key, self._label_key)
         self.class_names = tuple(features[self._label_key].names)
         shape = features[self._image_key].shape

@@ -1,5 +1,7 @@
 """ConvNeXt, as torchvision and timm name it."""
 
+from collections.abc import Mapping
+
 from cnn_jax.models.convnext import ConvNeXt
 from cnn_jax.pretrained.rules import (
     TORCH_CONV,
@@ -52,7 +54,7 @@ TORCHVISION = (
 )
 
 
-def _timm_block(layer: str, path: str, layout: dict) -> Rule:
+def _timm_block(layer: str, path: str, layout: Mapping[str, Leaf]) -> Rule:
     return Rule(
         rf"stages\.(\d)\.blocks\.(\d+)\.{layer}",
         lambda stage, block: f"stage{stage + 1}_block{block + 1}/{path}",

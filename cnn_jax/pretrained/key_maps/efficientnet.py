@@ -4,6 +4,7 @@ timm's own EfficientNets have the same batch normalisation in all sizes, and its
 version other channels: from B5 on they are other networks under the same names.
 """
 
+import functools
 from collections.abc import Sequence
 
 from cnn_jax.models.efficientnet import EfficientNet
@@ -21,11 +22,11 @@ def _parts(model: EfficientNet, stage: int) -> Sequence[str]:
     """Returns the parts of a block, in torchvision's order."""
     if stage > len(model.stages):
         return ()  # of another model, where the loader will name it
-    stage = model.stages[stage - 1]
-    if stage.fused:
+    described = model.stages[stage - 1]
+    if described.fused:
         return ("fused", "project")
     parts = ("expand", "depthwise", "squeeze_excite", "project")
-    return parts[1:] if stage.expansion == 1 else parts
+    return parts[1:] if described.expansion == 1 else parts
 
 
 def torchvision(model: EfficientNet) -> tuple[Rule, ...]:
@@ -61,7 +62,8 @@ def torchvision(model: EfficientNet) -> tuple[Rule, ...]:
 
 def timm(model: EfficientNet) -> tuple[Rule, ...]:
     """Returns the rules, none if the network is not timm's."""
-    other_norm = "epsilon" in model.norm.keywords
+    fields = model.norm.keywords if isinstance(model.norm, functools.partial) else {}
+    other_norm = "epsilon" in fields
     if other_norm or any(stage.fused for stage in model.stages):
         return ()
     return inverted_bottlenecks([stage.expansion != 1 for stage in model.stages])

@@ -15,9 +15,9 @@ def _branch(stage: int, block: str, branch: int, layer: int | str) -> str:
 
     The pooling is number 0 of the fourth branch.
     """
-    index = layer + 1 if layer != "" and branch != 4 else 1
-    block = "abcde".index(block) + 1
-    return f"stage{stage - 2}_block{block}/branch{branch}_conv{index}"
+    index = layer + 1 if isinstance(layer, int) and branch != 4 else 1
+    number = "abcde".index(block) + 1
+    return f"stage{stage - 2}_block{number}/branch{branch}_conv{index}"
 
 
 TRUNK = (

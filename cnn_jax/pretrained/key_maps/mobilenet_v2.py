@@ -4,9 +4,11 @@ torchvision numbers the layers of both through all stages, and differs in how; t
 has one way.
 """
 
+from collections.abc import Mapping
+
 from cnn_jax.models.mobilenet_v2 import MobileNetV2
 from cnn_jax.pretrained.key_maps.timm_blocks import inverted_bottlenecks
-from cnn_jax.pretrained.rules import TORCH_CONV, TORCH_DENSE, TORCH_NORM, Rule
+from cnn_jax.pretrained.rules import TORCH_CONV, TORCH_DENSE, TORCH_NORM, Leaf, Rule
 
 _HEAD = Rule(r"classifier\.1", "head", TORCH_DENSE)
 
@@ -39,7 +41,7 @@ def _mobilenet_v2(model: MobileNetV2) -> tuple[Rule, ...]:
     return (*rules, *_layer(f"{last}0", f"{last}1", "last_conv"), _HEAD)
 
 
-def _mnasnet_rule(place: int, name: str, layout: dict) -> Rule:
+def _mnasnet_rule(place: int, name: str, layout: Mapping[str, Leaf]) -> Rule:
     """Returns the rule of one layer of all inverted bottlenecks."""
     return Rule(
         rf"layers\.([89]|1[0-3])\.(\d)\.layers\.{place}",

@@ -17,7 +17,7 @@ def torchvision(model: MobileNetV3) -> tuple[Rule, ...]:
         for number, stage in enumerate(model.stages, start=1)
         for index, block in enumerate(stage, start=1)
     ]
-    parts = {}
+    parts: dict[tuple[int, int], str] = {}
     channels = 16
     for position, (name, block) in enumerate(blocks, start=1):
         names = ["expand"] * (block.hidden_features != channels)

@@ -1,10 +1,12 @@
 """ShuffleNets of the second version, as torchvision names them."""
 
+from collections.abc import Mapping
+
 from cnn_jax.models.shufflenet_v2 import ShuffleNetV2
-from cnn_jax.pretrained.rules import TORCH_CONV, TORCH_DENSE, TORCH_NORM, Rule
+from cnn_jax.pretrained.rules import TORCH_CONV, TORCH_DENSE, TORCH_NORM, Leaf, Rule
 
 
-def _unit_rule(branch: int, place: int, name: str, layout: dict) -> Rule:
+def _unit_rule(branch: int, place: int, name: str, layout: Mapping[str, Leaf]) -> Rule:
     """Returns the rule of one layer of all units; torchvision's first stage is 2."""
     return Rule(
         rf"stage([2-4])\.(\d)\.branch{branch}\.{place}",

@@ -1,12 +1,13 @@
 """timm's names for networks of inverted bottlenecks, one for all such families."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cnn_jax.pretrained.rules import (
     TORCH_CONV,
     TORCH_CONV_AS_DENSE,
     TORCH_DENSE,
     TORCH_NORM,
+    Leaf,
     Rule,
 )
 
@@ -42,7 +43,7 @@ def inverted_bottlenecks(expands: Sequence[bool]) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def _rule(stage: int, layer: str, path: str, layout: dict) -> Rule:
+def _rule(stage: int, layer: str, path: str, layout: Mapping[str, Leaf]) -> Rule:
     return Rule(
         rf"blocks\.{stage}\.(\d+)\.{layer}",
         lambda block: f"stage{stage + 1}_block{block + 1}/{path}",

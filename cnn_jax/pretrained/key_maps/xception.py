@@ -22,7 +22,7 @@ def _conv(block: int, conv: int) -> str:
 
 def _shortcut(number: int | str) -> str:
     """The four shortcuts have no names of their own: Keras numbers them."""
-    return f"stage{(number or 0) + 1}_block1/shortcut"
+    return f"stage{int(number or 0) + 1}_block1/shortcut"
 
 
 SEPARABLE = r"block(\d+)_sepconv(\d)"
