@@ -73,6 +73,7 @@ def run(config: TrainConfig) -> FitResult:
 
 def _load_pretrained(config: TrainConfig, model: Any) -> tuple[TrainConfig, Any]:
     """Returns the variables to start from, and what is then known of the images."""
+    assert config.pretrained is not None  # that is why it is called
     variables, report = load_pretrained(
         model, config.pretrained, key=make_keys(config.seed).parameters
     )
@@ -93,7 +94,7 @@ def _count_macs(model: Any, shape: tuple[int, int, int]) -> int | None:
 
 
 def _use_compilation_cache(directory: str | None) -> None:
-    if directory is not None and jax.config.jax_compilation_cache_dir is None:
+    if directory is not None and jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         path = pathlib.Path(directory).expanduser().absolute()
         jax.config.update("jax_compilation_cache_dir", str(path))
 

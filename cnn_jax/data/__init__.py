@@ -20,7 +20,7 @@ from cnn_jax.data.device import (
 from cnn_jax.data.host import ImageError, eval_transform, train_transform
 from cnn_jax.data.opening import open_split
 from cnn_jax.data.prefetch import device_prefetch
-from cnn_jax.data.reading import LabelError
+from cnn_jax.data.reading import BadImage, LabelError
 from cnn_jax.data.resident import (
     Arrays,
     epoch_order,
@@ -33,7 +33,6 @@ from cnn_jax.data.resident import (
 from cnn_jax.data.source import Example, Features, Source
 from cnn_jax.data.sources import load_dataset, open_source
 from cnn_jax.data.stream import (
-    BadImage,
     EvalStream,
     TooManyBadImagesError,
     TrainStream,

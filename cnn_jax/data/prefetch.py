@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 
 import jax
 import numpy as np
@@ -11,11 +11,11 @@ from jax.sharding import Sharding
 
 
 def device_prefetch(
-    batches: Iterator[Mapping[str, np.ndarray]],
+    batches: Generator[Mapping[str, np.ndarray]],
     sharding: Sharding | Mapping[str, Sharding],
     *,
     size: int = 2,
-) -> Iterator[dict[str, jax.Array]]:
+) -> Generator[dict[str, jax.Array]]:
     """Puts this process's blocks together with the others' into arrays on the devices.
 
     Transfers are asynchronous, so with a `size` of 2 the next batch is on its way while
@@ -45,7 +45,7 @@ def device_prefetch(
             for name, array in batch.items()
         }
 
-    def prefetch() -> Iterator[dict[str, jax.Array]]:
+    def prefetch() -> Generator[dict[str, jax.Array]]:
         ahead: collections.deque[dict[str, jax.Array]] = collections.deque()
         try:
             for batch in batches:

@@ -20,7 +20,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -113,7 +113,7 @@ class TrainStream:
 
     def batches(
         self, start_step: int = 0, stop_step: int | None = None
-    ) -> Iterator[dict[str, np.ndarray]]:
+    ) -> Generator[dict[str, np.ndarray]]:
         """Returns this process's blocks of the batches from a step on.
 
         Close the iterator to end its threads and processes.
@@ -193,7 +193,7 @@ class EvalStream:
         """Those met so far."""
         return self._budget.found
 
-    def batches(self) -> Iterator[dict[str, np.ndarray]]:
+    def batches(self) -> Generator[dict[str, np.ndarray]]:
         """Returns this process's blocks of one pass.
 
         Returns:
@@ -276,7 +276,7 @@ class _Budget:
 
     def checked(
         self, batches: Generator[Mapping[str, Any]], names: Sequence[str]
-    ) -> Iterator[dict[str, np.ndarray]]:
+    ) -> Generator[dict[str, np.ndarray]]:
         """Passes batches on, and raises what they carry instead of images."""
         try:
             for batch in batches:
@@ -290,7 +290,7 @@ class _Budget:
             batches.close()
 
 
-def _iterate(blocks: Any, num_workers: int) -> Iterator[Any]:
+def _iterate(blocks: Any, num_workers: int) -> Generator[Any]:
     """Computes the entries of a Grain `MapDataset` in order, ahead of time."""
     import grain
 
@@ -336,7 +336,9 @@ def _prepare_worker(index: int, count: int) -> None:
 
 def _end_with_parent() -> None:
     # A killed parent tells nobody; its workers would wait for it, memory and all.
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a worker
+    parent.join()
     os._exit(1)
 
 

@@ -88,9 +88,14 @@ def load_pretrained(
         if plan.heads:
             _check_head_may_differ(plan.heads, model.num_classes, num_classes, key)
         values = placement.read(weights.arrays, plan.places, expected)
-        loaded = {name: place.path for name, place in plan.places.items()}
+        loaded = {
+            name: place.path
+            for name, place in plan.places.items()
+            if place.path is not None
+        }
         dtypes = {path: weights.arrays[name].dtype for name, path in loaded.items()}
     if plan.heads:
+        assert key is not None  # checked above
         values |= _initialize_leaves(model, plan.heads, key)
     variables = jax.tree.unflatten(
         jax.tree.structure(shapes), [values[path] for path in expected]

@@ -145,6 +145,7 @@ def read(
     """
     values, problems = {}, []
     for name, place in places.items():
+        assert place.path is not None  # `plan` left out what is not needed
         dtype = expected[place.path].dtype
         try:
             array = arrays[name].read()
@@ -186,6 +187,7 @@ def _find_place(name: str, rules: Sequence[Rule] | None) -> Place | None:
         target = None if leaf is None else rule.target_of(layer)
         if target is None:
             continue
+        assert leaf is not None  # as there is a target
         if leaf.collection is None:
             return Place(None, leaf.transform)
         return Place(f"{leaf.collection}/{target}/{leaf.name}", leaf.transform)

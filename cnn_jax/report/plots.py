@@ -43,7 +43,7 @@ FONT_SIZE = 11
 LABEL_GAP = 15
 """Points between the middles of two labels, and pixels: charts have 72 per inch."""
 
-STYLE = {
+STYLE: dict[Any, object] = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
     "font.size": FONT_SIZE,
@@ -225,7 +225,7 @@ def scatter_chart(
             bars.append((point.x, low, high))
         smallest, greatest = min(p.x for p in points), max(p.x for p in points)
         # Room for a label right of the last point, which the left one does not need.
-        width = max(_text_width(figure, point.label) for point in points) + 20
+        width = max(_text_width(axes, point.label) for point in points) + 20
         share = min(width / axes.bbox.width, 0.5)
         room = (1.8 * greatest / smallest) ** (share / (1 - share))
         axes.set_xlim(smallest / 1.8, greatest * max(room, 1.8))
@@ -267,7 +267,7 @@ def _empty_figure(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.4), dpi=72, layout="none")
+    figure = Figure(figsize=(6.4, 4.4), dpi=72, layout="none")  # type: ignore[arg-type]  # its stubs lack the word
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.09, 0.12, 0.86, 0.81))
     axes.set_xlabel(x_label)
@@ -279,7 +279,7 @@ def _color(style: int) -> str:
     return COLORS[style % len(COLORS)]
 
 
-def _line_style(style: int) -> dict[str, str]:
+def _line_style(style: int) -> dict[str, Any]:
     repeated = style >= len(COLORS)
     return {
         "color": _color(style),
@@ -302,7 +302,7 @@ def _label_ends(
 ) -> None:
     """Writes each label right of the axes, as near to its line's end as it may."""
     figure = axes.figure
-    width = max(_text_width(figure, label) for label, *_ in ends) + 22
+    width = max(_text_width(axes, label) for label, *_ in ends) + 22
     left, bottom, _, height = axes.get_position().bounds
     axes.set_position((left, bottom, 0.99 - width / figure.bbox.width - left, height))
     to_pixels = _to_pixels(axes)
@@ -369,7 +369,7 @@ def _label_points(
     # From the top, so that labels pushed down by others stay in the points' order.
     for place in sorted(range(len(points)), key=lambda place: -spots[place][1]):
         (label, _, _, style), (x, y) = points[place], spots[place]
-        width = _text_width(axes.figure, label)
+        width = _text_width(axes, label)
         # Nearest first: of boxes that cover equally little, `min` takes the first.
         boxes = [
             (left, y + rise - 7, left + width, y + rise + 7)
@@ -400,7 +400,9 @@ def _to_pixels(axes: matplotlib.axes.Axes) -> Callable[[Any], Any]:
 
 
 def _covered(
-    box: tuple[float, ...], taken: Sequence[tuple[float, ...]], inside: tuple
+    box: tuple[float, ...],
+    taken: Sequence[tuple[float, ...]],
+    inside: tuple[float, ...],
 ) -> float:
     """The area that `box` shares with what is taken, or has outside the axes."""
     area = (box[2] - box[0]) * (box[3] - box[1])
@@ -413,10 +415,11 @@ def _shared(one: tuple[float, ...], other: tuple[float, ...]) -> float:
     return max(width, 0) * max(height, 0)
 
 
-def _text_width(figure: matplotlib.figure.Figure, text: str) -> float:
+def _text_width(axes: matplotlib.axes.Axes, text: str) -> float:
     from matplotlib.font_manager import FontProperties
 
-    renderer = figure.canvas.get_renderer()
+    canvas: Any = axes.figure.canvas  # Agg's, see `_empty_figure`
+    renderer = canvas.get_renderer()
     font = FontProperties(size=FONT_SIZE)
     return renderer.get_text_width_height_descent(text, font, ismath=False)[0]
 

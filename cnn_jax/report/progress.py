@@ -75,10 +75,12 @@ class RunProgress:
         left = self._left(share)
         rest = sum(run.cost for run in self._waiting[1:])
         rest += self._waiting[0].cost * (1 - share)
+        total = self._bar.tasks[self._task].total
+        assert total is not None  # set with the task
         self._bar.update(
             self._task,
             description=self._head,
-            completed=self._bar.tasks[self._task].total - rest,
+            completed=total - rest,
             left="" if left is None else f"about {duration(left)} left",
         )
 
@@ -98,7 +100,9 @@ class RunProgress:
         self._spent_cost += run.cost
         self._seconds[run.kind] = min(seconds, self._seconds.get(run.kind, seconds))
         left = self._left(0.0)
-        text = f"; about {duration(left)} left" if self._waiting else ""
+        text = ""
+        if self._waiting and left is not None:
+            text = f"; about {duration(left)} left"
         self._say(f"{self._head}: {outcome}, {duration(seconds)}{text}")
 
     def _say(self, text: str) -> None:

@@ -275,11 +275,11 @@ def learning_curves(run: FinishedRun) -> list[Any]:
                 "command with --resume."
             )
         ]
-    charts = [
+    drawn = [
         *(_epoch_chart(run, *form) for form in EPOCH_CHARTS),
         *(_step_chart(run, *form) for form in STEP_CHARTS),
     ]
-    charts = [chart for chart in charts if chart is not None]
+    charts = [chart for chart in drawn if chart is not None]
     if not charts:
         return [html.Paragraph("No epoch and no step has a finite number to draw.")]
     return [html.Charts(charts)]
@@ -343,7 +343,10 @@ def _step_chart(
     groups = [
         points[start : start + size] for start in range(0, len(points), size or 1)
     ]
-    means = [tuple(map(statistics.fmean, zip(*group, strict=True))) for group in groups]
+    means = [
+        (statistics.fmean(x for x, _ in group), statistics.fmean(y for _, y in group))
+        for group in groups
+    ]
     curves = [_curve(label, means, style)] if means else []
     return _chart(curves, title, caption, x_label="step", y_label=label)
 
@@ -419,7 +422,7 @@ def configuration(run: FinishedRun) -> list[Any]:
         for name, value in fields.items()
         if name not in changed
     }
-    blocks = []
+    blocks: list[Any] = []
     if rows:
         blocks.append(Table("What differs from the defaults", columns, rows))
     else:

@@ -11,7 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import rich.console
 
@@ -19,8 +19,22 @@ from cnn_jax.report import html, table
 from cnn_jax.report.environment import Environment
 from cnn_jax.report.words import duration
 
-Config = TypeVar("Config")
-"""A frozen dataclass with `run_dir` and `resume`."""
+
+class StudyConfig(Protocol):
+    """A frozen dataclass with where a study's files go."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    @property
+    def run_dir(self) -> str | None:
+        """The directory; None for a new one."""
+
+    @property
+    def resume(self) -> bool:
+        """Whether a study that is in the directory goes on."""
+
+
+Config = TypeVar("Config", bound=StudyConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +97,7 @@ def conduct(
         table.print_table(each, console)
     console.print(f"\n{shown.summary}\n", markup=False)
     print(f"Everything took {duration(time.perf_counter() - started)}.")
+    assert config.run_dir is not None  # a resumed study had one, too
     print(f"Report: {pathlib.Path(config.run_dir) / 'report.html'}")
     return 1 if shown.failures else 0
 

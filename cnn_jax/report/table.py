@@ -128,10 +128,10 @@ class Table:
         Rows that show the same digits are equally good; with fewer than two rows that
         have a number nothing is emphasised.
         """
-        numbers = {
+        found = {
             index: _number(row.get(column.key)) for index, row in enumerate(self.rows)
         }
-        numbers = {index: n for index, n in numbers.items() if n is not None}
+        numbers = {index: n for index, n in found.items() if n is not None}
         if column.best is None or len(numbers) < 2:
             return set()
         pick = max if column.best == "highest" else min
@@ -140,7 +140,10 @@ class Table:
 
 
 def table_of(
-    title: str, columns: Sequence[Column], records: Sequence[Mapping[str, Any]], **other
+    title: str,
+    columns: Sequence[Column],
+    records: Sequence[Mapping[str, Any]],
+    **other: Any,
 ) -> Table:
     """Returns a table of those columns that any record has a value for."""
     kept = [

@@ -50,7 +50,9 @@ def needed_anatomy(
     Raises:
       ValueError: If the network cannot tell what is needed.
     """
-    norms, head, depths = frozenset(), frozenset(), {}
+    norms: frozenset[str] = frozenset()
+    head: frozenset[str] = frozenset()
+    depths: Mapping[str, int] = {}
     if config.batch_norm != "train":
         variables = _shapes(model, images)
         norms = norm_parameters(variables["params"], variables.get("batch_stats", {}))

@@ -131,7 +131,9 @@ def _backbone_variables(
         raise ValueError(
             "variables: got others than the model's:\n" + "\n".join(problems)
         )
-    return jax.tree.structure(shapes).unflatten(leaves[path] for path in expected)
+    return jax.tree.unflatten(
+        jax.tree.structure(shapes), [leaves[path] for path in expected]
+    )
 
 
 def _program_digest(backbone: Any, variables: Any, image: jax.ShapeDtypeStruct) -> str:

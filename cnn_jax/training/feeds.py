@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -31,19 +31,23 @@ WORTH_WORKERS = 5000
 
 
 class Feed(Protocol):
-    """Training batches by the number of the step.
+    """Training batches by the number of the step."""
 
-    Attributes:
-      steps_per_epoch: How many batches an epoch has.
-      specification: Shapes, dtypes and shardings of what `inputs` returns.
-      waited_seconds: How long `inputs` kept its caller waiting so far.
-      bad_images: Those that were skipped so far.
-    """
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many batches an epoch has."""
 
-    steps_per_epoch: int
-    specification: Any
-    waited_seconds: float
-    bad_images: Sequence[data.BadImage]
+    @property
+    def specification(self) -> Any:
+        """Shapes, dtypes and shardings of what `inputs` returns."""
+
+    @property
+    def waited_seconds(self) -> float:
+        """How long `inputs` kept its caller waiting so far."""
+
+    @property
+    def bad_images(self) -> Sequence[data.BadImage]:
+        """Those that were skipped so far."""
 
     def inputs(self, step: int) -> Any:
         """Returns what the step after `step` finished ones takes, on the devices."""
@@ -59,15 +63,15 @@ class Feed(Protocol):
 
 
 class EvaluationFeed(Protocol):
-    """A split's batches, in order, the last one padded and masked.
+    """A split's batches, in order, the last one padded and masked."""
 
-    Attributes:
-      specification: Shapes, dtypes and shardings of a batch.
-      bad_images: Those that were left out.
-    """
+    @property
+    def specification(self) -> Any:
+        """Shapes, dtypes and shardings of a batch."""
 
-    specification: Any
-    bad_images: Sequence[data.BadImage]
+    @property
+    def bad_images(self) -> Sequence[data.BadImage]:
+        """Those that were left out."""
 
     def batches(self) -> Iterator[data.Arrays]:
         """Returns the batches of one pass, on the devices."""
@@ -177,7 +181,9 @@ class StreamFeed:
         self._stream = data.TrainStream(
             source,
             batch_size=config.batch_size,
-            transform=data.train_transform(config.augmentation, config.image_size),
+            transform=data.train_transform(
+                config.augmentation, image_shape(config, source)[0]
+            ),
             seed=config.seed,
             num_workers=config.num_workers,
             process_index=jax.process_index(),
@@ -187,7 +193,7 @@ class StreamFeed:
         self.steps_per_epoch = self._stream.steps_per_epoch
         self.specification = _batch_specification(source, config, mesh)
         self.waited_seconds = 0.0
-        self._batches: Iterator[data.Arrays] | None = None
+        self._batches: Generator[data.Arrays] | None = None
         self._next_step = -1
 
     @property
@@ -204,6 +210,7 @@ class StreamFeed:
                 sharding.batch_shardings(self._mesh, self.specification),
             )
         started = time.perf_counter()
+        assert self._batches is not None  # set above, now or before
         batch = next(self._batches)
         self.waited_seconds += time.perf_counter() - started
         self._next_step = step + 1
@@ -233,7 +240,7 @@ class StreamEvaluation:
         self._stream = data.EvalStream(
             source,
             batch_size=config.batch_size,
-            transform=data.eval_transform(config.image_size),
+            transform=data.eval_transform(image_shape(config, source)[0]),
             # Each pass starts its workers anew, which takes seconds.
             num_workers=config.num_workers if len(source) > WORTH_WORKERS else 0,
             process_index=jax.process_index(),
@@ -288,11 +295,11 @@ def image_shape(config: TrainConfig, source: data.Source) -> tuple[int, int, int
       ValueError: If the images of a stream differ in size and the configuration does
         not say what to bring them to.
     """
-    shape = source.features.image_shape
     if isinstance(source, data.Dataset):
-        return shape
+        return source.image_shape
     if config.image_size is not None:
-        return (config.image_size, config.image_size, shape[2])
+        channels = source.features.image_shape[2]
+        return (config.image_size, config.image_size, channels)
     raise ValueError(
         f"image_size: got None for {source.name!r}, which is streamed; expected the "
         "height and width to cut its images to."
@@ -303,7 +310,7 @@ def channel_statistics(
     config: TrainConfig, train: data.Source
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns the mean and deviation per channel that images are normalised with."""
-    if config.mean is not None:
+    if config.mean is not None and config.std is not None:
         return config.mean, config.std
     if isinstance(train, data.Dataset):
         mean, std = train.channel_statistics
@@ -331,7 +338,7 @@ def _batch_specification(
     }
 
 
-def _without_index(batches: Iterator[data.Arrays]) -> Iterator[data.Arrays]:
+def _without_index(batches: Iterator[data.Arrays]) -> Generator[data.Arrays]:
     """Drops the examples' numbers, which are for the host alone."""
     for batch in batches:
         yield {name: array for name, array in batch.items() if name != "index"}

@@ -43,7 +43,7 @@ def frozen_mask(
     return jax.tree.map(
         lambda frozen, norm: frozen or norm,
         is_frozen,
-        jax.tree.structure(params).unflatten(is_norm),
+        jax.tree.unflatten(jax.tree.structure(params), is_norm),
     )
 
 
@@ -74,7 +74,9 @@ def unfreeze_steps(
     Raises:
       ValueError: If there are any, but the number of steps in an epoch is None.
     """
-    if config.unfreeze_epochs and steps_per_epoch is None:
+    if not config.unfreeze_epochs:
+        return ()
+    if steps_per_epoch is None:
         raise ValueError(
             "steps_per_epoch: got None with unfreeze_epochs "
             f"{config.unfreeze_epochs}; expected how many steps an epoch has."

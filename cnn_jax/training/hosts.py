@@ -129,8 +129,11 @@ def _check_explicit(
             f"coordinator_address: got {coordinator_address!r}, expected 'host:port' "
             f"or {DETECT!r}."
         )
-    known = None not in (num_processes, process_id)
-    if not (known and 0 <= process_id < num_processes):
+    if (
+        num_processes is None
+        or process_id is None
+        or not 0 <= process_id < num_processes
+    ):
         raise ValueError(
             f"num_processes, process_id: got {num_processes} and {process_id} with "
             f"coordinator_address {coordinator_address!r}, expected the number of "

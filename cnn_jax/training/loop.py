@@ -179,18 +179,20 @@ def fit(
     if config.validation_fraction and validation is not None:
         raise ValueError("validation: given, while validation_fraction is not 0.")
     if config.validation_fraction:
-        hold_out = (
-            data.Dataset.split_off if isinstance(train, data.Dataset) else data.hold_out
-        )
-        train, validation = hold_out(train, config.validation_fraction, config.seed)
-    splits = {"train": train, "validation": validation, "test": test}
-    splits = {name: split for name, split in splits.items() if split is not None}
+        fraction, seed = config.validation_fraction, config.seed
+        if isinstance(train, data.Dataset):
+            train, validation = train.split_off(fraction, seed)
+        else:
+            train, validation = data.hold_out(train, fraction, seed)
+    given = {"train": train, "validation": validation, "test": test}
+    splits = {name: split for name, split in given.items() if split is not None}
     _check_splits(config, splits)
     mesh = sharding.make_mesh(specification=config.mesh) if mesh is None else mesh
     sharding.check_batch_size(config.batch_size, mesh)
 
     with contextlib.ExitStack() as stack:
-        store, signals = None, StopSignals()
+        store: Store | None = None
+        signals = StopSignals()
         if config.run_dir is not None:
             store = stack.enter_context(Store(config, splits))
             # Without a directory there is nothing to save.
@@ -209,6 +211,9 @@ def fit(
             return run.finish()
         except StopNow:
             run.stop()
+            # Without a directory no signal ends up here.
+            assert store is not None
+            assert config.run_dir is not None
             store.close()
             raise RunStoppedError(
                 signals.name, run.step, run.num_steps, config.run_dir
@@ -374,7 +379,7 @@ class _Run:
     def _end_epoch(self, epoch: int) -> None:
         if self.record.trained is None:
             self.record.trained = self._close_epoch()
-        values = {"epoch": epoch + 1, "step": self.step}
+        values: dict[str, float] = {"epoch": epoch + 1, "step": self.step}
         trained = dict(self.record.trained)
         learning_rate = trained.pop("learning_rate")
         values |= {f"train_{name}": value for name, value in trained.items()}
@@ -428,7 +433,7 @@ class _Run:
         accuracy = values["validation_accuracy"]
         if accuracy > record.best_accuracy:
             record.best_accuracy = accuracy
-            record.best_epoch, record.best_step = values["epoch"], self.step
+            record.best_epoch, record.best_step = int(values["epoch"]), self.step
             state = self.carry["state"]
             self.best_variables = self._read(state.evaluated_variables)
         if accuracy > record.target + config.minimum_gain:
@@ -489,6 +494,7 @@ class _Run:
 
     def _restore_best(self) -> None:
         if self.record.best_epoch:
+            assert self.store is not None  # what was restored was stored
             _, carry, _ = self.store.restore(self.carry, self.record.best_step)
             self.best_variables = self._read(carry["state"].evaluated_variables)
 

@@ -301,7 +301,8 @@ def _mask(patterns: Sequence[str]) -> Mask:
 def _chosen(paths: Collection[str]) -> Mask:
     def mask(tree):
         names = trees.named_leaves(tree)
-        return jax.tree.structure(tree).unflatten(name in paths for name in names)
+        structure = jax.tree.structure(tree)
+        return jax.tree.unflatten(structure, [name in paths for name in names])
 
     return mask
 

@@ -192,7 +192,8 @@ def _gather(mesh: Mesh, state_shardings: Any, params: Any) -> Any:
 def _mapped_step(
     step_fn: StepFn, mesh: Mesh, group_size: int, reduce_dtype: Any
 ) -> StepFn:
-    axes, shape = (sharding.DATA_AXIS,), (mesh.size,)
+    axes: tuple[str, ...] = (sharding.DATA_AXIS,)
+    shape: tuple[int, ...] = (mesh.size,)
     if 1 < group_size < mesh.size:
         # `axis_index_groups` is not for a shard_map that checks types; an axis is.
         axes, shape = ("group", "member"), (mesh.size // group_size, group_size)
@@ -215,7 +216,7 @@ def _pmapped_step(
     step_fn: StepFn, mesh: Mesh, group_size: int, reduce_dtype: Any
 ) -> StepFn:
     axes = (sharding.DATA_AXIS,)
-    scope = {"axis_name": None if group_size == 1 else axes[0]}
+    scope: dict[str, Any] = {"axis_name": None if group_size == 1 else axes[0]}
     if 1 < group_size < mesh.size:
         indices = np.arange(mesh.size).reshape(-1, group_size)
         scope["axis_index_groups"] = indices.tolist()
@@ -308,7 +309,7 @@ def _differing_abstractly(
 
     mapped = jax.shard_map(
         local_step,
-        mesh=sharding.make_mesh(mesh.devices),
+        mesh=sharding.make_mesh(list(mesh.devices.flat)),
         in_specs=(PartitionSpec(), PartitionSpec(axes), PartitionSpec()),
         out_specs=PartitionSpec(),
     )
@@ -319,7 +320,12 @@ def _differing_abstractly(
 def _group_size(scope: BatchNormScope, mesh: Mesh) -> int:
     """Returns how many devices share the statistics of batch normalisation."""
     num_shards = sharding.num_batch_shards(mesh)
-    size = {"global": num_shards, "device": 1}.get(scope, scope)
+    if scope == "global":
+        size = num_shards
+    elif scope == "device":
+        size = 1
+    else:
+        size = scope
     counts = isinstance(size, int) and not isinstance(size, bool) and size > 0
     if not counts or num_shards % size:
         raise ValueError(

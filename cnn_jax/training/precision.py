@@ -11,7 +11,7 @@ bfloat16 has float32's range and needs none of this.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,11 @@ class LossScale:
     value: jax.Array
     good_steps: jax.Array
     growth_steps: int = struct.field(pytree_node=False)
+
+    if TYPE_CHECKING:  # what `struct.dataclass` adds
+
+        def replace(self, **changes: Any) -> Self:
+            """Returns a copy with other values of some fields."""
 
     @classmethod
     def create(cls, initial: float, growth_steps: int) -> LossScale:

@@ -42,8 +42,8 @@ class FitReport(NamedTuple):
 
 
 def fit_logistic_regression(
-    features: jax.Array,
-    labels: jax.Array,
+    features: jax.Array | np.ndarray,
+    labels: jax.Array | np.ndarray,
     num_classes: int,
     *,
     l2: float,

@@ -41,6 +41,7 @@ from cnn_jax.training.evaluation import (
 from cnn_jax.training.feeds import (
     EvaluationFeed,
     Feed,
+    ResidentFeed,
     channel_statistics,
     image_shape,
     make_evaluation,
@@ -197,7 +198,11 @@ class Programs:
         programs.feed = self.feed.reseeded(config.seed)
         if splits["train"] is not self._splits["train"]:
             programs._splits = dict(splits)
-            programs.feed = programs.feed.holding(splits["train"])
+            feed, train = programs.feed, splits["train"]
+            # `_serves` refused all others.
+            assert isinstance(feed, ResidentFeed)
+            assert isinstance(train, data.Dataset)
+            programs.feed = feed.holding(train)
         return programs
 
     def start(self) -> Carry:
@@ -242,7 +247,10 @@ class Programs:
     @property
     def bad_images(self) -> list[dict[str, str]]:
         """What was skipped so far, of every split, for the result."""
-        feeds = (self.feed, *self._evaluation.values())
+        feeds: tuple[Feed | EvaluationFeed, ...] = (
+            self.feed,
+            *self._evaluation.values(),
+        )
         return [image._asdict() for feed in feeds for image in feed.bad_images]
 
     def with_evaluated(self, state: TrainState, variables: Any) -> TrainState:
@@ -367,7 +375,9 @@ def _as_initialized(
             "initial_variables: got others than the model's:\n" + "\n".join(problems)
         )
     leaves = trees.named_leaves(variables)
-    return jax.tree.structure(shapes).unflatten(leaves[path] for path in expected)
+    return jax.tree.unflatten(
+        jax.tree.structure(shapes), [leaves[path] for path in expected]
+    )
 
 
 def _advance(
@@ -469,7 +479,7 @@ def _evaluate(
 
 def preparation(
     config: TrainConfig, train: data.Source
-) -> Callable[[jax.Array], jax.Array]:
+) -> functools.partial[jax.Array]:
     """Returns what turns uint8 images into normalised ones of the config's dtype."""
     mean, std = channel_statistics(config, train)
     dtype = jnp.dtype(config.dtype)

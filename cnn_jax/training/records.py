@@ -22,7 +22,7 @@ import math
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 from cnn_jax.training.events import EventFile
 
@@ -50,8 +50,8 @@ class RunFiles:
         self._writes = writes
         self.directory = pathlib.Path(directory).expanduser().absolute()
         self._metrics_path = self.directory / "metrics.jsonl"
-        self._metrics = None
-        self._events = None
+        self._metrics: TextIO | None = None
+        self._events: EventFile | None = None
         if not writes:
             return
         if self.holds_run and not resume:
@@ -91,6 +91,8 @@ class RunFiles:
         """Appends a line, and the same numbers as TensorBoard scalars."""
         if not self._writes:
             return
+        assert self._metrics is not None  # it is open
+        assert self._events is not None
         line = json.dumps({"event": event, **_finite_or_none(values)})
         with _naming(self._metrics_path):
             self._metrics.write(line + "\n")

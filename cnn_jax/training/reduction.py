@@ -31,7 +31,7 @@ def fused_mean(tree: Any, axes: tuple[str, ...], *, reduce_dtype: Any = None) ->
     """
     leaves, structure = jax.tree.flatten(_copy(tree, axes))
     num_devices = jax.lax.axis_size(axes)
-    means = [None] * len(leaves)
+    means = list(leaves)
     for dtype in sorted({leaf.dtype for leaf in leaves}, key=str):
         indices = [index for index, leaf in enumerate(leaves) if leaf.dtype == dtype]
         flat = jnp.concatenate([leaves[index].ravel() for index in indices])
@@ -40,7 +40,7 @@ def fused_mean(tree: Any, axes: tuple[str, ...], *, reduce_dtype: Any = None) ->
         ends = np.cumsum([leaves[index].size for index in indices])
         for index, part in zip(indices, jnp.split(flat, ends[:-1]), strict=True):
             means[index] = part.reshape(leaves[index].shape)
-    return structure.unflatten(means)
+    return jax.tree.unflatten(structure, means)
 
 
 def spread_over(
@@ -110,7 +110,7 @@ def average_leaves(tree: Any, differing: Sequence[bool], axes: tuple[str, ...]) 
         means = fused_mean([leaves[index] for index in own], axes)
         for index, mean in zip(own, means, strict=True):
             leaves[index] = mean
-    return structure.unflatten(leaves)
+    return jax.tree.unflatten(structure, leaves)
 
 
 def _copy(tree: Any, axes: tuple[str, ...]) -> Any:

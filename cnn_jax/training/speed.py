@@ -122,6 +122,7 @@ class StepTrace:
         # What was dispatched before belongs to the steps before.
         jax.block_until_ready(carry)
         if step == self._steps[0]:
+            assert self._directory is not None  # `profile_steps` need a `run_dir`
             jax.profiler.start_trace(self._directory)
             self._is_tracing = True
         else:

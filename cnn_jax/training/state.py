@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,11 @@ class TrainState:
     optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
     average: dict[str, Any] = struct.field(default_factory=dict)
     loss_scale: LossScale | None = None
+
+    if TYPE_CHECKING:  # what `struct.dataclass` adds
+
+        def replace(self, **changes: Any) -> Self:
+            """Returns a copy with other values of some fields."""
 
     @classmethod
     def create(

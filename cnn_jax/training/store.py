@@ -72,6 +72,7 @@ class Store:
     """
 
     def __init__(self, config: TrainConfig, splits: Mapping[str, data.Source]):
+        assert config.run_dir is not None  # see above
         with contextlib.ExitStack() as stack:
             self.files = stack.enter_context(
                 RunFiles(config.run_dir, resume=config.resume, writes=is_main_process())
@@ -139,7 +140,7 @@ class Store:
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, *exception: Any) -> None:
         self._stack.__exit__(*exception)
 
     def _check_description(self, config: TrainConfig) -> None:

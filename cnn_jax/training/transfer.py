@@ -312,7 +312,8 @@ def with_head(
         for path, leaf in trees.named_leaves(variables["params"]).items()
     }
     structure = jax.tree.structure(variables["params"])
-    return {**variables, "params": structure.unflatten(leaves.values())}
+    params = jax.tree.unflatten(structure, leaves.values())
+    return {**variables, "params": params}
 
 
 def _evaluate(parameters: Parameters, found: Features) -> dict[str, float]:

@@ -15,7 +15,7 @@ from cnn_jax import trees
 class AfterState(NamedTuple):
     """The state of `after`: the number of updates so far, and what waits."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides what tuples have
     inner: Any
 
 
@@ -45,7 +45,7 @@ def after(
 class StartState(NamedTuple):
     """The state of `decay_to_start`: the number of updates so far, and the start."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides what tuples have
     start: Any
 
 
@@ -91,6 +91,6 @@ def scale_depths(
             leaf * decay ** depths[path]
             for path, leaf in trees.named_leaves(updates).items()
         ]
-        return jax.tree.structure(updates).unflatten(scaled), state
+        return jax.tree.unflatten(jax.tree.structure(updates), scaled), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Draw = Callable[[np.random.Generator], np.ndarray | jax.Array]
+Draw = Callable[[np.random.Generator], Any]
 """Draws one argument."""
 
 Options = Mapping[str, Any]

@@ -221,7 +221,9 @@ def _regular_members(
     try:
         with (
             gzip.open(path, "rb") as file,
-            tarfile.open(fileobj=_Limited(path, file, most), mode="r|") as archive,
+            tarfile.open(  # type: ignore[call-overload]  # that it reads is enough
+                fileobj=_Limited(path, file, most), mode="r|"
+            ) as archive,
         ):
             for member in archive:
                 _require_plausible(path, member)

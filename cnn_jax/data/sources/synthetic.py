@@ -50,8 +50,12 @@ class Synthetic:
     @property
     def features(self) -> Features:
         """Pixels of the size in the name."""
+        return Features(self._image_shape, encoded=False)
+
+    @property
+    def _image_shape(self) -> tuple[int, int, int]:
         height, width, channels = map(int, self.name.split(":")[1].split("x"))
-        return Features((height, width, channels), encoded=False)
+        return height, width, channels
 
     @property
     def fingerprint(self) -> str:
@@ -70,5 +74,5 @@ class Synthetic:
         stream = list(SIZES).index(self.split)
         random = np.random.Generator(np.random.Philox(key=[index, stream]))
         low = 20 * label
-        pixels = random.integers(low, low + 60, self.features.image_shape, np.uint8)
+        pixels = random.integers(low, low + 60, self._image_shape, dtype=np.uint8)
         return Example(pixels, label, f"{self.name} {self.split}[{index}]")

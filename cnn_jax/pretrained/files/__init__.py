@@ -76,6 +76,7 @@ def open_weights(
         return
     if isinstance(source, str) and source.startswith(hub.PREFIX):
         provenance = hub.fetch(source)
+        assert provenance.file is not None  # what was fetched is one
         with open_safetensors(provenance.file) as weights:
             yield dataclasses.replace(weights, provenance=provenance)
         return

@@ -301,7 +301,9 @@ def _as_tuple(names: list[str] | None) -> tuple[str, ...] | None:
 
 def _abstract(spec: str) -> jax.ShapeDtypeStruct:
     """Parses `"float32[3,3,16,16]"`."""
-    dtype, sizes = re.fullmatch(r"(\w+)\[([\d,]*)\]", spec).groups()
+    match = re.fullmatch(r"(\w+)\[([\d,]*)\]", spec)
+    assert match is not None  # as `trees` writes it
+    dtype, sizes = match.groups()
     return jax.ShapeDtypeStruct(
         tuple(map(int, filter(None, sizes.split(",")))),
         dtype,

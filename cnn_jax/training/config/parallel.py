@@ -100,6 +100,8 @@ class ParallelConfig:
         )
         yield (
             "process_id",
-            None in numbers or 0 <= self.process_id < self.num_processes,
+            self.process_id is None
+            or self.num_processes is None
+            or 0 <= self.process_id < self.num_processes,
             "from 0, below num_processes",
         )

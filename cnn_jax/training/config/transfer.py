@@ -47,12 +47,13 @@ class TransferConfig:
             self.layer_decay is None or 0 < self.layer_decay <= 1,
             "in (0, 1], or None",
         )
+        epochs = self.epochs  # type: ignore[attr-defined]  # `TrainConfig` has it
         yield (
             "unfreeze_epochs",
             all(
-                is_pattern(pattern) and 0 < epoch < self.epochs
+                is_pattern(pattern) and 0 < epoch < epochs
                 for pattern, epoch in self.unfreeze_epochs
             ),
             f"pairs of a regular expression and a number above 0 and below epochs, "
-            f"{self.epochs}; what never moves belongs into frozen_parameters",
+            f"{epochs}; what never moves belongs into frozen_parameters",
         )
