@@ -40,8 +40,10 @@ class TracedNetwork:
             return logits, *named.values()
 
         closed, outputs = jax.make_jaxpr(apply, return_shape=True)(variables, images)
-        self.logits = outputs[0]
-        self.endpoints = dict(zip(names, outputs[1:], strict=True))
+        self.logits: jax.ShapeDtypeStruct = outputs[0]
+        self.endpoints: dict[str, jax.ShapeDtypeStruct] = dict(
+            zip(names, outputs[1:], strict=True)
+        )
         self._program = closed.jaxpr
         self._constants = list(closed.consts)
 

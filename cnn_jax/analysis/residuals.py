@@ -20,9 +20,7 @@ import jax
 import jax.numpy as jnp
 
 
-def residuals(
-    fn: Callable[..., Any], *args: jax.Array | jax.ShapeDtypeStruct
-) -> list[jax.ShapeDtypeStruct]:
+def residuals(fn: Callable[..., Any], *args: Any) -> list[jax.ShapeDtypeStruct]:
     """Returns the arrays that `fn`'s forward pass saves, without computing anything.
 
     Args:
@@ -62,9 +60,7 @@ def residuals(
     return [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in distinct.values()]
 
 
-def residual_bytes(
-    fn: Callable[..., Any], *args: jax.Array | jax.ShapeDtypeStruct
-) -> int:
+def residual_bytes(fn: Callable[..., Any], *args: Any) -> int:
     """Returns the bytes of `residuals(fn, *args)`, with the same arguments."""
     return sum(
         math.prod(array.shape) * array.dtype.itemsize for array in residuals(fn, *args)

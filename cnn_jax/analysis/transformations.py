@@ -81,7 +81,7 @@ def first_cases() -> dict[str, Case]:
 def try_transformations(
     case: Case,
     fn: Callable[..., Any] | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> dict[str, str]:
     """Evaluates a kernel under every transformation and compares with its twin.
 

@@ -105,7 +105,7 @@ class Checkpointer:
         for name, value in (("keep", keep), ("keep_every", keep_every)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}: got {value}, expected at least 1.")
-        self.directory = files.as_path(directory)
+        self.directory: Any = files.as_path(directory)
         self._keep, self._keep_every = keep, keep_every
         self._read_only = read_only
         self._primary = jax.process_index() == 0

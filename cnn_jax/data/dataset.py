@@ -35,7 +35,7 @@ class Dataset:
     labels: np.ndarray
     class_names: tuple[str, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         where = f"dataset {self.name!r}, split {self.split!r}"
         if self.images.dtype != np.uint8 or self.images.ndim != 4:
             raise ValueError(

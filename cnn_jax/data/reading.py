@@ -43,9 +43,10 @@ class LabelError(ValueError):
 
     def __init__(self, origin: str, reason: str):
         super().__init__(f"{origin}: {reason}.")
-        self.origin, self.reason = origin, reason
+        self.origin: str = origin
+        self.reason: str = reason
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.origin, self.reason)
 
 

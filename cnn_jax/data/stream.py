@@ -48,10 +48,11 @@ class TooManyBadImagesError(ImageError):
             f"{allowed} (max_bad_images):\n{found}"
         )
         ValueError.__init__(self, message)
-        self.origin, self.reason = bad_images[-1]
+        self.origin: str = bad_images[-1].origin
+        self.reason: str = bad_images[-1].reason
         self._arguments = (tuple(bad_images), allowed)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._arguments
 
 
@@ -96,7 +97,7 @@ class TrainStream:
                 f"batch_size: got {batch_size}, expected 1 to {len(source)}, the "
                 f"number of examples of {source.name!r}, split {source.split!r}."
             )
-        self.steps_per_epoch = len(source) // batch_size
+        self.steps_per_epoch: int = len(source) // batch_size
         self._source, self._batch_size = source, batch_size
         self._read = Read(source, transform, max_bad_images)
         self._order = _Order(len(source), self.steps_per_epoch * batch_size, seed)
@@ -180,7 +181,7 @@ class EvalStream:
         max_bad_images: int = 0,
     ):
         _check(source, batch_size, process_index, process_count)
-        self.num_batches = -(-len(source) // batch_size)
+        self.num_batches: int = -(-len(source) // batch_size)
         self._batch_size = batch_size
         self._read = ReadOrMask(source, transform)
         self._num_workers = num_workers

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import numpy as np
@@ -59,8 +60,11 @@ class Rule:
         )
 
 
-KeyMap = Callable[[nn.Module], Sequence[Rule]]
+KeyMap = Callable[[Any], Sequence[Rule]]
 """Returns the rules for one model, whose fields say how many blocks it has."""
+
+KeyMaps = Mapping[type[nn.Module], Mapping[str, KeyMap]]
+"""Model class -> source -> key map, which takes a model of that class."""
 
 
 def _oihw_to_hwio(array: np.ndarray) -> np.ndarray:

@@ -47,7 +47,7 @@ class Picture:
     title: str
     caption: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.uri.startswith("data:image/"):
             raise ValueError(
                 f"uri: got {self.uri[:40]!r}, expected one from `images.data_uri`: a "

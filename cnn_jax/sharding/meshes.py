@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,7 +23,7 @@ _AXES = (DATA_AXIS, FSDP_AXIS, SPATIAL_AXIS)
 
 
 def make_mesh(
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
     specification: str | Mapping[str, int] | None = None,
 ) -> Mesh:
     """Makes a mesh.
@@ -31,7 +32,8 @@ def make_mesh(
     themselves (`jax.make_mesh` would give `Explicit`, where linen's own layers fail).
 
     Args:
-      devices: The devices to use, all of the default backend's when None.
+      devices: The devices to use (`jax.Device`, which type checkers do not know), all
+        of the default backend's when None.
       specification: The axes' sizes, as `parse_mesh` reads them; None puts all devices
         on the axis `"data"`.
 

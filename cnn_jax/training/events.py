@@ -41,7 +41,7 @@ class EventFile:
         # TensorBoard reads files by name, so the time comes first; the process's
         # number tells apart what begins in one second.
         name = f"{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}"
-        self.path = directory / f"events.out.tfevents.{name}"
+        self.path: pathlib.Path = directory / f"events.out.tfevents.{name}"
         self._file = open(self.path, "ab")  # noqa: SIM115
         self._write(Event(file_version="brain.Event:2"))
         if purge_step is not None:

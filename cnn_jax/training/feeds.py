@@ -29,6 +29,9 @@ from cnn_jax.training.keys import make_keys, place_keys
 WORTH_WORKERS = 5000
 """The size of a split from which on evaluating it is left to worker processes."""
 
+Specification = dict[str, jax.ShapeDtypeStruct]
+"""What a batch looks like, and where it lies."""
+
 
 class Feed(Protocol):
     """Training batches by the number of the step."""
@@ -81,9 +84,9 @@ class ResidentFeed:
     """Batches cut inside the step out of a dataset that lives on every device."""
 
     def __init__(self, dataset: data.Dataset, batch_size: int, seed: int, mesh: Mesh):
-        self.steps_per_epoch = data.num_batches(len(dataset), batch_size)
-        self.waited_seconds = 0.0
-        self.bad_images = ()
+        self.steps_per_epoch: int = data.num_batches(len(dataset), batch_size)
+        self.waited_seconds: float = 0.0
+        self.bad_images: tuple[data.BadImage, ...] = ()
         self._batch_size = batch_size
         self._everywhere = sharding.replicated(mesh)
         self._arrays = jax.device_put(
@@ -99,7 +102,7 @@ class ResidentFeed:
             .compile()
         )
         self._current: tuple[int, jax.Array] | None = None
-        self.specification = jax.tree.map(_specification, self.inputs(0))
+        self.specification: Any = jax.tree.map(_specification, self.inputs(0))
 
     def inputs(self, step: int) -> Any:
         """Returns the arrays and the order of the epoch that `step` is in."""
@@ -143,7 +146,7 @@ class ResidentFeed:
 class ResidentEvaluation:
     """A whole split on every device, of which batches are cut in order."""
 
-    bad_images = ()
+    bad_images: tuple[data.BadImage, ...] = ()
 
     def __init__(self, dataset: data.Dataset, batch_size: int, mesh: Mesh):
         everywhere = sharding.replicated(mesh)
@@ -161,7 +164,7 @@ class ResidentEvaluation:
             .lower(self._arrays, self._indices[0])
             .compile()
         )
-        self.specification = jax.tree.map(
+        self.specification: Any = jax.tree.map(
             _specification, self._cut(self._arrays, self._indices[0])
         )
 
@@ -190,9 +193,9 @@ class StreamFeed:
             process_count=jax.process_count(),
             max_bad_images=config.max_bad_images,
         )
-        self.steps_per_epoch = self._stream.steps_per_epoch
-        self.specification = _batch_specification(source, config, mesh)
-        self.waited_seconds = 0.0
+        self.steps_per_epoch: int = self._stream.steps_per_epoch
+        self.specification: Specification = _batch_specification(source, config, mesh)
+        self.waited_seconds: float = 0.0
         self._batches: Generator[data.Arrays] | None = None
         self._next_step = -1
 
@@ -247,7 +250,9 @@ class StreamEvaluation:
             process_count=jax.process_count(),
             max_bad_images=config.max_bad_images,
         )
-        self.specification = _batch_specification(source, config, mesh, mask=True)
+        self.specification: Specification = _batch_specification(
+            source, config, mesh, mask=True
+        )
 
     @property
     def bad_images(self) -> Sequence[data.BadImage]:
@@ -323,7 +328,7 @@ def channel_statistics(
 
 def _batch_specification(
     source: data.Source, config: TrainConfig, mesh: Mesh, *, mask: bool = False
-) -> dict[str, jax.ShapeDtypeStruct]:
+) -> Specification:
     rows = {
         "image": (image_shape(config, source), np.uint8),
         "label": ((), np.int32),

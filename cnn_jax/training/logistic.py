@@ -23,6 +23,8 @@ same for features of any size.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,13 +42,19 @@ def scale(features, l2):
     return centred * factors[None, :], means, factors
 
 
-def product(left, right):
+def product(left: jax.Array, right: jax.Array) -> jax.Array:
     """Multiplies matrices or vectors."""
     # In full float32 where a GPU or TPU would round the factors.
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
-def loss(parameters, scaled, labels, factors, l2):
+def loss(
+    parameters: Mapping[str, jax.Array],
+    scaled: jax.Array,
+    labels: jax.Array,
+    factors: jax.Array,
+    l2: jax.typing.ArrayLike,
+) -> jax.Array:
     """Returns L of V and c, `{"kernel": V, "bias": c}`."""
     kernel, bias = parameters["kernel"], parameters["bias"]
     losses = optax.softmax_cross_entropy_with_integer_labels(
@@ -56,11 +64,11 @@ def loss(parameters, scaled, labels, factors, l2):
     return jnp.mean(losses) + 0.5 * l2 * penalty
 
 
-loss_and_gradient = jax.jit(jax.value_and_grad(loss))
+loss_and_gradient: Any = jax.jit(jax.value_and_grad(loss))
 """Returns L and its gradient, for the arguments of `loss`."""
 
 
-def largest_entry(gradient):
+def largest_entry(gradient: Any) -> jax.Array:
     """Returns the magnitude of a tree's largest entry."""
     return jnp.max(jnp.stack([jnp.max(jnp.abs(g)) for g in jax.tree.leaves(gradient)]))
 

@@ -53,7 +53,8 @@ class NonFiniteLossError(ArithmeticError):
             "A lower learning rate or a longer warm-up is the usual cure; "
             "non_finite='skip' leaves out the updates of a few such steps."
         )
-        self.step, self.leaf = step, leaf
+        self.step: int = step
+        self.leaf: str | None = leaf
 
 
 @dataclasses.dataclass(frozen=True)

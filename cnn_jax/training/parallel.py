@@ -70,7 +70,9 @@ class ParallelStep:
     mesh: Mesh
     state: Any
 
-    def __call__(self, state: Any, batch: Mapping[str, jax.Array], key: jax.Array):
+    def __call__(
+        self, state: Any, batch: Mapping[str, jax.Array], key: jax.Array
+    ) -> tuple[Any, Any]:
         """Returns the state after the step and the metrics of the global batch.
 
         Raises:

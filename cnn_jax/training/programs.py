@@ -89,9 +89,9 @@ class Programs:
         train = splits["train"]
         self._model, self._config, self._splits = model, config, dict(splits)
         self._everywhere = sharding.replicated(mesh)
-        self.devices = tuple(mesh.devices.flat)
+        self.devices: tuple[Any, ...] = tuple(mesh.devices.flat)
         self.feed: Feed = make_feed(train, config, mesh)
-        self.steps_per_epoch = self.feed.steps_per_epoch
+        self.steps_per_epoch: int = self.feed.steps_per_epoch
         self._evaluation: dict[str, EvaluationFeed] = {
             name: make_evaluation(split, config, mesh)
             for name, split in splits.items()
@@ -157,8 +157,8 @@ class Programs:
             self._zero_sums(),
             donate=2,
         )
-        self.compile_seconds = time.perf_counter() - started
-        self.peak_memory_bytes = _memory_bytes(self._step)
+        self.compile_seconds: float = time.perf_counter() - started
+        self.peak_memory_bytes: int = _memory_bytes(self._step)
 
     def reuse(
         self,

@@ -48,7 +48,7 @@ class RunFiles:
         self, directory: str | os.PathLike[str], *, resume: bool, writes: bool = True
     ):
         self._writes = writes
-        self.directory = pathlib.Path(directory).expanduser().absolute()
+        self.directory: pathlib.Path = pathlib.Path(directory).expanduser().absolute()
         self._metrics_path = self.directory / "metrics.jsonl"
         self._metrics: TextIO | None = None
         self._events: EventFile | None = None

@@ -58,8 +58,8 @@ class Stopwatch:
     ):
         self._waited, self._now = waited, now
         self.interval_step_seconds: list[float] = []
-        self.seconds = 0.0
-        self.waited_seconds = 0.0
+        self.seconds: float = 0.0
+        self.waited_seconds: float = 0.0
         self.start(0)
 
     def start(self, step: int) -> None:

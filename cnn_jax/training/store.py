@@ -74,10 +74,10 @@ class Store:
     def __init__(self, config: TrainConfig, splits: Mapping[str, data.Source]):
         assert config.run_dir is not None  # see above
         with contextlib.ExitStack() as stack:
-            self.files = stack.enter_context(
+            self.files: RunFiles = stack.enter_context(
                 RunFiles(config.run_dir, resume=config.resume, writes=is_main_process())
             )
-            self.checkpoints = stack.enter_context(
+            self.checkpoints: checkpoint.Checkpointer = stack.enter_context(
                 checkpoint.Checkpointer(
                     config.checkpoint_dir or self.files.checkpoints,
                     keep=config.keep_checkpoints,

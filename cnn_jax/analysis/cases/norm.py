@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import jax
+
 from cnn_jax import kernels
 from cnn_jax.analysis.cases.case import Case, Draw, normal, positive
 
 # Label -> (activation, whether it has corners).
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], bool]] = {
     "relu": (kernels.relu, True),
     "silu": (kernels.silu, False),
     "sigmoid": (kernels.sigmoid, False),

@@ -35,7 +35,7 @@ class ColorJitter:
     saturation: float = 0.0
     hue: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, strength in dataclasses.asdict(self).items():
             most = 0.5 if name == "hue" else math.inf
             if not 0 <= strength <= most:
@@ -96,7 +96,7 @@ class RandomErasing:
     area: tuple[float, float] = (0.02, 0.4)
     ratio: float = 0.3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_probability(self.probability)
         if not 0 < self.area[0] <= self.area[1] <= 1:
             raise ValueError(

@@ -34,7 +34,7 @@ class RandomResizedCrop:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     resample: Image.Resampling = BILINEAR
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_size(self.size)
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(
@@ -95,7 +95,7 @@ class CenterCrop:
     fraction: float = 0.875
     resample: Image.Resampling = BILINEAR
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_size(self.size)
         if not 0 < self.fraction <= 1:
             raise ValueError(
@@ -126,7 +126,7 @@ class RandomFlip:
 
     probability: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_probability(self.probability)
 
     def __call__(

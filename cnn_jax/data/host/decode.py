@@ -13,6 +13,7 @@ import io
 import math
 import threading
 import warnings
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -55,9 +56,10 @@ class ImageError(ValueError):
 
     def __init__(self, origin: str, reason: str):
         super().__init__(f"{origin}: {reason}.")
-        self.origin, self.reason = origin, reason
+        self.origin: str = origin
+        self.reason: str = reason
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         # An exception is otherwise rebuilt from its one message, in another process.
         return type(self), (self.origin, self.reason)
 

@@ -92,7 +92,7 @@ class AutoAugment:
 
     policy: str = "imagenet"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.policy not in AUTO_AUGMENT:
             raise ValueError(
                 f"policy: got {self.policy!r}, expected one of {list(AUTO_AUGMENT)}."
@@ -125,7 +125,7 @@ class RandAugment:
     num_operations: int = 2
     magnitude: float = 9.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.num_operations < 1 or not 0 <= self.magnitude <= 30:
             raise ValueError(
                 f"num_operations, magnitude: got {self.num_operations} and "

@@ -35,15 +35,16 @@ class Folder:
     SPLITS = ("train", "val", "validation", "test")
 
     def __init__(self, root: str | os.PathLike[str], split: str):
-        self.root = pathlib.Path(root).expanduser().absolute()
-        self.name, self.split = f"folder:{self.root}", split
+        self.root: pathlib.Path = pathlib.Path(root).expanduser().absolute()
+        self.name: str = f"folder:{self.root}"
+        self.split: str = split
         directory = self._directory(split)
         classes = _directories(directory)
         if not classes:
             raise ValueError(
                 f"{directory}: got no directory in it, expected one per class."
             )
-        self.class_names = tuple(path.name for path in classes)
+        self.class_names: tuple[str, ...] = tuple(path.name for path in classes)
         files = [_images(path) for path in classes]
         empty = [
             str(path) for path, found in zip(classes, files, strict=True) if not found

@@ -31,7 +31,7 @@ class Synthetic:
     name: str
     split: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not re.fullmatch(r"synthetic:[1-9]\d*x[1-9]\d*x[13]", self.name):
             raise ValueError(
                 f"dataset: got {self.name!r}, expected synthetic:HxWxC with 1 or 3 "

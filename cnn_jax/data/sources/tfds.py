@@ -36,13 +36,14 @@ class TfdsSource:
     def __init__(
         self, name: str, split: str, data_dir: str | os.PathLike[str] | None = None
     ):
-        self.name, self.split = name, split
+        self.name: str = name
+        self.split: str = split
         self._data_dir = None if data_dir is None else os.fspath(data_dir)
         info = self._builder.info
         keys: tuple[str, str] = info.supervised_keys or ("image", "label")
         self._image_key, self._label_key = keys
         features = _labelled_image(name, info, self._image_key, self._label_key)
-        self.class_names = tuple(features[self._label_key].names)
+        self.class_names: tuple[str, ...] = tuple(features[self._label_key].names)
         shape = features[self._image_key].shape
         self._shape = (*shape[:2], shape[2] or 3)
         if len(self) == 0:

@@ -174,8 +174,7 @@ def hard_gate(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return (clamped(x, -3, 3) + 3) / 6, inside(x, -3, 3)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def clamped(x: jax.Array, low: float, high: float | None = None) -> jax.Array:
+def _clamp(x: jax.Array, low: float, high: float | None = None) -> jax.Array:
     """Clips x; its derivative is 0 at the corners and at NaN.
 
     `jnp.clip` would pass half a tangent at a corner, which a second derivative shows:
@@ -193,6 +192,9 @@ def clamped(x: jax.Array, low: float, high: float | None = None) -> jax.Array:
 def _select_inside(x, *, low, high):
     x = jnp.where(x <= low, jnp.asarray(low, x.dtype), x)
     return x if high is None else jnp.where(x >= high, jnp.asarray(high, x.dtype), x)
+
+
+clamped: jax.custom_jvp[jax.Array] = jax.custom_jvp(_clamp, nondiff_argnums=(1, 2))
 
 
 @clamped.defjvp

@@ -19,7 +19,7 @@ from cnn_jax.pretrained.key_maps import (
     vgg,
     xception,
 )
-from cnn_jax.pretrained.rules import KeyMap
+from cnn_jax.pretrained.rules import KeyMaps
 
 _FILES = (
     lenet,
@@ -41,7 +41,7 @@ _FILES = (
     convnext,
 )
 
-KEY_MAPS: dict[type, dict[str, KeyMap]] = {
+KEY_MAPS: KeyMaps = {
     module: maps for file in _FILES for module, maps in file.KEY_MAPS.items()
 }
 """Model class -> source -> key map."""

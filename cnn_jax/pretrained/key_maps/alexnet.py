@@ -1,7 +1,7 @@
 """AlexNet, as torchvision names it, and ZFNet likewise."""
 
 from cnn_jax.models.alexnet import AlexNet
-from cnn_jax.pretrained.rules import TORCH_CONV, TORCH_DENSE, Rule, flattened
+from cnn_jax.pretrained.rules import TORCH_CONV, TORCH_DENSE, KeyMaps, Rule, flattened
 
 
 def rules(model: AlexNet) -> tuple[Rule, ...]:
@@ -30,4 +30,4 @@ def rules(model: AlexNet) -> tuple[Rule, ...]:
     )
 
 
-KEY_MAPS = {AlexNet: {"torchvision": rules}}
+KEY_MAPS: KeyMaps = {AlexNet: {"torchvision": rules}}

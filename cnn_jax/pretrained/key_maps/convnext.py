@@ -7,6 +7,7 @@ from cnn_jax.pretrained.rules import (
     TORCH_CONV,
     TORCH_DENSE,
     TORCH_NORM,
+    KeyMaps,
     Leaf,
     Rule,
 )
@@ -84,7 +85,7 @@ TIMM = (
     Rule(r"head\.fc", "head", TORCH_DENSE),
 )
 
-KEY_MAPS = {
+KEY_MAPS: KeyMaps = {
     ConvNeXt: {
         "torchvision": lambda model: TORCHVISION,
         "timm": lambda model: TIMM,

@@ -1,7 +1,7 @@
 """DenseNets, as torchvision and timm name them."""
 
 from cnn_jax.models.densenet import DenseNet
-from cnn_jax.pretrained.rules import TORCH_CONV, TORCH_DENSE, TORCH_NORM, Rule
+from cnn_jax.pretrained.rules import TORCH_CONV, TORCH_DENSE, TORCH_NORM, KeyMaps, Rule
 
 # The released weights still have the names `norm.1` and `conv.1`, for which the
 # library's own state dict has `norm1` and `conv1`.
@@ -31,6 +31,6 @@ TORCHVISION = (
     Rule("classifier", "head", TORCH_DENSE),
 )
 
-KEY_MAPS = {
+KEY_MAPS: KeyMaps = {
     DenseNet: dict.fromkeys(("torchvision", "timm"), lambda model: TORCHVISION),
 }

@@ -14,6 +14,7 @@ from cnn_jax.pretrained.rules import (
     TORCH_CONV_AS_DENSE,
     TORCH_DENSE,
     TORCH_NORM,
+    KeyMaps,
     Rule,
 )
 
@@ -69,4 +70,4 @@ def timm(model: EfficientNet) -> tuple[Rule, ...]:
     return inverted_bottlenecks([stage.expansion != 1 for stage in model.stages])
 
 
-KEY_MAPS = {EfficientNet: {"torchvision": torchvision, "timm": timm}}
+KEY_MAPS: KeyMaps = {EfficientNet: {"torchvision": torchvision, "timm": timm}}

@@ -4,6 +4,7 @@ from cnn_jax.models.googlenet import GoogLeNet
 from cnn_jax.pretrained.rules import (
     IGNORED,
     TORCH_DENSE,
+    KeyMaps,
     Rule,
     flattened,
     torch_conv_and_norm,
@@ -32,7 +33,7 @@ AUXILIARY = (
 )
 WITHOUT_AUXILIARY = (Rule(r"aux\d\..*", "", IGNORED),)
 
-KEY_MAPS = {
+KEY_MAPS: KeyMaps = {
     GoogLeNet: {
         "torchvision": lambda model: (
             TRUNK + (AUXILIARY if model.aux_heads else WITHOUT_AUXILIARY)

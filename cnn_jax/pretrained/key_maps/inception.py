@@ -1,7 +1,13 @@
 """Inception v3, as torchvision and timm name its layers."""
 
 from cnn_jax.models.inception import InceptionV3
-from cnn_jax.pretrained.rules import IGNORED, TORCH_DENSE, Rule, torch_conv_and_norm
+from cnn_jax.pretrained.rules import (
+    IGNORED,
+    TORCH_DENSE,
+    KeyMaps,
+    Rule,
+    torch_conv_and_norm,
+)
 
 # torchvision calls branches by their filters.
 _BRANCHES = {"1x1": 1, "3x3": 2, "5x5": 2, "7x7": 2, "3x3dbl": 3, "7x7dbl": 3}
@@ -40,4 +46,4 @@ def rules(model: InceptionV3) -> tuple[Rule, ...]:
     return TRUNK + (AUXILIARY if model.aux_heads else WITHOUT_AUXILIARY)
 
 
-KEY_MAPS = {InceptionV3: {"torchvision": rules, "timm": rules}}
+KEY_MAPS: KeyMaps = {InceptionV3: {"torchvision": rules, "timm": rules}}

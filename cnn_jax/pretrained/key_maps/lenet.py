@@ -1,7 +1,7 @@
 """LeNet-5, with the paper's names of its layers."""
 
 from cnn_jax.models.lenet import LeNet5
-from cnn_jax.pretrained.rules import TORCH_CONV, TORCH_DENSE, Rule
+from cnn_jax.pretrained.rules import TORCH_CONV, TORCH_DENSE, KeyMaps, Rule
 
 RULES = (
     Rule(r"(c[135])", lambda layer: layer, TORCH_CONV),
@@ -9,4 +9,4 @@ RULES = (
     Rule("output", "head", TORCH_DENSE),
 )
 
-KEY_MAPS = {LeNet5: {"torchvision": lambda model: RULES}}
+KEY_MAPS: KeyMaps = {LeNet5: {"torchvision": lambda model: RULES}}

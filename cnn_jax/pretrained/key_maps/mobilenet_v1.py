@@ -6,6 +6,7 @@ from cnn_jax.pretrained.rules import (
     KERAS_CONV_AS_DENSE,
     KERAS_DEPTHWISE,
     KERAS_NORM,
+    KeyMaps,
     Rule,
 )
 
@@ -34,4 +35,4 @@ def rules(model: MobileNetV1) -> tuple[Rule, ...]:
     )
 
 
-KEY_MAPS = {MobileNetV1: {"keras": rules}}
+KEY_MAPS: KeyMaps = {MobileNetV1: {"keras": rules}}

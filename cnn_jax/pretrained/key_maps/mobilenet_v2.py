@@ -8,7 +8,14 @@ from collections.abc import Mapping
 
 from cnn_jax.models.mobilenet_v2 import MobileNetV2
 from cnn_jax.pretrained.key_maps.timm_blocks import inverted_bottlenecks
-from cnn_jax.pretrained.rules import TORCH_CONV, TORCH_DENSE, TORCH_NORM, Leaf, Rule
+from cnn_jax.pretrained.rules import (
+    TORCH_CONV,
+    TORCH_DENSE,
+    TORCH_NORM,
+    KeyMaps,
+    Leaf,
+    Rule,
+)
 
 _HEAD = Rule(r"classifier\.1", "head", TORCH_DENSE)
 
@@ -69,7 +76,7 @@ def timm(model: MobileNetV2) -> tuple[Rule, ...]:
     return inverted_bottlenecks([stage.expansion != 1 for stage in model.stages])
 
 
-KEY_MAPS = {
+KEY_MAPS: KeyMaps = {
     MobileNetV2: {
         "torchvision": lambda model: (*_mobilenet_v2(model), *MNASNET),
         "timm": timm,

@@ -6,6 +6,7 @@ from cnn_jax.pretrained.rules import (
     TORCH_CONV_AS_DENSE,
     TORCH_DENSE,
     TORCH_NORM,
+    KeyMaps,
     Rule,
 )
 
@@ -46,4 +47,4 @@ def torchvision(model: MobileNetV3) -> tuple[Rule, ...]:
     )
 
 
-KEY_MAPS = {MobileNetV3: {"torchvision": torchvision}}
+KEY_MAPS: KeyMaps = {MobileNetV3: {"torchvision": torchvision}}

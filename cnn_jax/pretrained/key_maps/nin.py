@@ -1,7 +1,7 @@
 """Network in Network, with the layers' names in the authors' release for Caffe."""
 
 from cnn_jax.models.nin import NiN
-from cnn_jax.pretrained.rules import TORCH_CONV, Rule
+from cnn_jax.pretrained.rules import TORCH_CONV, KeyMaps, Rule
 
 
 def rules(model: NiN) -> tuple[Rule, ...]:
@@ -25,4 +25,4 @@ def rules(model: NiN) -> tuple[Rule, ...]:
     )
 
 
-KEY_MAPS = {NiN: {"torchvision": rules}}
+KEY_MAPS: KeyMaps = {NiN: {"torchvision": rules}}

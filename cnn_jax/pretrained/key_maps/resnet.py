@@ -6,6 +6,7 @@ from cnn_jax.pretrained.rules import (
     TORCH_CONV_AS_DENSE,
     TORCH_DENSE,
     TORCH_NORM,
+    KeyMaps,
     Rule,
 )
 
@@ -56,7 +57,7 @@ SQUEEZE_EXCITE = (
 # The public PyTorch weights of the CIFAR networks differ in the last layer's name.
 CIFAR = (*IMAGENET, Rule("linear", "head", TORCH_DENSE))
 
-KEY_MAPS = {
+KEY_MAPS: KeyMaps = {
     ResNet: {
         "torchvision": lambda model: CIFAR if model.small_images else IMAGENET,
         # The same names, and those of the gates.

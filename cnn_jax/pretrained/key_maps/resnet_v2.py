@@ -5,6 +5,7 @@ from cnn_jax.pretrained.rules import (
     TORCH_CONV,
     TORCH_CONV_AS_DENSE,
     TORCH_NORM,
+    KeyMaps,
     Rule,
 )
 
@@ -26,4 +27,4 @@ RULES = (
     Rule(r"head\.fc", "head", TORCH_CONV_AS_DENSE),
 )
 
-KEY_MAPS = {ResNetV2: {"timm": lambda model: RULES}}
+KEY_MAPS: KeyMaps = {ResNetV2: {"timm": lambda model: RULES}}

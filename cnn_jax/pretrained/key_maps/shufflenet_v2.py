@@ -3,7 +3,14 @@
 from collections.abc import Mapping
 
 from cnn_jax.models.shufflenet_v2 import ShuffleNetV2
-from cnn_jax.pretrained.rules import TORCH_CONV, TORCH_DENSE, TORCH_NORM, Leaf, Rule
+from cnn_jax.pretrained.rules import (
+    TORCH_CONV,
+    TORCH_DENSE,
+    TORCH_NORM,
+    KeyMaps,
+    Leaf,
+    Rule,
+)
 
 
 def _unit_rule(branch: int, place: int, name: str, layout: Mapping[str, Leaf]) -> Rule:
@@ -33,4 +40,4 @@ RULES = (
     Rule("fc", "head", TORCH_DENSE),
 )
 
-KEY_MAPS = {ShuffleNetV2: {"torchvision": lambda model: RULES}}
+KEY_MAPS: KeyMaps = {ShuffleNetV2: {"torchvision": lambda model: RULES}}

@@ -1,7 +1,7 @@
 """SqueezeNets, as torchvision names them."""
 
 from cnn_jax.models.squeezenet import SqueezeNet
-from cnn_jax.pretrained.rules import TORCH_CONV, Rule
+from cnn_jax.pretrained.rules import TORCH_CONV, KeyMaps, Rule
 
 
 def rules(model: SqueezeNet) -> tuple[Rule, ...]:
@@ -23,4 +23,4 @@ def rules(model: SqueezeNet) -> tuple[Rule, ...]:
     )
 
 
-KEY_MAPS = {SqueezeNet: {"torchvision": rules}}
+KEY_MAPS: KeyMaps = {SqueezeNet: {"torchvision": rules}}

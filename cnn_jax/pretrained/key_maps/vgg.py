@@ -7,6 +7,7 @@ from cnn_jax.pretrained.rules import (
     TORCH_DENSE,
     TORCH_FULL_CONV_AS_DENSE,
     TORCH_NORM,
+    KeyMaps,
     Rule,
     flattened,
 )
@@ -56,4 +57,4 @@ def timm(model: VGG) -> tuple[Rule, ...]:
     )
 
 
-KEY_MAPS = {VGG: {"torchvision": torchvision, "timm": timm}}
+KEY_MAPS: KeyMaps = {VGG: {"torchvision": torchvision, "timm": timm}}

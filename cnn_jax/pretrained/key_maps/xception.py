@@ -7,6 +7,7 @@ from cnn_jax.pretrained.rules import (
     KERAS_NORM,
     KERAS_SEPARABLE_DEPTHWISE,
     KERAS_SEPARABLE_POINTWISE,
+    KeyMaps,
     Rule,
 )
 
@@ -50,4 +51,4 @@ RULES = (
     Rule("predictions", "head", KERAS_DENSE),
 )
 
-KEY_MAPS = {Xception: {"keras": lambda model: RULES}}
+KEY_MAPS: KeyMaps = {Xception: {"keras": lambda model: RULES}}
