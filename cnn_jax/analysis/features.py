@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
 from cnn_jax import trees
 
-METRICS = ("cosine", "euclidean")
+Metric = Literal["cosine", "euclidean"]
 """How `nearest_neighbours` compares features."""
+
+METRICS: tuple[Metric, ...] = get_args(Metric)
+"""All of them."""
 
 
 def first_layer_filters(
@@ -56,7 +59,7 @@ def nearest_neighbours(
     queries: jax.Array,
     k: int,
     *,
-    metric: str = "cosine",
+    metric: Metric = "cosine",
     batch_size: int = 256,
 ) -> tuple[jax.Array, jax.Array]:
     """Finds what lies closest in feature space, by comparing with everything.

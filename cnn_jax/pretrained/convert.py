@@ -17,6 +17,7 @@ from cnn_jax.pretrained.files import describe_own
 from cnn_jax.pretrained.files.own_checkpoints import KIND, OwnCheckpoint
 from cnn_jax.pretrained.load import load_pretrained
 from cnn_jax.pretrained.report import ConversionReport
+from cnn_jax.pretrained.rules import Origin
 
 
 def convert(
@@ -24,7 +25,7 @@ def convert(
     destination: str | os.PathLike[str],
     name: str,
     *,
-    source: str | None = None,
+    source: Origin | None = None,
     num_classes: int | None = None,
     key: jax.Array | None = None,
 ) -> tuple[ConversionReport, dict[str, Any]]:

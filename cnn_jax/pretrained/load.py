@@ -21,13 +21,14 @@ from cnn_jax.models.registry import sized_for
 from cnn_jax.pretrained import placement
 from cnn_jax.pretrained.files import open_weights
 from cnn_jax.pretrained.report import ConversionReport, some
+from cnn_jax.pretrained.rules import Origin
 
 
 def load_pretrained(
     model_or_name: nn.Module | str,
     path: str | os.PathLike[str] | Mapping[str, Any],
     *,
-    source: str | None = None,
+    source: Origin | None = None,
     num_classes: int | None = None,
     key: jax.Array | None = None,
 ) -> tuple[dict[str, Any], ConversionReport]:

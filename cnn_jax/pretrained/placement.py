@@ -16,7 +16,7 @@ from cnn_jax.pretrained.files import FLOATS, DamagedFileError, StoredArray
 from cnn_jax.pretrained.files.own_checkpoints import HEAD
 from cnn_jax.pretrained.key_maps import KEY_MAPS
 from cnn_jax.pretrained.report import some
-from cnn_jax.pretrained.rules import Rule, Transform
+from cnn_jax.pretrained.rules import KeyMap, Origin, Rule, Transform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,27 +46,30 @@ class Plan:
 def find_places(
     model: nn.Module,
     names: Collection[str],
-    source: str | None,
+    source: Origin | None,
     expected: Collection[str],
-) -> tuple[str, dict[str, Place | None]]:
+) -> tuple[Origin, dict[str, Place | None]]:
     """Returns the source and, for each name, its place or None if no rule fits.
 
     Raises:
       ValueError: If the source is unknown, or no name fits any.
     """
-    sources = {**KEY_MAPS.get(type(model), {}), "cnn_jax": None}
+    sources: dict[Origin, KeyMap | None] = {
+        **KEY_MAPS.get(type(model), {}),
+        "cnn_jax": None,
+    }
     if source is not None and source not in sources:
         raise ValueError(
             f"source: got {source!r}, expected one of {sorted(sources)} for a "
             f"{type(model).__name__}, or None to find out."
         )
-    candidates = {}
+    candidates: dict[Origin, dict[str, Place | None]] = {}
     for candidate in sources if source is None else (source,):
         key_map = sources[candidate]
         rules = None if key_map is None else key_map(model)
         candidates[candidate] = {name: _find_place(name, rules) for name in names}
 
-    def num_found(candidate: str) -> int:
+    def num_found(candidate: Origin) -> int:
         places = filter(None, candidates[candidate].values())
         return sum(place.path in expected for place in places)
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 
 from cnn_jax.pretrained.files import Provenance
+from cnn_jax.pretrained.rules import Origin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,7 @@ class ConversionReport:
       provenance: Where the arrays come from.
     """
 
-    source: str
+    source: Origin
     loaded: Mapping[str, str]
     ignored: tuple[str, ...]
     cast: Mapping[str, tuple[str, str]]

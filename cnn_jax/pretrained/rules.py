@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import numpy as np
@@ -60,10 +60,13 @@ class Rule:
         )
 
 
+Origin = Literal["torchvision", "timm", "keras", "cnn_jax"]
+"""Whose names arrays have."""
+
 KeyMap = Callable[[Any], Sequence[Rule]]
 """Returns the rules for one model, whose fields say how many blocks it has."""
 
-KeyMaps = Mapping[type[nn.Module], Mapping[str, KeyMap]]
+KeyMaps = Mapping[type[nn.Module], Mapping[Origin, KeyMap]]
 """Model class -> source -> key map, which takes a model of that class."""
 
 

@@ -13,6 +13,7 @@ import jax
 from cnn_jax import trees
 from cnn_jax.training.anatomy import norm_parameters
 from cnn_jax.training.config import TrainConfig
+from cnn_jax.training.config.transfer import BatchNormMode
 
 UnfreezeSteps = Sequence[tuple[str, int]]
 """Pairs of a pattern and the number of steps during which its parameters stay."""
@@ -22,7 +23,7 @@ def frozen_mask(
     params: Any,
     batch_stats: Any,
     frozen_parameters: Sequence[str],
-    batch_norm: str,
+    batch_norm: BatchNormMode,
 ) -> Any:
     """Marks the parameters that never move.
 

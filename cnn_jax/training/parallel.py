@@ -28,7 +28,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -36,6 +36,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cnn_jax import sharding, trees
 from cnn_jax.layers import statistics_scope
+from cnn_jax.training.config.parallel import BatchNormScope, Strategy
 from cnn_jax.training.reduction import (
     average_leaves,
     differing_leaves,
@@ -44,12 +45,6 @@ from cnn_jax.training.reduction import (
 
 StepFn = Callable[[Any, Mapping[str, jax.Array], jax.Array], tuple[Any, Any]]
 """`(state, batch, key) -> (state, metrics)`, pure."""
-
-Strategy = Literal["jit", "shard_map", "pmap"]
-
-BatchNormScope = Literal["global", "device"] | int
-"""Whose images share the statistics of a batch normalisation: those of the whole batch,
-of one device, or of as many neighbouring devices as the number says."""
 
 
 # jit keys its cache on the callable: compared by identity, for trees have no hash.

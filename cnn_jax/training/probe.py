@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 Parameters = dict[str, jax.Array]
 """`{"kernel": (d, classes), "bias": (classes,)}`: a dense layer's."""
 
-METHODS = ("lbfgs", "sgd")
+Method = Literal["lbfgs", "sgd"]
 """How `fit_logistic_regression` minimises."""
+
+METHODS: tuple[Method, ...] = get_args(Method)
+"""All of them."""
 
 
 class FitReport(NamedTuple):
@@ -47,7 +50,7 @@ def fit_logistic_regression(
     num_classes: int,
     *,
     l2: float,
-    method: str = "lbfgs",
+    method: Method = "lbfgs",
     tolerance: float = 1e-5,
     max_iterations: int = 1000,
     key: jax.Array | None = None,

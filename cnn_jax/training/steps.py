@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from cnn_jax import kernels as K
 from cnn_jax.layers import frozen_statistics
 from cnn_jax.training.config import TrainConfig
+from cnn_jax.training.config.transfer import BatchNormMode
 from cnn_jax.training.evaluation import Batch, Metrics, is_correct
 from cnn_jax.training.freezing import (
     UnfreezeSteps,
@@ -43,7 +44,7 @@ def train_step(
     ema_decay: float | None = None,
     frozen_parameters: Sequence[str] = (),
     unfreeze_steps: UnfreezeSteps = (),
-    batch_norm: str = "train",
+    batch_norm: BatchNormMode = "train",
     skip_non_finite: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """Takes one step along the gradient of the batch's mean loss.
@@ -182,7 +183,7 @@ def step_options(
 
 
 def _keep_frozen(
-    is_frozen: Any, batch_norm: str, state: TrainState, new_state: TrainState
+    is_frozen: Any, batch_norm: BatchNormMode, state: TrainState, new_state: TrainState
 ) -> TrainState:
     """Returns the new state with what is frozen out of the old one."""
 
@@ -208,7 +209,7 @@ def _differentiate(
     is_frozen: Any,
     label_smoothing: float,
     auxiliary_weight: float,
-    batch_norm: str,
+    batch_norm: BatchNormMode,
     params: Any,
     batch: Batch,
     key: jax.Array,

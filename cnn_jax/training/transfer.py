@@ -35,7 +35,12 @@ from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.feature_cache import Features, split_features
 from cnn_jax.training.keys import make_keys
 from cnn_jax.training.loop import FitResult, fit
-from cnn_jax.training.probe import FitReport, Parameters, fit_logistic_regression
+from cnn_jax.training.probe import (
+    FitReport,
+    Method,
+    Parameters,
+    fit_logistic_regression,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +74,7 @@ def feature_extraction(
     train: data.Source,
     test: data.Source,
     *,
-    method: str = "lbfgs",
+    method: Method = "lbfgs",
     cache_dir: str | os.PathLike[str] | None = None,
     mesh: Mesh | None = None,
     **options: Any,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -15,7 +16,10 @@ LEVELS = 9
 Step = tuple[str, float, int]
 """An operation, its probability and its magnitude (0 for one that has none)."""
 
-AUTO_AUGMENT: dict[str, tuple[tuple[Step, Step], ...]] = {
+LearnedPolicy = Literal["imagenet", "cifar10"]
+"""What an AutoAugment policy was learned on."""
+
+AUTO_AUGMENT: dict[LearnedPolicy, tuple[tuple[Step, Step], ...]] = {
     # Cubuk et al. (2019), table 9.
     "imagenet": (
         (("posterize", 0.4, 8), ("rotate", 0.6, 9)),
@@ -90,7 +94,7 @@ class AutoAugment:
       ValueError: If there is no such policy.
     """
 
-    policy: str = "imagenet"
+    policy: LearnedPolicy = "imagenet"
 
     def __post_init__(self) -> None:
         if self.policy not in AUTO_AUGMENT:

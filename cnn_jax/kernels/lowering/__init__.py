@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
+from typing import Any, Literal, get_args
 
 import jax
 from jax import lax
@@ -18,7 +19,8 @@ from jax import lax
 from cnn_jax.geometry import Window
 from cnn_jax.kernels.lowering import cpu, xla
 
-TARGETS = ("cpu", "gpu", "tpu")
+Platform = Literal["cpu", "gpu", "tpu"]
+TARGETS = get_args(Platform)
 
 # A user context is part of JAX's trace cache key: a function traced for one target is
 # traced again for another.
@@ -26,7 +28,7 @@ _target = jax.make_user_context(default_value=None)
 
 
 @contextlib.contextmanager
-def target_platform(platform: str) -> Iterator[None]:
+def target_platform(platform: Platform) -> Iterator[None]:
     """Traces kernels for `platform` instead of for JAX's default backend.
 
     Needed only where a program is traced on one platform and compiled for another, as
@@ -46,9 +48,9 @@ def target_platform(platform: str) -> Iterator[None]:
         yield
 
 
-def current_target() -> str:
+def current_target() -> Platform:
     """Returns the platform that kernels are being traced for: cpu, gpu or tpu."""
-    platform = _target.value or jax.default_backend()
+    platform: Any = _target.value or jax.default_backend()
     # Plug-in backends carry names of their own ("cuda", "rocm").
     return platform if platform in TARGETS else "gpu"
 

@@ -13,12 +13,19 @@ from cnn_jax.training.config.requirements import (
     is_pattern,
 )
 
+Strategy = Literal["jit", "shard_map", "pmap"]
+"""How a step is spread over devices; see `ParallelConfig.parallel`."""
+
+BatchNormScope = Literal["global", "device"] | int
+"""Whose images share the statistics of a batch normalisation: those of the whole batch,
+of one device, or of as many neighbouring devices as the number says."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ParallelConfig:
     """The part of `TrainConfig` about devices and hosts."""
 
-    parallel: Literal["jit", "shard_map", "pmap"] = "jit"
+    parallel: Strategy = "jit"
     """`jit`: one program over the mesh; `shard_map`: each device's own step and one sum
     of gradients; `pmap`: the same, the old way."""
     mesh: str | None = None
@@ -28,7 +35,7 @@ class ParallelConfig:
     """With `fsdp`: pairs of a pattern on the state's paths and, for each dimension of
     its leaves, a mesh axis or `none`, such as `head/kernel$ none,fsdp`. The first that
     matches decides; large leaves that none matches are split."""
-    batch_norm_scope: Literal["global", "device"] | int = "global"
+    batch_norm_scope: BatchNormScope = "global"
     """Whose images share batch-norm statistics: those of the whole batch, of one
     device, or of this number of devices."""
     reduce_dtype: Literal["bfloat16"] | None = None

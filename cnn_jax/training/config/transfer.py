@@ -12,6 +12,9 @@ from cnn_jax.training.config.requirements import (
     not_negative,
 )
 
+BatchNormMode = Literal["train", "adapt", "frozen"]
+"""What batch normalisation does in training; see `TransferConfig.batch_norm`."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TransferConfig:
@@ -21,7 +24,7 @@ class TransferConfig:
     """Weights to start from: a file, a converted checkpoint or `hf-hub:OWNER/NAME`, as
     `cnn_jax.load_pretrained` takes them. The last layer starts anew where theirs is for
     another number of classes. Default: start from random weights."""
-    batch_norm: Literal["train", "adapt", "frozen"] = "train"
+    batch_norm: BatchNormMode = "train"
     """`train`: batches are normalised by their own statistics, running ones follow,
     scales and biases learn. `adapt`: the same, but scales and biases never move, so
     that statistics alone do. `frozen`: batches are normalised by the running statistics
