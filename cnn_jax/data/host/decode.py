@@ -1,9 +1,14 @@
 """Image files to pixels, with Pillow: upright, 8 bits, one or three channels.
 
-Whatever a folder of photographs holds comes out alike: CMYK, palettes, transparency and
-16 bits are converted, a rotation noted in EXIF is carried out, of an animation the
-first frame is taken. What cannot be decoded is an `ImageError` that names the file, and
-a file whose header promises more pixels than allowed is refused before any are made.
+Whatever a folder of photographs holds comes out alike: CMYK, LAB, palettes,
+transparency and samples of other than 8 bits are converted, a rotation noted in EXIF is
+carried out, of an animation the first frame is taken. Colour profiles and gamma are not
+applied, as in most loaders. What cannot be decoded is an `ImageError` that names the
+file, and a file whose header promises more pixels than allowed is refused before any
+are made.
+
+Grey of 16 bits is scaled by its range and rounded; of colours of 16 bits the upper 8
+are kept, as Pillow does. What wider integers become stands in `TiffImage`.
 """
 
 from __future__ import annotations
@@ -16,16 +21,43 @@ import warnings
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
+
+from cnn_jax.data.host import png, tiff
 
 MAX_PIXELS = 89_478_485
 """What is refused beyond: Pillow's own limit, a quarter of a gigabyte as RGB."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+_CODECS = {"WEBP": "webp", "JPEG2000": "jpg_2000", "AVIF": "avif"}
+"""Formats that Pillow can be built without, or is too old for; to its name of each."""
+
+
+def _is_built_in(kind: str) -> bool:
+    Image.init()
+    return kind in Image.OPEN and (
+        kind not in _CODECS or bool(features.check(_CODECS[kind]))
+    )
+
+
+_SAFE = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+
+FORMATS = tuple(filter(_is_built_in, _SAFE))
 """What is decoded, whatever a file is called.
 
-Pillow reads more, but not all of it by itself: an EPS file is handed to Ghostscript.
+Pillow reads more. Left out is what it does not decode by itself (an EPS file is handed
+to Ghostscript, a WMF to Windows), what holds several images or none (ICO, PSD, PDF),
+and what does not begin with a signature (TGA, PCX), so that any file may pass for it.
 """
+
+SUFFIXES = tuple(
+    sorted(
+        suffix
+        for suffix, kind in Image.registered_extensions().items()
+        # A JPEG from a camera may hold a second picture (MPO); a PFM is all floats.
+        if kind in (*FORMATS, "MPO") and suffix != ".pfm"
+    )
+)
+"""What the names of such files end with, in lower case."""
 
 _this_thread = threading.local()
 
@@ -94,13 +126,16 @@ def open_image(
         raise ImageError(origin, "the file is empty")
     _this_thread.decodes = True
     try:
-        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+        image = _open(encoded)
         if math.prod(image.size) > max_pixels:
             raise _too_large(origin, image.size, max_pixels)
         if smallest_side is not None:
             _draft(image, smallest_side)
         image.load()
-        return _to_mode(_upright(image), {1: "L", 3: "RGB"}[channels])
+        image = _upright(image)
+        if isinstance(image, tiff.TiffImage):
+            image = image.to_eight_bits()
+        return _to_mode(image, {1: "L", 3: "RGB"}[channels])
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -113,7 +148,7 @@ def open_image(
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(origin, f"too many pixels: {error}") from None
     # A damaged file makes decoders raise whatever they run into.
-    except (OSError, ValueError, SyntaxError, LookupError, MemoryError) as error:
+    except Exception as error:
         raise ImageError(origin, f"cannot be decoded: {error}") from error
     finally:
         _this_thread.decodes = False
@@ -147,6 +182,12 @@ def to_array(image: Image.Image) -> np.ndarray:
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
+def _open(encoded: bytes) -> Image.Image:
+    if encoded.startswith(tiff.PREFIXES):
+        return tiff.TiffImage(io.BytesIO(encoded))
+    return Image.open(io.BytesIO(png.without_metadata(encoded)), formats=FORMATS)
+
+
 def _too_large(origin: str, size: tuple[int, int], most: int) -> ImageError:
     return ImageError(
         origin, f"got {size[0]} x {size[1]} pixels, expected no more than {most:,}"
@@ -173,10 +214,16 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
         return image
     if image.mode == "F":
         raise ValueError("got floating-point pixels, of which the range is unknown")
-    if image.mode.startswith("I"):  # 16 bits, of which Pillow would clip all above 255
+    if image.mode.startswith("I"):
+        # 16 bits whatever the mode, since TIFFs come here with 8; some of Pillow's
+        # versions would clip all above 255.
         pixels = np.asarray(image).astype(np.float64)
         image = Image.fromarray(np.round(pixels / 257).clip(0, 255).astype(np.uint8))
-    elif image.mode in ("P", "LA", "PA", "La"):
+    elif image.mode in ("P", "LA", "PA"):
         # By way of RGBA, which knows transparent entries of a palette.
         image = image.convert("RGBA")
+    elif image.mode == "La":  # grey times transparency, which converts to this alone
+        image = image.convert("LA")
+    elif image.mode == "LAB":
+        image = image.convert("RGB")
     return image.convert(mode)
