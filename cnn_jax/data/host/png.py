@@ -34,7 +34,8 @@ def without_metadata(encoded: bytes) -> bytes:
     """
     if not encoded.startswith(_SIGNATURE):
         return encoded
-    kept, keywords = [_SIGNATURE], set()
+    kept = [_SIGNATURE]
+    keywords: set[bytes] = set()
     for kind, content, chunk in _chunks(encoded):
         if kind[:1].isupper() or kind == b"eXIf":
             kept.append(chunk)

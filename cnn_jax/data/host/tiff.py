@@ -6,6 +6,8 @@ some files white as 0. What they mean stands in the file's tags, which are read 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from PIL import Image, ImageChops, TiffImagePlugin
 
@@ -64,23 +66,20 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
                 f"a TIFF with {self.mode} planes of {self._bits} bits is not read here"
             )
         self.tile = [
-            tile._replace(args=(self._raw_mode(tile), *tile.args[1:]))
+            tile._replace(args=self._layout(tile.codec_name, tile.args))
             for tile in self.tile
         ]
 
-    def _raw_mode(self, tile) -> str:
-        """Returns the layout of a tile's samples, of which Pillow gets some wrong."""
-        raw_mode = tile.args[0]
-        if tile.codec_name == "libtiff":
+    def _layout(self, codec: str, layout: Any) -> tuple[Any, ...]:
+        """Returns how a tile's samples lie, which Pillow gets wrong for some."""
+        raw_mode, *others = layout
+        if codec == "libtiff":
             # It hands out samples in the machine's byte order, whatever the file's.
-            return {
-                "I;16BS": "I;16NS",
-                "I;32BS": "I;32NS",
-                "F;32BF": "F;32NF",
-            }.get(raw_mode, raw_mode)
-        if self._bits == 16 and raw_mode in ("R", "G", "B", "A"):
-            return f"{raw_mode};16{'L' if self.tag_v2.prefix == b'II' else 'B'}"
-        return raw_mode
+            native = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
+            raw_mode = native.get(raw_mode, raw_mode)
+        elif self._bits == 16 and raw_mode in ("R", "G", "B", "A"):
+            raw_mode += ";16L" if self.tag_v2.prefix == b"II" else ";16B"
+        return (raw_mode, *others)
 
     def to_eight_bits(self) -> Image.Image:
         """Returns the decoded image with samples of 8 bits, black as 0.

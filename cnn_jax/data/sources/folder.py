@@ -5,22 +5,28 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
+import warnings
 
 import numpy as np
 
+from cnn_jax.data.host.decode import SUFFIXES
 from cnn_jax.data.source import Example, Features
 from cnn_jax.data.sources.content import hash_files
-
-SUFFIXES = (".jpg", ".jpeg", ".png")
-"""Of the files that count, in any case; others are left alone."""
+from cnn_jax.data.sources.listing import LeftOut, list_classes, list_images
 
 
 class Folder:
     """Image files under `root/SPLIT/CLASS/`, of any size.
 
     Classes are the directories' names, sorted; examples are sorted by path, so that the
-    same files have the same numbers everywhere. A `root` whose directories are not
-    named like splits may hold the classes themselves: it is then the split `"train"`.
+    same files have the same numbers everywhere. A class has all images below its
+    directory, linked directories included, each directory once. A `root` whose
+    directories are not named like splits may hold the classes themselves: it is then
+    the split `"train"`.
+
+    What counts as an image is told by the name: `SUFFIXES`, in any case. Hidden files
+    and directories and what operating systems leave behind (`__MACOSX`, `@eaDir`) are
+    passed over at every level.
 
     Args:
       root: The directory.
@@ -29,7 +35,11 @@ class Folder:
     Raises:
       FileNotFoundError: If there is no such directory, or no such split in it.
       PermissionError: If a directory cannot be read.
-      ValueError: If there is no class, or a class has no image.
+      ValueError: If there is no class, a class has no image, or its name is no UTF-8.
+
+    Warns:
+      UserWarning: If files, links or directories are left out; it says how many of
+        which kind. Texts (`.txt`, `.json`, ...) are not counted.
     """
 
     SPLITS = ("train", "val", "validation", "test")
@@ -39,20 +49,29 @@ class Folder:
         self.name: str = f"folder:{self.root}"
         self.split: str = split
         directory = self._directory(split)
-        classes = _directories(directory)
+        left_out = LeftOut(directory)
+        classes = list_classes(directory, left_out)
         if not classes:
             raise ValueError(
-                f"{directory}: got no directory in it, expected one per class."
+                f"{directory}: got no directory in it, expected one per class"
+                f"{_but(left_out)}."
             )
         self.class_names: tuple[str, ...] = tuple(path.name for path in classes)
-        files = [_images(path) for path in classes]
+        _check_names(directory, self.class_names)
+        files = [list_images(path, left_out) for path in classes]
         empty = [
             str(path) for path, found in zip(classes, files, strict=True) if not found
         ]
         if empty:
             raise ValueError(
                 f"{directory}: expected images ({', '.join(SUFFIXES)}) of every class, "
-                f"found none in {', '.join(empty)}."
+                f"found none in {', '.join(empty)}{_but(left_out)}."
+            )
+        if str(left_out):
+            warnings.warn(
+                f"{self.name}, split {split!r}: left out {left_out}. Images are read "
+                f"from files that end with {', '.join(SUFFIXES)}.",
+                stacklevel=2,
             )
         self._directory_path = directory
         # Relative names as one array of bytes: a million paths in a few megabytes.
@@ -91,10 +110,11 @@ class Folder:
             raise FileNotFoundError(
                 f"{self.root}: expected a directory with one for each split or class."
             )
-        names = [path.name for path in _directories(self.root)]
+        names = [path.name for path in list_classes(self.root, LeftOut(self.root))]
         if split in names:
             return self.root / split
-        splits = [name for name in names if name in self.SPLITS]
+        # Of a file system that tells `Test` from `test`, else they would be classes.
+        splits = [name for name in names if name.lower() in self.SPLITS]
         if splits or split != "train":
             raise FileNotFoundError(
                 f"{self.root / split}: expected a directory per class in it; "
@@ -107,24 +127,16 @@ class Folder:
         return self.root
 
 
-def _directories(path: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(
-        (entry for entry in path.iterdir() if _is_visible_directory(entry)),
-        key=lambda entry: entry.name,
-    )
+def _but(left_out: LeftOut) -> str:
+    return f", but {left_out}, which are not read" if str(left_out) else ""
 
 
-def _is_visible_directory(path: pathlib.Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".")
-
-
-def _images(path: pathlib.Path) -> list[pathlib.Path]:
-    def raise_error(error: OSError) -> None:
-        raise error  # os.walk would skip a directory that it cannot read
-
-    return sorted(
-        pathlib.Path(directory) / name
-        for directory, _, names in os.walk(path, onerror=raise_error)
-        for name in names
-        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-    )
+def _check_names(directory: pathlib.Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"{directory}: got a directory called {os.fsencode(name)!r}, expected "
+                "names of classes in UTF-8; rename it."
+            ) from None

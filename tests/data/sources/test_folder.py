@@ -3,7 +3,9 @@
 import os
 import pathlib
 import pickle
+import re
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from PIL import Image
 
 from cnn_jax import data
 from cnn_jax.data import load_dataset, open_source
+from cnn_jax.data.host import decode_image
+from cnn_jax.data.host.decode import FORMATS, SUFFIXES
 
 
 def open_folder(root, split="train"):
@@ -47,6 +51,275 @@ def test_other_files_are_left_alone_and_nested_ones_count(folder, tmp_path):
     assert len(found) == 24
     origins = {found[index].origin: found[index].label for index in range(24)}
     assert origins[str(nested)] == 1
+
+
+def save(path, shade=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 4), (shade, 0, 0)).save(path, "PNG")
+    return path
+
+
+def files_of(source):
+    """The examples' paths below the split, with the names of their classes."""
+    origins = [source[index] for index in range(len(source))]
+    return {
+        str(pathlib.Path(each.origin).relative_to(source.root / source.split)): (
+            source.class_names[each.label]
+        )
+        for each in origins
+    }
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Two classes of one image each."""
+    for name in ("cat/1.png", "dog/1.png"):
+        save(tmp_path / "data" / "train" / name)
+    return tmp_path / "data"
+
+
+SMALL = {"cat/1.png": "cat", "dog/1.png": "dog"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(".hidden", ".ipynb_checkpoints", "__MACOSX", "@eaDir", "lost+found"),
+        *("$RECYCLE.BIN", "System Volume Information", "#recycle", "__pycache__"),
+    ],
+)
+def test_hidden_directories_are_passed_over_at_every_level(small, name):
+    before = open_folder(small).fingerprint
+    for place in ("", "train", "train/cat", "train/dog/deeper/still"):
+        save(small / place / name / "x.jpg")
+        save(small / place / name / "nested" / "x.jpg")
+    assert files_of(open_folder(small)) == SMALL
+    assert open_folder(small).fingerprint == before
+    # Also where the root holds the classes.
+    source = open_folder(small / "train")
+    assert (len(source), source.class_names) == (2, ("cat", "dog"))
+
+
+def test_hidden_files_are_passed_over(small):
+    for name in (".x.jpg", "._1.png", ".DS_Store", "Thumbs.db", "desktop.ini"):
+        for place in ("", "train", "train/cat", "train/cat/deeper"):
+            save(small / place / name)
+    assert files_of(open_folder(small)) == SMALL
+
+
+def test_linked_directories_are_followed(small, tmp_path):
+    save(tmp_path / "elsewhere" / "2.png")
+    save(tmp_path / "elsewhere" / "deep" / "3.png")
+    (small / "train" / "cat" / "more").symlink_to(tmp_path / "elsewhere")
+    (small / "train" / "owl").symlink_to(tmp_path / "elsewhere")
+    (small / "train" / "dog" / "linked.png").symlink_to(tmp_path / "elsewhere/2.png")
+    assert files_of(open_folder(small)) == SMALL | {
+        "cat/more/2.png": "cat",
+        "cat/more/deep/3.png": "cat",
+        "dog/linked.png": "dog",
+        "owl/2.png": "owl",
+        "owl/deep/3.png": "owl",
+    }
+    inside = save(tmp_path / "elsewhere" / "deep" / ".hidden" / "4.png")
+    (tmp_path / "elsewhere" / ".link").symlink_to(inside.parent)
+    assert len(open_folder(small)) == 7
+    # A link in what is linked.
+    save(tmp_path / "third" / "5.png")
+    (tmp_path / "elsewhere" / "third").symlink_to(tmp_path / "third")
+    assert files_of(open_folder(small))["cat/more/third/5.png"] == "cat"
+
+
+def test_no_directory_of_a_class_is_read_twice(small, tmp_path):
+    cat = small / "train" / "cat"
+    save(cat / "z" / "2.png")
+    save(tmp_path / "elsewhere" / "sub" / "3.png")
+    (cat / "a").symlink_to(cat / "z")  # of the same class, and before it by name
+    (cat / "b").symlink_to(tmp_path / "elsewhere")
+    (cat / "c").symlink_to(tmp_path / "elsewhere")
+    (cat / "d").symlink_to(tmp_path / "elsewhere" / "sub")
+    with pytest.warns(UserWarning, match="left out 3 links to dir.* are read already"):
+        source = open_folder(small)
+    assert files_of(source) == SMALL | {
+        "cat/z/2.png": "cat",
+        "cat/b/sub/3.png": "cat",
+    }
+    # Two classes may have the same images.
+    (small / "train" / "dog" / "e").symlink_to(tmp_path / "elsewhere")
+    with pytest.warns(UserWarning, match="left out 3 links"):
+        assert files_of(open_folder(small))["dog/e/sub/3.png"] == "dog"
+
+
+@pytest.mark.parametrize("target", [".", "..", "../..", "../../..", "/", "up"])
+def test_links_that_lead_back_end(small, target):
+    """Followed, one to the split would put the images of all classes into one."""
+    (small / "train" / "cat" / "up").symlink_to(target)
+    with pytest.warns(UserWarning, match=r"left out 1 .*link.* \(cat/up\)\."):
+        source = open_folder(small)
+    assert files_of(source) == SMALL
+
+
+def test_links_between_directories_that_lead_back_end(small, tmp_path):
+    for name, other in (("one", "two"), ("two", "one")):
+        save(tmp_path / name / "2.png")
+        (tmp_path / name / "other").symlink_to(tmp_path / other)
+    (small / "train" / "cat" / "one").symlink_to(tmp_path / "one")
+    with pytest.warns(UserWarning, match=r"1 link to .*\(cat/one/other/other\)"):
+        source = open_folder(small)
+    assert files_of(source) == SMALL | {
+        "cat/one/2.png": "cat",
+        "cat/one/other/2.png": "cat",
+    }
+
+
+@pytest.mark.parametrize("target", [".", "..", "../.."])
+def test_a_link_that_leads_back_is_no_class(small, target):
+    (small / "train" / "all").symlink_to(target)
+    with pytest.warns(UserWarning, match=r"1 link to a directory .*\(all\)"):
+        assert open_folder(small).class_names == ("cat", "dog")
+
+
+def test_a_split_and_a_root_may_be_links(small, tmp_path):
+    (tmp_path / "linked").symlink_to(small)
+    (small / "test").symlink_to("train")
+    for split in ("train", "test"):
+        assert files_of(open_folder(tmp_path / "linked", split)) == SMALL
+    assert (
+        open_folder(tmp_path / "linked").fingerprint == open_folder(small).fingerprint
+    )
+
+
+def test_broken_links_are_named(small):
+    for place in ("cat/2.png", "dog/deeper", "owl"):
+        (small / "train" / place).symlink_to("nowhere")
+    with pytest.warns(
+        UserWarning,
+        match=r"left out 3 broken links \(cat/2\.png, dog/deeper, owl\)\. Images",
+    ):
+        assert files_of(open_folder(small)) == SMALL
+
+
+def test_what_is_left_out_is_said_once(small):
+    for number in range(1200):
+        (small / "train" / "cat" / f"{number:04}.HEIC").touch()
+    for name in ("dog/a.psd", "dog/b.heic", "dog/sub/noextension"):
+        path = small / "train" / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    save(small / "train" / "lost.png")
+    (small / "train" / "dog" / "labels.txt").touch()
+    with pytest.warns(UserWarning, match="left out") as found:
+        source = open_folder(small)
+    assert files_of(source) == SMALL
+    assert [str(each.message) for each in found] == [
+        f"{source.name}, split 'train': left out "
+        "1,201 .heic files (cat/0000.HEIC, cat/0001.HEIC, cat/0002.HEIC, ...), "
+        "1 .psd file (dog/a.psd), "
+        "1 file without an extension (dog/sub/noextension), "
+        "1 image outside the directories of classes (lost.png). "
+        f"Images are read from files that end with {', '.join(SUFFIXES)}."
+    ]
+    assert found[0].filename == data.sources.__file__
+
+
+def test_many_kinds_are_summed_up(small):
+    for number in range(30):
+        (small / "train" / "cat" / f"image.{number:03}").touch()
+    with pytest.warns(UserWarning, match=r"1 \.005 file \(cat/image\.005\), 24 others"):
+        open_folder(small)
+
+
+@pytest.mark.parametrize("upper", [False, True])
+def test_all_that_can_be_decoded_is_read(tmp_path, upper):
+    suffixes = [suffix.upper() if upper else suffix for suffix in SUFFIXES]
+    for suffix in suffixes:
+        path = tmp_path / "train" / suffix[1:] / f"1{suffix}"
+        path.parent.mkdir(parents=True)
+        kind = Image.registered_extensions()[suffix.lower()]
+        mode = "1" if suffix.lower() == ".pbm" else "L"
+        Image.new(mode, (8, 8), 255).save(path, kind)
+    source = open_folder(tmp_path)
+    assert len(source) == len(suffixes)
+    for index in range(len(source)):
+        example = source[index]
+        pixels = decode_image(example.image, origin=example.origin)
+        assert pixels.shape == (8, 8, 3)
+        assert pixels.min() > 250
+
+
+def test_every_format_has_a_suffix():
+    kinds = {Image.registered_extensions()[suffix] for suffix in SUFFIXES}
+    assert kinds == {*FORMATS, "MPO"}
+
+
+def test_a_class_of_which_nothing_is_read(small):
+    (small / "train" / "owl").mkdir()
+    (small / "train" / "owl" / "a.heic").touch()
+    (small / "train" / "owl" / "b.txt").touch()
+    with pytest.raises(
+        ValueError,
+        match=r"found none in \S+/owl, but 1 \.heic file \(owl/a\.heic\), which are",
+    ):
+        open_folder(small)
+
+
+def test_images_without_directories(tmp_path):
+    save(tmp_path / "train" / "1.png")
+    with pytest.raises(
+        ValueError, match=r"expected one per class, but 1 image outside .*\(1\.png\)"
+    ):
+        open_folder(tmp_path)
+
+
+def test_names_of_classes(small):
+    """Names are taken as they are; those that differ at all are different classes."""
+    composed = unicodedata.normalize("NFC", "caf\u00e9")
+    names = {"Cat", "cat ", composed, unicodedata.normalize("NFD", composed)}
+    for name in names:
+        save(small / "train" / name / "x.png")
+    if len(list((small / "train").iterdir())) < 6:
+        pytest.skip("The file system does not tell such names apart.")
+    assert open_folder(small).class_names == tuple(sorted({*names, "cat", "dog"}))
+    try:
+        os.mkdir(os.fsencode(small / "train") + b"/caf\xe9")
+    except OSError:
+        return  # macOS refuses it by itself
+    with pytest.raises(
+        ValueError, match=re.escape(r"called b'caf\xe9', expected name")
+    ):
+        open_folder(small)
+
+
+def test_names_of_files_may_be_anything(small):
+    name = os.fsencode(small / "train" / "cat") + b"/caf\xe9.png"
+    try:
+        shutil.copy(small / "train/cat/1.png", os.fsdecode(name))
+    except OSError:
+        pytest.skip("The file system takes names in UTF-8 only.")
+    source = open_folder(small)
+    assert len(source) == 3
+    assert source[1].image == source[0].image
+    assert len(source.fingerprint) == 64
+    os.rename(name, name.replace(b".png", b".heic"))
+    with pytest.warns(UserWarning, match=r"1 \.heic file \(cat/caf\\xe9\.heic\)"):
+        open_folder(small)
+
+
+def test_splits_in_capitals_are_no_classes(small):
+    (small / "train").rename(small / "Train")
+    save(small / "Test" / "cat" / "1.png")
+    if (small / "train").exists():
+        pytest.skip("The file system does not tell such names apart.")
+    with pytest.raises(
+        FileNotFoundError, match=r"splits there are \['Test', 'Train'\]"
+    ):
+        open_folder(small)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_what_is_no_file_is_not_opened(small):
+    os.mkfifo(small / "train" / "cat" / "2.png")
+    with pytest.warns(UserWarning, match=r"left out 1 special file \(cat/2\.png\)"):
+        assert files_of(open_folder(small)) == SMALL
 
 
 def test_a_root_of_classes_is_the_training_split(folder):
