@@ -92,7 +92,8 @@ def predict(
     Args:
       weights: What `load_pretrained` reads: a file, a name on the Hub, or a directory
         that `cnn-jax convert` or a training run wrote.
-      images: Paths of image files in any format that Pillow reads; at least one.
+      images: Paths of image files in one of `cnn_jax.data.host.decode.FORMATS`; at
+        least one.
       model: The model's name; None takes the one that a checkpoint names.
       num_classes: How many classes the weights are for; None takes what a checkpoint
         says, the number of names, or the model's usual number.

@@ -44,7 +44,7 @@ def read_run(directory: pathlib.Path) -> dict[str, Any]:
     """
     try:
         about, result = (
-            json.loads((directory / name).read_text(encoding="utf-8"))
+            json.loads((directory / name).read_bytes())
             for name in ("config.json", "result.json")
         )
     except (OSError, ValueError) as error:

@@ -258,19 +258,22 @@ def test_mistakes_exit_with_2(capsys, folder, tmp_path, monkeypatch, arguments, 
     assert not list(tmp_path.iterdir())
 
 
-def test_an_empty_line_is_no_name(capsys, folder, tmp_path):
-    (tmp_path / "names.txt").write_text("a\n\nb\n\n\n")
-    arguments = (
-        folder / "weights.safetensors",
-        folder / "one.png",
-        "--model",
-        "lenet5",
-    )
-    status, _, err = run(
-        capsys, "predict", *arguments, "--classes", tmp_path / "names.txt"
-    )
-    assert status == 2
-    assert "an empty line 2" in err
+def test_files_of_names(capsys, folder, tmp_path):
+    path = tmp_path / "names.txt"
+    arguments = [folder / "weights.safetensors", folder / "one.png", "--json"]
+    arguments += ["--model", "lenet5", "--top", 10, "--classes", path]
+    path.write_text("\n".join(NAMES) + "\n", encoding="utf-8-sig")
+    status, out, _ = run(capsys, "predict", *arguments)
+    assert status == 0
+    assert sorted(json.loads(out)[0]["names"]) == sorted(NAMES)
+    for content, reason in (
+        (b"a\n\nb\n\n\n", "an empty line 2"),
+        ("z\xe9ro\nun\n".encode("latin-1"), "bytes that are not utf-8 in line 1"),
+    ):
+        path.write_bytes(content)
+        status, _, err = run(capsys, "predict", *arguments)
+        assert status == 2
+        assert err.startswith(f"cnn-jax: error: {path}: got {reason}")
 
 
 def test_weights_that_know_their_preprocessing_are_believed():

@@ -15,20 +15,6 @@ from cnn_jax.report.words import count
 HELP = "Classify image files, and show where a network looks."
 
 
-def _read_class_names(path: str | None) -> list[str] | None:
-    """Reads one name a line."""
-    if path is None:
-        return None
-    with open(path, encoding="utf-8") as file:
-        names = [line.strip() for line in file.read().rstrip().split("\n")]
-    if not all(names):
-        raise UsageError(
-            f"--classes: got {path} with an empty line {names.index('') + 1}, expected "
-            "one name a line."
-        )
-    return names
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument(
@@ -38,7 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what it converts",
     )
     parser.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="files in any format Pillow reads"
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000 or AVIF files",
     )
     parser.add_argument(
         "--model",
@@ -78,15 +67,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Runs the command and returns the exit status."""
     from cnn_jax.checkpoint import CheckpointError
+    from cnn_jax.data.class_names import read_class_names
     from cnn_jax.prediction import predict
 
     try:
+        names = None if options.classes is None else read_class_names(options.classes)
         predictions = predict(
             options.weights,
             options.images,
             model=options.model,
             num_classes=options.num_classes,
-            class_names=_read_class_names(options.classes),
+            class_names=names,
             top=options.top,
             cam_directory=options.cam,
             endpoint=options.endpoint,

@@ -162,16 +162,17 @@ def read_run(directory: pathlib.Path) -> FinishedRun:
     return FinishedRun(about, result, steps)
 
 
-def _read(path: pathlib.Path, parse: Callable[[str], Any]) -> Any:
-    text = path.read_text(encoding="utf-8")
+def _read(path: pathlib.Path, parse: Callable[[bytes], Any]) -> Any:
+    content = path.read_bytes()
     try:
-        return _finite(parse(text))
+        # From bytes, since the parser then knows what a byte-order mark is.
+        return _finite(parse(content))
     except ValueError as error:
         raise ValueError(f"{path}: expected JSON, but {error}") from error
 
 
-def _parse_lines(text: str) -> list[Record]:
-    return [json.loads(line) for line in text.splitlines()]
+def _parse_lines(content: bytes) -> list[Record]:
+    return [json.loads(line) for line in content.splitlines()]
 
 
 def _finite(value: Any) -> Any:

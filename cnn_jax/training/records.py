@@ -139,7 +139,8 @@ def _naming(path: pathlib.Path) -> Iterator[None]:
 def _lines_up_to(path: pathlib.Path, step: int, epoch: int) -> list[str]:
     kept = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        # From bytes, since the parser then knows what a byte-order mark is.
+        for line in path.read_bytes().splitlines(keepends=True):
             try:
                 found = json.loads(line)
             except ValueError:  # a line torn by the kill, hence the last one
@@ -147,7 +148,7 @@ def _lines_up_to(path: pathlib.Path, step: int, epoch: int) -> list[str]:
             ends_epoch = found["event"] == "epoch"
             if found["step"] > step or (ends_epoch and found["epoch"] > epoch):
                 break
-            kept.append(line)
+            kept.append(line.decode("utf-8-sig"))
     return kept
 
 

@@ -79,9 +79,18 @@ def test_no_config(hub, folder):
     assert report.provenance.preprocessing == {}
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"mean": 3}', '{"input_size": [1]}'])
+def test_a_config_with_a_byte_order_mark(hub, folder):
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text, encoding="utf-8-sig")
+    _, report = cnn_jax.load_pretrained("lenet5", NAME)
+    assert report.provenance.preprocessing["mean"] == [0.5]
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"[]", b'{"mean": 3}', b'{"input_size": [1]}', b'{"a": "\xe9"}']
+)
 def test_a_damaged_config(content, hub, folder):
-    (folder / "config.json").write_text(content)
+    (folder / "config.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"got a damaged config.json"):
         cnn_jax.load_pretrained("lenet5", NAME)
 

@@ -345,6 +345,18 @@ def test_a_damaged_file_is_named(tmp_path):
         write_run_page(run_dir)
 
 
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "result.json"])
+def test_files_that_an_editor_saved(tmp_path, name):
+    path = write_files(tmp_path / "run", [epoch(1)]) / name
+    page = write_run_page(tmp_path / "run").read_bytes()
+    text = path.read_text()
+    path.write_text(text, encoding="utf-8-sig")
+    assert write_run_page(tmp_path / "run").read_bytes() == page
+    path.write_bytes(text.replace("e", "\xe9").encode("latin-1"))
+    with pytest.raises(ValueError, match=rf"run/{name}: expected JSON, but .*utf-8"):
+        write_run_page(tmp_path / "run")
+
+
 def test_the_home_directory_may_be_meant_by_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write_files(tmp_path / "run", [epoch(1)])

@@ -43,6 +43,16 @@ def test_lines_beyond_the_restored_step_are_dropped(tmp_path, torn):
     assert [json.loads(line)["step"] for line in cut.splitlines()] == [1, 2, 3, 4]
 
 
+def test_a_byte_order_mark_does_not_cost_the_lines(tmp_path):
+    """As an editor on Windows leaves it in a file that was looked at and saved."""
+    write_run(tmp_path, [1, 2, 3])
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_text()
+    path.write_text(whole, encoding="utf-8-sig")
+    write_run(tmp_path, [3], resume=True, start=2)
+    assert path.read_text() == whole
+
+
 def test_starting_from_scratch_drops_every_line(tmp_path):
     write_run(tmp_path, [1, 2])
     write_run(tmp_path, [1], resume=True)

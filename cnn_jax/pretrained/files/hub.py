@@ -66,7 +66,7 @@ def fetch(name: str) -> Provenance:
     except (EntryNotFoundError, OSError):
         return Provenance(name, path, revision=commit)
     try:
-        content = json.loads(pathlib.Path(config).read_text(encoding="utf-8"))
+        content = json.loads(pathlib.Path(config).read_bytes())
         return Provenance(
             name, path, revision=commit, preprocessing=preprocessing_of(content)
         )
