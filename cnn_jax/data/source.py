@@ -17,7 +17,7 @@ class Example(NamedTuple):
     """One labelled image as a source holds it.
 
     Attributes:
-      image: Either an encoded file (JPEG or PNG bytes), or pixels: uint8 of shape
+      image: Either the bytes of an image file, or pixels: uint8 of shape
         `(height, width, channels)`.
       label: Below the number of classes.
       origin: What an error message calls it: the file's path, or `"mnist train[17]"`.

@@ -7,8 +7,9 @@ applied, as in most loaders. What cannot be decoded is an `ImageError` that name
 file, and a file whose header promises more pixels than allowed is refused before any
 are made.
 
-Grey of 16 bits is scaled by its range and rounded; of colours of 16 bits the upper 8
-are kept, as Pillow does. What wider integers become stands in `TiffImage`.
+Grey of 16 bits is scaled by its range and rounded; of colours of 16 bits, and of grey
+with transparency, Pillow keeps the upper 8, at most 1 away from that. What wider
+integers become stands in `TiffImage.to_eight_bits`.
 """
 
 from __future__ import annotations
