@@ -16,7 +16,7 @@ _MARKS = (
 )
 
 
-def read_class_names(path: str | os.PathLike) -> list[str]:
+def read_class_names(path: str | os.PathLike[str]) -> list[str]:
     """Reads one name a line.
 
     Args:

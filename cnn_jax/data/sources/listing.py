@@ -45,7 +45,7 @@ class LeftOut:
         self._numbers: collections.Counter[tuple[str, str]] = collections.Counter()
         self._examples: dict[tuple[str, str], list[str]] = {}
 
-    def add(self, path: str | os.PathLike, one: str, many: str) -> None:
+    def add(self, path: str | os.PathLike[str], one: str, many: str) -> None:
         """Counts a path as `one` of a kind, of which there may be `many`."""
         name = os.fsencode(os.path.relpath(path, self._root))
         kind = one, many
@@ -157,7 +157,7 @@ def _kind(entry: os.DirEntry[str]) -> str:
     return "file" if entry.is_file() else "special file"
 
 
-def _identity(path: str | os.PathLike) -> tuple[int, int]:
+def _identity(path: str | os.PathLike[str]) -> tuple[int, int]:
     status = os.stat(path)
     return status.st_dev, status.st_ino
 
