@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from cnn_jax.data.source import Example, Features
+from cnn_jax.data.source import Example, Features, cached_property
 from cnn_jax.data.subset import check_both_sides, check_fraction
 
 
@@ -86,7 +85,7 @@ class Dataset:
         """`(height, width, channels)`."""
         return self.images.shape[1:]
 
-    @functools.cached_property
+    @cached_property
     def fingerprint(self) -> str:
         """A sha256 over shape, class names, pixels and labels, in order."""
         total = hashlib.sha256()
@@ -95,7 +94,7 @@ class Dataset:
         total.update(np.ascontiguousarray(self.labels.astype("<i4")).data)
         return total.hexdigest()
 
-    @functools.cached_property
+    @cached_property
     def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of each channel, of pixels scaled to [0, 1]."""
         values = np.arange(256, dtype=np.float64) / 255

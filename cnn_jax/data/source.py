@@ -8,9 +8,17 @@ by number, so that a position in the data is an integer.
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple, Protocol, runtime_checkable
+import functools
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+
+if TYPE_CHECKING:
+    # What is computed once is read-only all the same, and pyright takes no other
+    # descriptor than a property for a protocol's.
+    cached_property = property
+else:
+    cached_property = functools.cached_property
 
 
 class Example(NamedTuple):

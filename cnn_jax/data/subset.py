@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 
 import numpy as np
 
-from cnn_jax.data.source import Example, Features, Source
+from cnn_jax.data.source import Example, Features, Source, cached_property
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,7 +39,7 @@ class Subset:
         """What the source's examples look like."""
         return self.source.features
 
-    @functools.cached_property
+    @cached_property
     def fingerprint(self) -> str:
         """A sha256 over the source's own and the indices."""
         total = hashlib.sha256(self.source.fingerprint.encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import pathlib
 import warnings
@@ -10,7 +9,7 @@ import warnings
 import numpy as np
 
 from cnn_jax.data.host.decode import SUFFIXES
-from cnn_jax.data.source import Example, Features
+from cnn_jax.data.source import Example, Features, cached_property
 from cnn_jax.data.sources.content import hash_files
 from cnn_jax.data.sources.listing import LeftOut, list_classes, list_images
 
@@ -89,7 +88,7 @@ class Folder:
         """Encoded colour images of any size."""
         return Features((None, None, 3), encoded=True)
 
-    @functools.cached_property
+    @cached_property
     def fingerprint(self) -> str:
         """A sha256 over paths, sizes and bytes; see `hash_files`."""
         names = [os.fsdecode(name) for name in self._files]

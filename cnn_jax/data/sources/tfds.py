@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import hashlib
 import os
 from typing import Any
 
 from cnn_jax.data.host.decode import ImageError
-from cnn_jax.data.source import Example, Features
+from cnn_jax.data.source import Example, Features, cached_property
 from cnn_jax.data.sources.content import hash_files
 
 DATA_VARIABLE = "CNN_JAX_DATA"
@@ -52,7 +51,7 @@ class TfdsSource:
                 "least one."
             )
 
-    @functools.cached_property
+    @cached_property
     def features(self) -> Features:
         """Images of the declared shape, encoded but for mocked data."""
         try:
@@ -61,7 +60,7 @@ class TfdsSource:
             encoded = True  # mocked data is never damaged
         return Features(self._shape, encoded)
 
-    @functools.cached_property
+    @cached_property
     def fingerprint(self) -> str:
         """A sha256 over the set's name and version, the split, classes and shards."""
         info = self._builder.info
@@ -92,7 +91,7 @@ class TfdsSource:
         opened = ("_builder", "_records")
         return {key: value for key, value in vars(self).items() if key not in opened}
 
-    @functools.cached_property
+    @cached_property
     def _builder(self) -> Any:
         import tensorflow_datasets as tfds
 
@@ -103,7 +102,7 @@ class TfdsSource:
             _require_prepared(self.name, directory)
             raise
 
-    @functools.cached_property
+    @cached_property
     def _records(self) -> Any:
         import tensorflow_datasets as tfds
 
