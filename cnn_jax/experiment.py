@@ -94,7 +94,8 @@ def _count_macs(model: Any, shape: tuple[int, int, int]) -> int | None:
 
 
 def _use_compilation_cache(directory: str | None) -> None:
-    if directory is not None and jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+    settings: Any = jax.config  # its fields are made when it is imported
+    if directory is not None and settings.jax_compilation_cache_dir is None:
         path = pathlib.Path(directory).expanduser().absolute()
         jax.config.update("jax_compilation_cache_dir", str(path))
 

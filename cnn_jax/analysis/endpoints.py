@@ -73,7 +73,7 @@ class TracedNetwork:
             raise ValueError(
                 f"endpoint: got {endpoint!r}, expected one of {list(self.endpoints)}."
             )
-        program = self._program
+        program: Any = self._program
         logits = program.outvars[0]
         place = program.outvars[1 + list(self.endpoints).index(endpoint)]
         above = _leading_to([logits], _equations_after(program, place))
@@ -168,7 +168,9 @@ def _as_function(
 ) -> Callable[..., Sequence[jax.Array]]:
     """Returns some of a program's equations as a function of arrays."""
     part = program.replace(constvars=(), invars=inputs, outvars=outputs, eqns=equations)
-    return core.jaxpr_as_fun(core.ClosedJaxpr(part, ()))
+    # What a type checker finds in there differs between versions of JAX.
+    extended: Any = core
+    return extended.jaxpr_as_fun(extended.ClosedJaxpr(part, ()))
 
 
 def _distinct(variables):

@@ -55,7 +55,7 @@ def residuals(fn: Callable[..., Any], *args: Any) -> list[jax.ShapeDtypeStruct]:
 
     # A traced value is one variable however often it is returned, so the variables
     # tell arrays apart where shapes and dtypes cannot.
-    saved = jax.make_jaxpr(save)(*args).jaxpr.outvars
+    saved: Any = jax.make_jaxpr(save)(*args).jaxpr.outvars
     distinct = {id(variable): variable.aval for variable in saved}
     return [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in distinct.values()]
 

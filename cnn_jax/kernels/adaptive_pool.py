@@ -130,7 +130,8 @@ def _product(matrix: np.ndarray, axis: int, x: jax.Array) -> jax.Array:
 def _sums_of_runs(matrix: np.ndarray, axis: int, x: jax.Array) -> jax.Array:
     """Does the same where the nonzero entries of each row are a run."""
     inside = matrix > 0
-    first, widths = inside.argmax(axis=1), inside.sum(axis=1)
+    first: np.ndarray = inside.argmax(axis=1)
+    widths: np.ndarray = inside.sum(axis=1)
     if widths.max() > _WIDE:
         sums = [
             jnp.sum(

@@ -93,9 +93,9 @@ def fit_logistic_regression(
     features, labels = jnp.asarray(features), jnp.asarray(labels)
     _check_examples(features, labels, num_classes)
     _check_options(l2, method, tolerance, max_iterations, key)
-    labels, l2 = labels.astype(jnp.int32), jnp.float32(l2)
-    scaled, means, factors = logistic.scale(features.astype(jnp.float32), l2)
-    examples = scaled, labels, factors, l2
+    labels, penalty = labels.astype(jnp.int32), jnp.float32(l2)
+    scaled, means, factors = logistic.scale(features.astype(jnp.float32), penalty)
+    examples = scaled, labels, factors, penalty
     width = scaled.shape[1]
     start = {
         "kernel": jnp.zeros((width, num_classes), jnp.float32),
