@@ -27,11 +27,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
-    # `testing` needs chex, which a machine that only runs the kernels may lack.
-    if name == "testing":
-        return importlib.import_module("cnn_jax.testing")
-    # The key maps are read only by those who load weights.
-    if name == "load_pretrained":
-        return importlib.import_module("cnn_jax.pretrained").load_pretrained
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Not for type checkers, to whom it would make every misspelt name one of the package.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str):
+        # `testing` needs chex, which a machine that only runs the kernels may lack.
+        if name == "testing":
+            return importlib.import_module("cnn_jax.testing")
+        # The key maps are read only by those who load weights.
+        if name == "load_pretrained":
+            return importlib.import_module("cnn_jax.pretrained").load_pretrained
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
