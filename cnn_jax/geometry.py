@@ -157,6 +157,29 @@ def spread_size(size: int, stride: int) -> int:
     return (size - 1) * stride + 1 if size > 0 else 0
 
 
+def crop_padding(
+    size: int, stride: int, padding: tuple[int, int]
+) -> tuple[int, int, tuple[int, int]]:
+    """Splits padding into a crop of the input and what is left to be padded.
+
+    Args:
+      size: The number of entries, before they are spread.
+      stride: The step between two entries once they are spread.
+      padding: `(low, high)`, added to the spread entries; negative amounts crop.
+
+    Returns:
+      `(start, limit, (low, high))`: which entries stay, and how the spread rest is
+      padded to the same positions, never by a negative amount while entries stay.
+      Where none stays, `start == limit`.
+    """
+    low, high = padding
+    start = -(-max(-low, 0) // stride)
+    limit = size - -(-max(-high, 0) // stride)
+    if start >= limit:
+        return 0, 0, (max(low + high + spread_size(size, stride), 0), 0)
+    return start, limit, (low + start * stride, high + (size - limit) * stride)
+
+
 def transposed_output_size(
     input_size: int,
     window: int,

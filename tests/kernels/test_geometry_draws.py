@@ -12,6 +12,10 @@ the twin with its gradients. Then
    along t, which takes the same program at v + h t and v - h t: what `check_grads` of
    order 2 in reverse mode compares, without another compilation.
 
+All of this is float64, in which a compiler may be right where it is wrong in another
+dtype. So what has a window is drawn again in float32, bfloat16 and float16: value and
+gradients, many draws to a program, against the textbook in float64.
+
 The draws are derandomized: the same ones in every run. Compiling their programs takes
 nearly all of the time, so by default there is a share of them; CI makes 500. By hand:
 
@@ -22,9 +26,10 @@ nearly all of the time, so by default there is a share of them; CI makes 500. By
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
@@ -68,15 +73,27 @@ def windows(draw, rank, has_dilation=True):
         "strides": draw(integers(1, 3, rank)),
     }
     if has_dilation:
-        options["dilation"] = draw(integers(1, 2, rank))
-    # A negative amount crops; a side never crops more than half of the input.
-    sides = [st.integers(-((n - 1) // 2), 3) for n in sizes]
+        options["dilation"] = draw(st.just((1,) * rank) | integers(1, 2, rank))
+    # A negative amount crops; two sides never crop more than the input.
+    pairs = []
+    for n in sizes:
+        side, crop = st.integers(-((n - 1) // 2), 3), st.integers(-n, -1)
+        beyond = st.integers(1, 4)
+        shifts = st.tuples(crop, beyond), st.tuples(beyond, crop)
+        pairs.append(st.one_of(st.tuples(side, side), *shifts, shifts[0]))
     options["padding"] = draw(
-        st.sampled_from(["SAME", "VALID"])
-        | st.integers(0, 2)
-        | st.tuples(*(st.tuples(side, side) for side in sides))
+        st.one_of(
+            st.sampled_from(["SAME", "VALID", 0, 1, 2]),
+            st.tuples(*pairs),
+            st.tuples(*pairs),
+        )
     )
     return sizes, options
+
+
+def channel_counts():
+    """Draws a number of channels: compilers take other ways from a vector's width."""
+    return st.sampled_from([1, 2, 3, 8, 8, 16])
 
 
 @st.composite
@@ -84,9 +101,8 @@ def convolution_geometries(draw, rank):
     """Draws the shapes of an input and a filter, and the options of a convolution."""
     sizes, options = draw(windows(rank))
     filter_sizes = options.pop("window")
-    batch, groups, inputs, outputs = (
-        draw(st.integers(1, most)) for most in (2, 3, 2, 3)
-    )
+    batch, groups = draw(st.integers(1, 2)), draw(st.sampled_from([1, 1, 2, 3]))
+    inputs, outputs = draw(channel_counts()), draw(channel_counts())
     x = (batch, *sizes, groups * inputs)
     w = (*filter_sizes, inputs, groups * outputs)
     return x, w, {**options, "groups": groups}
@@ -181,7 +197,7 @@ def poolings(draw, kernel, rank):
     geometry = dict(options)
     window = geometry.pop("window")
     y_sizes = Window.resolve(sizes, window, **geometry).output_sizes
-    batch, channels = draw(integers(1, 2, 2))
+    batch, channels = draw(st.integers(1, 2)), draw(channel_counts())
     x, dy = (batch, *sizes, channels), (batch, *y_sizes, channels)
     if not is_max:
         options["count_include_pad"] = draw(st.booleans())
@@ -361,6 +377,95 @@ def test_all_four_proofs(kernel, draws, rank, proofs, x64):
 
     check()
     assert len(proven) >= count
+
+
+# Kernels with a window, and how many draws are made of each in one dtype. What JAX
+# makes of the gradients, as of any other function, is drawn with the named gradients.
+WINDOWED = {
+    "conv": 108,
+    "conv_input_grad": 72,
+    "conv_filter_grad": 72,
+    "conv_transpose": 60,
+    "conv_general_dilated": 60,
+    "max_pool": 36,
+    "max_pool_grad": 24,
+    "avg_pool": 36,
+    "avg_pool_grad": 36,
+}
+DRAWS_PER_PROGRAM = 12
+
+# A rounding, relative to the number.
+ROUNDINGS = {jnp.float32: 2**-24, jnp.bfloat16: 2**-9, jnp.float16: 2**-11}
+
+
+def tolerance(dtype, terms):
+    """Returns how far a sum may be off, relative to a result's largest entry.
+
+    A few roundings of operands and result, and a random walk of those of its terms.
+    """
+    return ROUNDINGS[dtype] * (4 + math.sqrt(terms))
+
+
+def draws_in_dtypes():
+    for kernel, count in WINDOWED.items():
+        for dtype in ROUNDINGS:
+            name = f"{kernel}-{dtype.__name__}"
+            if dtype != jnp.float16:
+                yield pytest.param(kernel, dtype, DRAWS_PER_PROGRAM, id=f"{name}-few")
+            slow = pytest.mark.slow
+            yield pytest.param(kernel, dtype, count, id=f"{name}-500", marks=slow)
+
+
+def test_there_are_500_in_each_dtype():
+    assert sum(WINDOWED.values()) >= 500
+
+
+@pytest.mark.parametrize(("kernel", "dtype", "count"), list(draws_in_dtypes()))
+def test_in_other_dtypes_than_the_proofs(kernel, dtype, count, proofs):
+    strategy = ALL_DRAWS[kernel][0]
+    cases = []
+
+    @settings(
+        max_examples=count,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=st.integers(1, 3).flatmap(lambda rank: strategy(kernel, rank)))
+    def collect(case):
+        cases.append(case)
+
+    collect()
+    assert len(cases) >= count
+    for start in range(0, len(cases), DRAWS_PER_PROGRAM):
+        assert_right_in_dtype(cases[start : start + DRAWS_PER_PROGRAM], dtype, proofs)
+
+
+def assert_right_in_dtype(cases, dtype, proofs):
+    """Values and gradients of many cases, from one program, are the textbook's."""
+    points = []
+    for number, case in enumerate(cases):
+        arguments = case.draw(number, dtype)
+        kernel = getattr(kernels, case.kernel)
+        output = jax.eval_shape(lambda a, c=case, k=kernel: c.apply(k, a), arguments)
+        points.append((arguments, draw_like(output, number)))
+
+    def evaluate(points):
+        return [
+            pull_back(getattr(kernels, case.kernel), case, *point)
+            for case, point in zip(cases, points, strict=True)
+        ]
+
+    results = jax.jit(evaluate, compiler_options=FAST_COMPILATION)(points)
+    for case, point, result in zip(cases, points, results, strict=True):
+        terms = max(a.size for a in jax.tree.leaves(point))
+        expected = proofs.evaluate_by_textbook(case, *point)
+        try:
+            proofs.assert_close(result, expected, tolerance(dtype, terms))
+        except AssertionError as error:
+            raise AssertionError(f"{case}: {error}") from error
 
 
 def inner(left, right):

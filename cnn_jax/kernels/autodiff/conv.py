@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnn_jax.geometry import Padding, Window
+from cnn_jax.kernels import windowed
 from cnn_jax.kernels.autodiff.vectors import along_channels
 
 _LETTERS = "DHW"
@@ -59,7 +60,7 @@ def conv(
         dilation=dilation,
     )
     spatial = _LETTERS[-window.rank :]
-    y = lax.conv_general_dilated(
+    y = windowed.conv_general_dilated(
         x,
         w,
         window_strides=window.strides,

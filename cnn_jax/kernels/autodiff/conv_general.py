@@ -1,11 +1,12 @@
-"""The general convolution: `lax.conv_general_dilated` itself."""
+"""The general convolution: `lax.conv_general_dilated`, cropping beforehand."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import jax
-from jax import lax
+
+from cnn_jax.kernels import windowed
 
 
 def conv_general_dilated(
@@ -22,4 +23,4 @@ def conv_general_dilated(
     Returns:
       Output, in the layout that the dimension numbers describe.
     """
-    return lax.conv_general_dilated(lhs, rhs, *arguments, **options)
+    return windowed.conv_general_dilated(lhs, rhs, *arguments, **options)

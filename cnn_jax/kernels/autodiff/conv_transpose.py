@@ -12,6 +12,7 @@ from cnn_jax.geometry import (
     explicit_transposed_padding,
     per_dimension,
 )
+from cnn_jax.kernels import windowed
 from cnn_jax.kernels.autodiff.vectors import along_channels
 
 _LETTERS = "DHW"
@@ -28,7 +29,7 @@ def conv_transpose(
     groups: int = 1,
     precision: lax.PrecisionLike = None,
 ) -> jax.Array:
-    """`lax.conv_transpose`, or what it stands for with groups.
+    """`lax.conv_transpose`, or what it stands for with groups or explicit padding.
 
     Args:
       x: Input `(n, *spatial, c)`, one to three spatial dimensions.
@@ -49,19 +50,19 @@ def conv_transpose(
     pairs = explicit_transposed_padding(padding, w.shape[:-2], strides, dilation)
     spatial = _LETTERS[-rank:]
     numbers = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
-    if groups == 1:
+    # By lax where it resolves the names itself, so that ours can be held against it.
+    if groups == 1 and isinstance(padding, str):
         y = lax.conv_transpose(
             x,
             w,
             strides,
-            # lax resolves the names itself, so that ours can be held against it.
-            padding.upper() if isinstance(padding, str) else pairs,
+            padding.upper(),
             rhs_dilation=dilation,
             dimension_numbers=numbers,
             precision=precision,
         )
     else:
-        y = lax.conv_general_dilated(
+        y = windowed.conv_general_dilated(
             x,
             w,
             window_strides=(1,) * rank,

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnn_jax.geometry import Padding, Window
+from cnn_jax.kernels import windowed
 
 
 class MaxPoolGeometry(TypedDict, total=False):
@@ -166,9 +167,9 @@ def global_avg_pool(x: jax.Array) -> jax.Array:
 
 
 def _pad_spatially(x: jax.Array, window: Window, value: float) -> jax.Array:
-    pairs = ((0, 0), *window.padding, (0, 0))
+    x, pairs = windowed.crop(x, window.padding)
     return lax.pad(
-        x, jnp.array(value, x.dtype), tuple((low, high, 0) for low, high in pairs)
+        x, jnp.array(value, x.dtype), ((0, 0, 0), *((*p, 0) for p in pairs), (0, 0, 0))
     )
 
 

@@ -1,6 +1,7 @@
 """The operations in plain lax form: what XLA itself makes of them.
 
-Every convolution here, the gradients included, is one `lax.conv_general_dilated`.
+Every convolution here, the gradients included, is one `lax.conv_general_dilated`, but
+for the crops and zeros of `kernels.windowed`.
 Layouts are NHWC for arrays and HWIO for filters, in one to three dimensions.
 """
 
@@ -12,6 +13,7 @@ import numpy as np
 from jax import lax
 
 from cnn_jax.geometry import Window
+from cnn_jax.kernels import windowed
 
 _LETTERS = "DHW"
 
@@ -64,7 +66,7 @@ def conv_transpose_input_grad(
 
 def _gather(x, w, order, window, groups, precision):
     spatial = _LETTERS[-window.rank :]
-    return lax.conv_general_dilated(
+    return windowed.conv_general_dilated(
         x,
         w,
         window_strides=window.strides,
@@ -81,7 +83,7 @@ def _scatter(x, w, order, window, groups, precision):
         outputs = w.shape[-2:][order.index("O")]
         return _sum_of_nothing(x, (len(x), *window.input_sizes, outputs))
     spatial = _LETTERS[-window.rank :]
-    return lax.conv_general_dilated(
+    return windowed.conv_general_dilated(
         x,
         w,
         window_strides=(1,) * window.rank,
@@ -152,7 +154,7 @@ def _correlate_over_batch(x, dy, window, groups, precision, **spread):
         shape = (*window.sizes, x.shape[-1] // groups, dy.shape[-1])
         return _sum_of_nothing(dy, shape)
     spatial = _LETTERS[-window.rank :]
-    return lax.conv_general_dilated(
+    return windowed.conv_general_dilated(
         x,
         dy,
         window_strides=window.dilation,
@@ -204,15 +206,7 @@ def lowest_value(dtype: jax.typing.DTypeLike) -> np.ndarray:
 
 def max_pool(x: jax.Array, window: Window) -> jax.Array:
     """Returns the maximum under every placement of the window."""
-    return lax.reduce_window(
-        x,
-        lowest_value(x.dtype),
-        lax.max,
-        window_dimensions=(1, *window.sizes, 1),
-        window_strides=(1, *window.strides, 1),
-        padding=((0, 0), *window.padding, (0, 0)),
-        window_dilation=(1, *window.dilation, 1),
-    )
+    return windowed.reduce_window(x, lowest_value(x.dtype), lax.max, window)
 
 
 def max_pool_grad(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
@@ -223,36 +217,21 @@ def max_pool_grad(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
 
 def sum_pool(x: jax.Array, window: Window) -> jax.Array:
     """Returns the sum under every placement of the window."""
-    return lax.reduce_window(
-        x,
-        np.zeros((), x.dtype),
-        lax.add,
-        window_dimensions=(1, *window.sizes, 1),
-        window_strides=(1, *window.strides, 1),
-        padding=((0, 0), *window.padding, (0, 0)),
-        window_dilation=(1, *window.dilation, 1),
-    )
+    return windowed.reduce_window(x, np.zeros((), x.dtype), lax.add, window)
 
 
 def sum_pool_grad(dy: jax.Array, window: Window) -> jax.Array:
     """Adds each entry of dy to every input position its window covered."""
-    dy = lax.pad(
-        dy,
-        np.zeros((), dy.dtype),
-        (
-            (0, 0, 0),
-            *(
-                (low, high, stride - 1)
-                for (low, high), stride in zip(
-                    window.input_grad_padding, window.strides, strict=True
-                )
-            ),
-            (0, 0, 0),
-        ),
-    )
+    dy, padding = windowed.crop(dy, window.input_grad_padding, window.strides)
+    zero = np.zeros((), dy.dtype)
+    gaps = [
+        (*pair, stride - 1)
+        for pair, stride in zip(padding, window.strides, strict=True)
+    ]
+    dy = lax.pad(dy, zero, ((0, 0, 0), *gaps, (0, 0, 0)))
     return lax.reduce_window(
         dy,
-        np.zeros((), dy.dtype),
+        zero,
         lax.add,
         window_dimensions=(1, *window.sizes, 1),
         window_strides=(1,) * dy.ndim,

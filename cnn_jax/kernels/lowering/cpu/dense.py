@@ -8,6 +8,7 @@ import numpy as np
 from jax import lax
 
 from cnn_jax.geometry import Window
+from cnn_jax.kernels import windowed
 from cnn_jax.kernels.lowering import xla
 
 _LETTERS = "DHW"
@@ -31,7 +32,7 @@ def conv_filter_grad(
     """
     *spatial, last = range(1, x.ndim)
     letters = _LETTERS[-window.rank :]
-    dw = lax.conv_general_dilated(
+    dw = windowed.conv_general_dilated(
         jnp.transpose(x, (last, *spatial, 0)),
         jnp.transpose(dy, (*spatial, 0, last)),
         window_strides=window.dilation,
