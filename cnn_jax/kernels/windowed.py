@@ -1,6 +1,6 @@
 """lax's windowed operations, handed no geometry that XLA gets wrong.
 
-jax 0.10.2 reads outside of the input on a CPU where a convolution's padding is negative
+jax 0.10 reads outside of the input on a CPU where a convolution's padding is negative
 in front and positive behind (in all dtypes but float64), and in every version up to
 0.12 a CPU's compiler aborts the process for a windowed reduction by a window of one
 element that crops. So what crops is cut off here, and only padding is left to XLA.
