@@ -46,7 +46,10 @@ def draw(generator: np.random.Generator, kernel: str) -> Case:
     def each(*values):
         return tuple(int(v) for v in generator.choice(values, rank))
 
-    batch, groups = int(generator.choice([0, 1, 1, 2, 2, 2])), int(generator.choice([1, 1, 2]))
+    batch, groups = (
+        int(generator.choice([0, 1, 1, 2, 2, 2])),
+        int(generator.choice([1, 1, 2])),
+    )
     inputs, outputs = (int(v) for v in generator.choice([0, 1, 1, 2, 2, 8, 8], 2))
     sizes = each(0, 1, 1, 2, 3, 3, 6, 6)
     taps = each(1, 1, 2, (9, 5, 3)[rank - 1])
