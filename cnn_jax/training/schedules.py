@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from cnn_jax.training.config import TrainConfig
 
-ONE_CYCLE_RISE = 0.3
+ONE_CYCLE_RISE = (3, 10)
 """The share of a one-cycle run in which the rate rises, unless a warm-up says so."""
+
+ONE_CYCLE_START, ONE_CYCLE_END = 25.0, 1e4
+"""What a one-cycle run's peak is divided by for the first rate, and that for the last.
+"""
 
 
 def make_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:
@@ -25,7 +30,11 @@ def make_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:
     - `step`: `p` times `step_factor` for every share of `n` in `step_milestones`
       that has passed.
     - `one_cycle`: from `p / 25` up to `p` and down to `p / 250000`, along half cosines,
-      as PyTorch's `OneCycleLR`; the rise takes the warm-up, or 30 % of the run.
+      as PyTorch's `OneCycleLR`; the rise takes the warm-up's `w` steps, or 30 % of the
+      run, rounded down. `p` is the rate at step `w`, which begins the fall. Up to three
+      steps without a warm-up, whose 30 % are none, all have `p`.
+
+    A warm-up and a milestone are rounded to whole steps, at least one.
 
     Args:
       config: The run's configuration.
@@ -40,19 +49,15 @@ def make_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:
     peak = config.learning_rate
     num_steps = config.epochs * steps_per_epoch
     num_warmup = round(config.warmup_epochs * steps_per_epoch)
+    if config.warmup_epochs and num_steps > 1:
+        num_warmup = max(1, num_warmup)
     if num_warmup >= num_steps:
         raise ValueError(
             f"warmup_epochs: got {config.warmup_epochs}, {num_warmup} of {num_steps} "
             "steps; expected a warm-up that leaves some."
         )
     if config.schedule == "one_cycle":
-        rise = num_warmup / num_steps if num_warmup else ONE_CYCLE_RISE
-        # A run of one or two steps has no room for a rise.
-        if int(rise * num_steps) < 1:
-            return optax.constant_schedule(peak)
-        return optax.cosine_onecycle_schedule(
-            num_steps, peak, pct_start=rise, div_factor=25.0, final_div_factor=1e4
-        )
+        return _one_cycle(peak, num_warmup, num_steps)
     main = {
         "constant": lambda: optax.constant_schedule(peak),
         "cosine": lambda: optax.cosine_decay_schedule(peak, num_steps - num_warmup),
@@ -60,13 +65,42 @@ def make_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:
         "step": lambda: _stairs(
             peak,
             config.step_factor,
-            [round(share * num_steps) - num_warmup for share in config.step_milestones],
+            [
+                max(1, round(share * num_steps)) - num_warmup
+                for share in config.step_milestones
+            ],
         ),
     }[config.schedule]()
     if not num_warmup:
         return main
     warmup = optax.linear_schedule(peak / num_warmup, peak, max(num_warmup - 1, 1))
     return optax.join_schedules([warmup, main], [num_warmup])
+
+
+def _one_cycle(peak: float, num_warmup: int, num_steps: int) -> optax.Schedule:
+    """Rises and falls along half cosines."""
+    share, of = ONE_CYCLE_RISE
+    num_rising = num_warmup or num_steps * share // of
+    if not num_rising:
+        return optax.constant_schedule(peak)
+    start = peak / ONE_CYCLE_START
+    end = start / ONE_CYCLE_END
+
+    # As optax.cosine_onecycle_schedule, but in whole steps: that takes the rise as a
+    # share of the run, which multiplied back and rounded down is often a step short.
+    def learning_rate(count):
+        fallen = jnp.minimum(count, num_steps) - num_rising
+        return jnp.where(
+            count < num_rising,
+            _half_cosine(start, peak, count / num_rising),
+            _half_cosine(peak, end, fallen / (num_steps - num_rising)),
+        )
+
+    return learning_rate
+
+
+def _half_cosine(start: float, end: float, share: jax.Array) -> jax.Array:
+    return end + (start - end) / 2 * (1 + jnp.cos(jnp.pi * share))
 
 
 def _stairs(peak: float, factor: float, drops: Sequence[int]) -> optax.Schedule:

@@ -77,6 +77,87 @@ def test_one_cycle_rises_and_falls_along_cosines(warmup_epochs, rise):
     assert np.argmax(found) == round(100 * rise)
 
 
+def written_out(schedule, num_warmup, num_steps, step):
+    """The rate that the docstring of `make_schedule` says, in float64."""
+    if schedule == "one_cycle":
+        rise = num_warmup or 3 * num_steps // 10
+        if not rise:
+            return PEAK
+        start, end, share = PEAK, PEAK / 250_000, (step - rise) / (num_steps - rise)
+        if step < rise:
+            start, end, share = PEAK / 25, PEAK, step / rise
+        return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+    if step < num_warmup:
+        rest = max(num_warmup - 1, 1)
+        return PEAK - (PEAK - PEAK / num_warmup) * (num_warmup - 1 - step) / rest
+    share = (step - num_warmup) / (num_steps - num_warmup)
+    passed = sum(step >= max(1, round(each * num_steps)) for each in (0.5, 0.75))
+    return {
+        "constant": PEAK,
+        "cosine": PEAK * (1 + math.cos(math.pi * share)) / 2,
+        "linear": PEAK * (1 - share),
+        "step": PEAK * 0.1**passed,
+    }[schedule]
+
+
+def check_whole_steps(schedule, num_warmup, num_steps):
+    """Checks the first rate, those around the peak, the last one and the end."""
+    config = TrainConfig(
+        epochs=1,
+        learning_rate=PEAK,
+        schedule=schedule,
+        warmup_epochs=num_warmup / num_steps,
+    )
+    peak = num_warmup or (3 * num_steps // 10 if schedule == "one_cycle" else 0)
+    around = range(max(peak - 2, 0), min(peak + 3, num_steps))
+    steps = sorted({0, *around, num_steps - 1, num_steps})
+    found = make_schedule(config, num_steps)(np.asarray(steps, np.int32))
+    expected = [written_out(schedule, num_warmup, num_steps, step) for step in steps]
+    np.testing.assert_allclose(
+        np.broadcast_to(found, len(steps)),
+        expected,
+        rtol=2e-5,
+        atol=2e-7,
+        err_msg=f"{num_warmup} of {num_steps} steps",
+    )
+    if not (schedule == "step" and peak):
+        assert max(expected) == pytest.approx(expected[steps.index(peak)])
+    assert max(expected) == pytest.approx(PEAK)
+
+
+SCHEDULES = ("constant", "cosine", "linear", "one_cycle", "step")
+
+
+def shortened_by_a_share(num_steps):
+    """Warm-ups whose share of the run, multiplied back, is rounded down below them."""
+    return [w for w in range(1, num_steps) if int(w / num_steps * num_steps) < w]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_steps_stay_whole_in_a_run_of_any_length(schedule):
+    for num_steps in range(1, 401):
+        check_whole_steps(schedule, 0, num_steps)
+        warmups = shortened_by_a_share(num_steps) or range(1, num_steps)
+        if warmups:
+            check_whole_steps(schedule, warmups[num_steps % len(warmups)], num_steps)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_steps_stay_whole_after_every_warmup(schedule):
+    for num_steps in range(1, 401):
+        for num_warmup in range(1, num_steps):
+            check_whole_steps(schedule, num_warmup, num_steps)
+
+
+def test_a_short_warmup_is_a_step():
+    config = TrainConfig(epochs=1, learning_rate=PEAK, warmup_epochs=1e-3)
+    schedule = make_schedule(config, 20)
+    found = [float(schedule(step)) for step in range(3)]
+    assert found[:2] == [pytest.approx(PEAK / 25), pytest.approx(PEAK)]
+    assert found[2] < PEAK
+
+
 def test_two_drops_at_one_step_both_count():
     config = TrainConfig(
         epochs=1, schedule="step", learning_rate=1.0, step_milestones=(0.5, 0.51)
