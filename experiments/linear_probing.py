@@ -77,6 +77,7 @@ def compare(options: Probing) -> dict[str, dict[str, float]]:
         mean=options.mean,
         std=options.std,
     )
+    config.validate()
     train, test = (
         data.open_split(options.dataset, split, data_dir=options.data_dir)
         for split in (options.train_split, options.test_split)

@@ -18,6 +18,7 @@ import numpy as np
 
 from cnn_jax import kernels as own_kernels
 from cnn_jax.analysis.cases import CASES, Case, is_floating
+from cnn_jax.seeds import check_seed
 
 TOLERANCE = 1e-12
 """The largest deviation that passes, relative to the reference's largest entry.
@@ -64,8 +65,10 @@ def run_gradcheck(
       One row for each kernel's output and each of its gradients.
 
     Raises:
-      ValueError: If `kernels` holds none of the kernels in the table.
+      ValueError: If `kernels` holds none of the kernels in the table, or the seed is
+        none.
     """
+    seed = check_seed(seed)
     implementations = _by_name(own_kernels if kernels is None else kernels)
     errors: dict[tuple[str, str], list[float]] = {}
     with jax.enable_x64(True), jax.default_device(_float64_device()):

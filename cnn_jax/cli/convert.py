@@ -46,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
 
     from cnn_jax.checkpoint import CheckpointError
     from cnn_jax.pretrained import convert
+    from cnn_jax.seeds import check_seed
 
     try:
         report, metadata = convert(
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
             options.model,
             source=options.source,
             num_classes=options.num_classes,
-            key=jax.random.key(options.seed),
+            key=jax.random.key(check_seed(options.seed, "--seed")),
         )
     except (CheckpointError, ImportError, OSError, ValueError) as error:
         raise UsageError(str(error)) from error

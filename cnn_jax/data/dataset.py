@@ -10,6 +10,7 @@ import numpy as np
 
 from cnn_jax.data.source import Example, Features, cached_property
 from cnn_jax.data.subset import check_both_sides, check_fraction
+from cnn_jax.seeds import check_seed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -129,12 +130,12 @@ class Dataset:
           Those examples, in the original order.
 
         Raises:
-          ValueError: If `count` is not positive.
+          ValueError: If `count` is not positive, or the seed is none.
         """
         if count < 1:
             raise ValueError(f"count: got {count}, expected at least 1.")
         # As in `split_off`: a stream that never changes.
-        random = np.random.RandomState(seed)
+        random = np.random.RandomState(check_seed(seed))
         chosen = [
             random.permutation(np.flatnonzero(self.labels == label))[:count]
             for label in range(self.num_classes)
@@ -196,12 +197,13 @@ class Dataset:
           The rest and the held-out part, both in the original order.
 
         Raises:
-          ValueError: If `fraction` is out of range or leaves one part empty.
+          ValueError: If `fraction` is out of range or leaves one part empty, or the
+            seed is none.
         """
         check_fraction(fraction)
         # RandomState's stream is frozen by NumPy's policy; default_rng's is not, and a
         # changed split would change what an old run was validated on.
-        random = np.random.RandomState(seed)
+        random = np.random.RandomState(check_seed(seed))
         held = np.zeros(len(self), dtype=bool)
         for label in range(self.num_classes):
             members = np.flatnonzero(self.labels == label)

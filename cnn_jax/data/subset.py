@@ -8,6 +8,7 @@ import hashlib
 import numpy as np
 
 from cnn_jax.data.source import Example, Features, Source, cached_property
+from cnn_jax.seeds import check_seed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,14 +69,16 @@ def hold_out(source: Source, fraction: float, seed: int = 0) -> tuple[Subset, Su
       The rest and the held-out part, both in the original order.
 
     Raises:
-      ValueError: If `fraction` is out of range or leaves one part empty.
+      ValueError: If `fraction` is out of range or leaves one part empty, or the seed is
+        none.
     """
     check_fraction(fraction)
+    # RandomState's stream is frozen by NumPy's policy, as in `Dataset.split_off`.
+    random = np.random.RandomState(check_seed(seed))
     num_held = round(len(source) * fraction)
     check_both_sides(fraction, num_held, len(source))
-    # RandomState's stream is frozen by NumPy's policy, as in `Dataset.split_off`.
     held = np.zeros(len(source), dtype=bool)
-    held[np.random.RandomState(seed).permutation(len(source))[:num_held]] = True
+    held[random.permutation(len(source))[:num_held]] = True
     return (
         Subset(source, np.flatnonzero(~held), f"{source.split} without validation"),
         Subset(source, np.flatnonzero(held), f"validation from {source.split}"),

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from cnn_jax.seeds import check_seed
+
 
 class Keys(NamedTuple):
     """One root key for each thing that is random in a run.
@@ -23,8 +25,12 @@ class Keys(NamedTuple):
 
 
 def make_keys(seed: int) -> Keys:
-    """Returns the keys of a seed."""
-    return Keys(*jax.random.split(jax.random.key(seed), 3))
+    """Returns the keys of a seed.
+
+    Raises:
+      ValueError: If it is no whole number from 0 to 2^32 - 1.
+    """
+    return Keys(*jax.random.split(jax.random.key(check_seed(seed)), 3))
 
 
 def place_keys(keys: Any, where: jax.sharding.Sharding) -> Any:

@@ -1,15 +1,28 @@
 """A configuration is checked as a whole."""
 
+import argparse
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
-from cnn_jax import create_model
+from cnn_jax import cli, create_model, data
+from cnn_jax import kernels as K
+from cnn_jax.analysis.gradcheck import run_gradcheck
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.config import RESUME_MAY_CHANGE
 from cnn_jax.training.config.optimizer import OptimizerConfig
 from cnn_jax.training.config.regularization import RegularizationConfig
+from cnn_jax.training.keys import make_keys
+
+SMALL = data.Dataset(
+    "small",
+    "train",
+    np.zeros((4, 2, 2, 1), np.uint8),
+    np.asarray([0, 1, 0, 1]),
+    ("a", "b"),
+)
 
 
 def test_the_default_is_valid_and_survives_json():
@@ -64,8 +77,38 @@ def test_every_mistake_is_listed_at_once():
     ["batch_size", "keep_checkpoints", "log_every_steps", "patience", "image_size"],
 )
 def test_counts_start_at_one(field):
-    with pytest.raises(ValueError, match=f"{field}: got 0, expected at least 1"):
+    with pytest.raises(ValueError, match=f"{field}: got 0, expected a whole number of"):
         TrainConfig(**{field: 0}).validate()
+
+
+COUNTS = [
+    field.name
+    for field in dataclasses.fields(TrainConfig)
+    if field.type in ("int", "int | None")
+]
+
+
+@pytest.mark.parametrize("field", COUNTS)
+def test_counts_are_whole_numbers(field):
+    with pytest.raises(ValueError, match=rf"{field}: got 1\.5, expected"):
+        TrainConfig(**{field: 1.5}).validate()
+
+
+SEEDS = (-1, 2**32, 2**64, 1.0, True, "0", None, float("nan"), np.int64(-1))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_seed_is_a_whole_number_of_32_bits(seed):
+    with pytest.raises(ValueError, match=r"  seed: got .* 0 to 4,294,967,295"):
+        TrainConfig(seed=seed).validate()
+
+
+@pytest.mark.parametrize("number", [0, 2**32 - 1, np.uint32(7), np.int64(5)])
+def test_numbers_of_numpy_are_pythons(number):
+    config = TrainConfig(seed=number, batch_size=np.uint8(200))
+    config.validate()
+    assert json.loads(json.dumps(config.to_dict()))["seed"] == int(number)
+    assert config.batch_size * 1000 == 200_000
 
 
 MISTAKES = {
@@ -142,3 +185,32 @@ def test_nothing_that_moves_a_number_may_change_on_resuming():
     assert not moving & set(RESUME_MAY_CHANGE)
     precision = {"dtype", "initial_loss_scale", "loss_scale_growth_steps"}
     assert not precision & set(RESUME_MAY_CHANGE)
+
+
+TAKES_SEED = {
+    "make_keys": make_keys,
+    "Dataset.split_off": lambda seed: SMALL.split_off(0.5, seed),
+    "Dataset.take_per_class": lambda seed: SMALL.take_per_class(1, seed),
+    "hold_out": lambda seed: data.hold_out(SMALL, 0.5, seed),
+    "TrainStream": lambda seed: data.TrainStream(
+        SMALL, batch_size=1, transform=data.train_transform("none", 2), seed=seed
+    ),
+    "gradcheck": lambda seed: run_gradcheck({"relu": K.relu}, seed),
+    "convert": lambda seed: cli.convert.run(
+        argparse.Namespace(
+            weights="missing.npz",
+            destination="nowhere",
+            model="lenet5",
+            source=None,
+            num_classes=None,
+            seed=seed,
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("function", TAKES_SEED)
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, True])
+def test_whatever_takes_a_seed_checks_it(function, seed):
+    with pytest.raises((ValueError, cli.usage.UsageError), match="seed: got .*, exp"):
+        TAKES_SEED[function](seed)

@@ -11,6 +11,8 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from cnn_jax.training.config.data import DataConfig
 from cnn_jax.training.config.optimizer import OptimizerConfig
 from cnn_jax.training.config.parallel import ParallelConfig
@@ -58,6 +60,14 @@ class TrainConfig(
     DataConfig,
 ):
     """Everything that decides a run's numbers, and where its files go."""
+
+    def __post_init__(self):
+        # A seed out of np.arange is one number as well, but not to JSON, and sums in a
+        # narrow dtype of NumPy wrap around.
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.generic):
+                object.__setattr__(self, field.name, value.item())
 
     def validate(self) -> None:
         """Checks every field.

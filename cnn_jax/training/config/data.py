@@ -11,7 +11,7 @@ from cnn_jax.training.config.requirements import (
     at_least_one,
     at_least_one_if_given,
     below_one,
-    not_negative,
+    count_from_zero,
 )
 
 
@@ -59,7 +59,9 @@ class DataConfig:
     def _data_requirements(self) -> Iterable[Requirement]:
         yield from at_least_one(self, "batch_size")
         yield from at_least_one_if_given(self, "image_size")
-        yield from not_negative(self, "crop_padding", "num_workers", "max_bad_images")
+        yield from count_from_zero(
+            self, "crop_padding", "num_workers", "max_bad_images"
+        )
         yield (
             "erasing_probability",
             0 <= self.erasing_probability <= 1,

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from cnn_jax import sharding
+from cnn_jax.geometry import is_integer
 from cnn_jax.training.config.requirements import (
     Requirement,
     at_least_one_if_given,
@@ -108,7 +109,12 @@ class ParallelConfig:
         yield (
             "process_id",
             self.process_id is None
-            or self.num_processes is None
-            or 0 <= self.process_id < self.num_processes,
-            "from 0, below num_processes",
+            or (
+                is_integer(self.process_id)
+                and (
+                    self.num_processes is None
+                    or 0 <= self.process_id < self.num_processes
+                )
+            ),
+            "a whole number from 0, below num_processes",
         )

@@ -12,21 +12,32 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from cnn_jax.geometry import is_integer
+
 Requirement = tuple[str, bool, str]
 """The field's name, whether its value can be meant, and what was expected."""
 
 
 def at_least_one(config: Any, *fields: str) -> Iterable[Requirement]:
-    """Requires counts: 1 or more."""
+    """Requires counts: whole numbers, 1 or more."""
     for field in fields:
-        yield field, getattr(config, field) >= 1, "at least 1"
+        value = getattr(config, field)
+        yield field, is_integer(value) and value >= 1, "a whole number of at least 1"
 
 
 def at_least_one_if_given(config: Any, *fields: str) -> Iterable[Requirement]:
     """Requires counts, or None."""
     for field in fields:
         value = getattr(config, field)
-        yield field, value is None or value >= 1, "at least 1, or None"
+        holds = value is None or (is_integer(value) and value >= 1)
+        yield field, holds, "a whole number of at least 1, or None"
+
+
+def count_from_zero(config: Any, *fields: str) -> Iterable[Requirement]:
+    """Requires counts that may be 0."""
+    for field in fields:
+        value = getattr(config, field)
+        yield field, is_integer(value) and value >= 0, "a whole number, 0 or more"
 
 
 def not_negative(config: Any, *fields: str) -> Iterable[Requirement]:

@@ -6,11 +6,14 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Literal
 
+from cnn_jax.geometry import is_integer
+from cnn_jax.seeds import EXPECTED as SEED
+from cnn_jax.seeds import is_seed
 from cnn_jax.training.config.requirements import (
     Requirement,
     at_least_one,
     at_least_one_if_given,
-    not_negative,
+    count_from_zero,
 )
 
 
@@ -21,7 +24,8 @@ class RunConfig:
     model: str = "lenet5"
     """Name of the model, one of `cnn-jax models`."""
     seed: int = 0
-    """Seed of everything random: parameters, order, augmentation, dropout."""
+    """Seed of everything random: parameters, order, augmentation, dropout. From 0 to
+    2^32 - 1."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of activations; parameters, statistics and loss stay float32. In `float16` the
     loss is scaled, so that small gradients do not vanish."""
@@ -61,6 +65,7 @@ class RunConfig:
     none."""
 
     def _run_requirements(self) -> Iterable[Requirement]:
+        yield "seed", is_seed(self.seed), SEED
         yield from at_least_one(
             self, "keep_checkpoints", "log_every_steps", "loss_scale_growth_steps"
         )
@@ -80,12 +85,19 @@ class RunConfig:
             self.checkpoint_dir is None or self.run_dir is not None,
             "run_dir to be given for the run's other files",
         )
-        yield from not_negative(self, "checkpoint_every_steps", "maximum_skipped_steps")
+        yield from count_from_zero(
+            self, "checkpoint_every_steps", "maximum_skipped_steps"
+        )
         steps = self.profile_steps
         yield (
             "profile_steps",
-            steps is None or (self.run_dir is not None and 0 <= steps[0] < steps[1]),
-            "two rising numbers, and a run_dir to write to",
+            steps is None
+            or (
+                self.run_dir is not None
+                and all(map(is_integer, steps))
+                and 0 <= steps[0] < steps[1]
+            ),
+            "two rising whole numbers, and a run_dir to write to",
         )
         fields = [field.name for field in dataclasses.fields(self)]
         unknown = [name for name in self.allow_changed if name not in fields]
