@@ -17,6 +17,7 @@ from jax.extend import core
 
 from cnn_jax.analysis.endpoints import TracedNetwork, Variables
 from cnn_jax.kernels.activation.guided import guided_gradients, guided_sign
+from cnn_jax.kernels.operands import class_indices
 
 ClassIndex = int | np.ndarray | jax.Array | None
 """A class for all images, one for each, or None for those with the largest logits."""
@@ -132,7 +133,7 @@ def _select(logits: jax.Array, class_index: ClassIndex) -> jax.Array:
         chosen = jnp.argmax(logits, axis=-1)
     else:
         _check_classes(class_index, batch, num_classes)
-        chosen = jnp.broadcast_to(jnp.asarray(class_index), (batch,))
+        chosen = jnp.broadcast_to(class_indices(class_index), (batch,))
     return jax.nn.one_hot(chosen, num_classes, dtype=logits.dtype)
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from cnn_jax.data.host.decode import ImageError, open_image, to_array
 from cnn_jax.data.host.policies import Transform
 from cnn_jax.data.source import Example, Source
+from cnn_jax.geometry import is_integer
 
 
 class BadImage(NamedTuple):
@@ -131,6 +132,11 @@ def _read_example(
     source: Source, index: int, transform: Transform, generator: np.random.Generator
 ) -> tuple[np.ndarray, int]:
     example = source[index]
+    if not is_integer(example.label):
+        raise LabelError(
+            example.origin,
+            f"got the label {example.label!r}, expected an integer",
+        )
     if not 0 <= example.label < len(source.class_names):
         raise LabelError(
             example.origin,
@@ -138,7 +144,7 @@ def _read_example(
             f"{len(source.class_names) - 1}",
         )
     image = _image_of(example, source.features.image_shape[2])
-    return to_array(transform(image, generator)), example.label
+    return to_array(transform(image, generator)), int(example.label)
 
 
 def _image_of(example: Example, channels: int) -> Image.Image:

@@ -8,6 +8,7 @@ pair (epoch, batch), and continuing from one is exact by construction.
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import jax
@@ -50,6 +51,7 @@ def epoch_order(key: jax.Array, epoch: jax.Array | int, num_examples: int) -> ja
     Returns:
       A permutation, int32 of shape `(num_examples,)`.
     """
+    num_examples = operator.index(num_examples)
     return jax.random.permutation(jax.random.fold_in(key, epoch), num_examples)
 
 
@@ -67,7 +69,8 @@ def training_batch(
     Returns:
       `{"image", "label"}` with a leading dimension of `batch_size`.
     """
-    chosen = jax.lax.dynamic_slice_in_dim(order, index * batch_size, batch_size)
+    start = _first_example(index, batch_size)
+    chosen = jax.lax.dynamic_slice_in_dim(order, start, batch_size).astype(jnp.int32)
     return {name: jnp.take(array, chosen, axis=0) for name, array in data.items()}
 
 
@@ -82,7 +85,7 @@ def pad_to_batches(dataset: Dataset, batch_size: int) -> Arrays:
       NumPy arrays `{"image", "label", "mask"}`; `mask` is 1.0 for the `n` examples and
       0.0 for the padding.
     """
-    missing = -len(dataset) % batch_size
+    missing = -len(dataset) % operator.index(batch_size)
 
     def pad(array: np.ndarray) -> np.ndarray:
         return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
@@ -94,7 +97,13 @@ def pad_to_batches(dataset: Dataset, batch_size: int) -> Arrays:
 
 def evaluation_batch(data: Arrays, index: jax.Array | int, batch_size: int) -> Arrays:
     """Cuts the `index`-th batch, in the dataset's own order, out of padded arrays."""
+    start = _first_example(index, batch_size)
     return {
-        name: jax.lax.dynamic_slice_in_dim(array, index * batch_size, batch_size)
+        name: jax.lax.dynamic_slice_in_dim(array, start, batch_size)
         for name, array in data.items()
     }
+
+
+def _first_example(index: jax.Array | int, batch_size: int) -> jax.Array:
+    """Returns a batch's first place, which a narrow `index` could not hold."""
+    return jnp.asarray(index).astype(jnp.int32) * operator.index(batch_size)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import multiprocessing
+import operator
 import os
 import signal
 import threading
@@ -29,6 +30,7 @@ from cnn_jax.data.host.decode import ImageError
 from cnn_jax.data.host.policies import Transform
 from cnn_jax.data.reading import BadImage, Read, ReadOrMask, collate
 from cnn_jax.data.source import Source
+from cnn_jax.seeds import check_seed
 
 NUM_THREADS = min(max(os.cpu_count() or 1, 2), 16)
 """Threads that decode without worker processes, one for each core: Pillow lets others
@@ -75,8 +77,8 @@ class TrainStream:
       bad_images: Those met so far, in the order in which they were met.
 
     Raises:
-      ValueError: If the split is empty or smaller than a batch, or the processes do not
-        divide the batch.
+      ValueError: If the split is empty or smaller than a batch, the processes do not
+        divide the batch, or the seed is none.
     """
 
     def __init__(
@@ -91,12 +93,14 @@ class TrainStream:
         process_count: int = 1,
         max_bad_images: int = 0,
     ):
+        seed = check_seed(seed)
         _check(source, batch_size, process_index, process_count)
         if batch_size > len(source):
             raise ValueError(
                 f"batch_size: got {batch_size}, expected 1 to {len(source)}, the "
                 f"number of examples of {source.name!r}, split {source.split!r}."
             )
+        batch_size = operator.index(batch_size)
         self.steps_per_epoch: int = len(source) // batch_size
         self._source, self._batch_size = source, batch_size
         self._read = Read(source, transform, max_bad_images)
@@ -181,6 +185,7 @@ class EvalStream:
         max_bad_images: int = 0,
     ):
         _check(source, batch_size, process_index, process_count)
+        batch_size = operator.index(batch_size)
         self.num_batches: int = -(-len(source) // batch_size)
         self._batch_size = batch_size
         self._read = ReadOrMask(source, transform)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from cnn_jax.kernels.operands import (
     accumulation_dtype,
     align_manual_axes,
+    class_indices,
     require_floating,
 )
 
@@ -31,8 +32,9 @@ def softmax_cross_entropy(
 
     Args:
       logits: `(..., classes)`, floating-point.
-      labels: Integers `(...)` in [0, classes), or probabilities `(..., classes)`. An
-        integer outside gives a NaN loss, since a traced value cannot raise.
+      labels: Integers `(...)` in [0, classes), of any width, or probabilities
+        `(..., classes)`. An integer outside gives a NaN loss, since a traced value
+        cannot raise.
       label_smoothing: a in [0, 1), the weight of the uniform distribution.
 
     Returns:
@@ -44,7 +46,7 @@ def softmax_cross_entropy(
     Source of label smoothing: Szegedy et al., "Rethinking the Inception Architecture
     for Computer Vision", 2016.
     """
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    logits = jnp.asarray(logits)
     require_floating("softmax_cross_entropy", logits=logits)
     if logits.ndim < 1 or logits.shape[-1] == 0:
         raise ValueError(
@@ -56,12 +58,12 @@ def softmax_cross_entropy(
             f"softmax_cross_entropy: got label_smoothing {label_smoothing}, expected a "
             "number in [0, 1)."
         )
+    is_classes = jnp.issubdtype(jnp.result_type(labels), jnp.integer)
+    labels = class_indices(labels) if is_classes else jnp.asarray(labels)
+    _require_labels(labels, logits)
     logits, labels = align_manual_axes(logits, labels)
-    if jnp.issubdtype(labels.dtype, jnp.integer):
-        _require_labels_shape(labels, logits.shape[:-1])
+    if is_classes:
         return _from_classes(logits, labels, float(label_smoothing))
-    require_floating("softmax_cross_entropy", labels=labels)
-    _require_labels_shape(labels, logits.shape)
     return _from_probabilities(logits, labels, float(label_smoothing))
 
 
@@ -138,7 +140,14 @@ def _smooth(logits, labels, smoothing):
     return (1.0 - smoothing) * wide + smoothing / logits.shape[-1]
 
 
-def _require_labels_shape(labels, expected):
+def _require_labels(labels, logits):
+    classes = jnp.issubdtype(labels.dtype, jnp.integer)
+    expected = logits.shape[:-1] if classes else logits.shape
+    if not (classes or jnp.issubdtype(labels.dtype, jnp.floating)):
+        raise ValueError(
+            f"softmax_cross_entropy: got {labels.dtype} labels, expected integers "
+            f"{logits.shape[:-1]} or floating-point probabilities {logits.shape}."
+        )
     if labels.shape != expected:
         raise ValueError(
             f"softmax_cross_entropy: got {labels.dtype} labels {labels.shape}, "

@@ -112,6 +112,27 @@ def align_manual_axes(*arrays: *Arrays) -> tuple[*Arrays]:
     )
 
 
+def class_indices(labels: jax.typing.ArrayLike) -> jax.Array:
+    """Returns integer labels in a dtype that class numbers can be compared in.
+
+    An int8 or uint8 cannot hold the number of every class: what is compared with it in
+    its own dtype wraps around. Labels of NumPy beyond int32, which JAX would wrap
+    around where 64 bits are not enabled, become a number that is no class either.
+
+    Args:
+      labels: Integers of any shape and width.
+
+    Returns:
+      The same numbers in int32, or in the wider or unsigned dtype of 32 bits or more
+      that they had.
+    """
+    if isinstance(labels, np.ndarray | np.generic) and labels.dtype.itemsize > 4:
+        labels = np.minimum(labels, np.iinfo(np.int32).max)
+        labels = np.maximum(labels, -1) if labels.dtype.kind == "i" else labels
+    labels = jnp.asarray(labels)
+    return labels.astype(jnp.int32) if jnp.iinfo(labels.dtype).bits < 32 else labels
+
+
 def accumulation_dtype(dtype: jax.typing.DTypeLike) -> np.dtype:
     """Returns the dtype in which sums over `dtype` are formed: at least float32."""
     # Not jnp.promote_types, which refuses under strict dtype promotion.

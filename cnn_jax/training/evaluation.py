@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax import kernels as K
+from cnn_jax.kernels.operands import class_indices
 from cnn_jax.training.state import TrainState
 
 Batch = Mapping[str, jax.Array]
@@ -39,7 +40,7 @@ def eval_step(state: TrainState, batch: Batch) -> Metrics:
     """
     logits = state.apply_fn(state.evaluated_variables, batch["image"], train=False)
     losses = K.softmax_cross_entropy(logits, batch["label"]).astype(jnp.float32)
-    mask = batch.get("mask", jnp.ones(losses.shape, jnp.float32))
+    mask = batch.get("mask", jnp.ones(losses.shape)).astype(jnp.float32)
     correct = is_correct(logits, batch["label"]).astype(jnp.float32)
     confidence = jnp.max(jax.nn.softmax(logits.astype(jnp.float32)), axis=-1)
     # A padded example may give anything: zero times NaN would be NaN.
@@ -120,7 +121,7 @@ def is_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def _classes(labels: jax.Array) -> jax.Array:
-    return labels if labels.ndim == 1 else jnp.argmax(labels, axis=-1)
+    return class_indices(labels) if labels.ndim == 1 else jnp.argmax(labels, axis=-1)
 
 
 def _bins(confidence: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnn_jax.kernels.operands import class_indices
 from cnn_jax.training import logistic
 
 if TYPE_CHECKING:
@@ -90,7 +91,10 @@ def fit_logistic_regression(
     Source: Liu and Nocedal, "On the Limited Memory BFGS Method for Large Scale
     Optimization", 1989.
     """
-    features, labels = jnp.asarray(features), jnp.asarray(labels)
+    features = jnp.asarray(features)
+    if jnp.issubdtype(jnp.result_type(labels), jnp.integer):
+        labels = class_indices(labels)
+    labels = jnp.asarray(labels)
     _check_examples(features, labels, num_classes)
     _check_options(l2, method, tolerance, max_iterations, key)
     labels, penalty = labels.astype(jnp.int32), jnp.float32(l2)

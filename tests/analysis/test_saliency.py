@@ -215,3 +215,18 @@ def test_networks_without_relu_have_nothing_to_guide():
     guided = functools.partial(guided_backpropagation, model, class_index=0)
     with pytest.raises(ValueError, match="got a LeNet5 without the kernels relu or"):
         jax.eval_shape(guided, variables, x)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32])
+def test_a_class_of_any_width_is_one_class(generator, dtype):
+    class Network(nn.Module):
+        def __call__(self, x, *, train=False):
+            return jnp.mean(K.relu(x), axis=(1, 2))
+
+    images = jnp.asarray(generator.normal(size=(2, 3, 3, 300)), jnp.float32)
+    found = guided_backpropagation(
+        Network(), {}, images, class_index=np.asarray([5, 44], dtype)
+    )
+    # The logit of a class is the mean of one channel, so that the others get nothing.
+    used = np.flatnonzero(np.asarray(found).any(axis=(0, 1, 2)))
+    assert used.tolist() == [5, 44]

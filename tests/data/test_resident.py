@@ -1,6 +1,7 @@
 """Batches cut on the device: every example once, in an order that can be repeated."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -59,3 +60,28 @@ def test_evaluation_counts_each_example_once(num_examples):
         seen += list(np.asarray(batch["label"])[np.asarray(batch["mask"]) == 1])
     assert seen == list(range(num_examples))
     assert arrays["mask"].sum() == num_examples
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint32, np.int64])
+def test_batches_of_a_narrow_index_are_those_of_a_wide_one(dtype):
+    dataset = make_dataset(600)
+    arrays = {"label": dataset.labels}
+    order = data.epoch_order(jax.random.key(0), 0, 600)
+    padded = data.pad_to_batches(dataset, 100)
+    cut = jax.jit(data.training_batch, static_argnums=3)
+    for index in (jnp.asarray(dtype(5)), dtype(5)):
+        batch = cut(arrays, order, index, 100)
+        np.testing.assert_array_equal(batch["label"], order[500:])
+        batch = data.evaluation_batch(padded, index, 100)
+        np.testing.assert_array_equal(batch["label"], np.arange(500, 600))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16])
+def test_sizes_may_be_narrow_integers_of_numpy(dtype):
+    dataset = make_dataset(120)
+    batch = data.training_batch(
+        {"label": dataset.labels}, np.arange(120, dtype=dtype), 3, dtype(30)
+    )
+    np.testing.assert_array_equal(batch["label"], np.arange(90, 120))
+    assert len(data.pad_to_batches(dataset, dtype(100))["label"]) == 200
+    assert data.epoch_order(jax.random.key(0), 0, dtype(120)).dtype == jnp.int32

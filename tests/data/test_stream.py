@@ -426,6 +426,28 @@ def test_a_label_out_of_range_ends_the_run():
     assert error.value.origin == "numbers[7]"
 
 
+@pytest.mark.parametrize("label", [0.5, True, "0"])
+def test_a_label_that_is_no_integer_ends_the_run(label):
+    class Wrong(Numbers):
+        def __getitem__(self, index):
+            return super().__getitem__(index)._replace(label=label)
+
+    with pytest.raises(data.LabelError, match=f"label {label!r}, expected an integer"):
+        take(make(Wrong()), 1)
+
+
+def test_sizes_of_a_narrow_dtype_stay_whole():
+    narrow, wide = (
+        make(Numbers(count=250), batch_size=size) for size in (np.uint8(60), 60)
+    )
+    assert narrow.steps_per_epoch == wide.steps_per_epoch == 4
+    assert_same(take(narrow, 5), take(wide, 5))
+    stream = data.EvalStream(
+        Numbers(count=250), batch_size=np.uint8(60), transform=TRANSFORM
+    )
+    assert stream.num_batches == 5
+
+
 def test_no_bad_image_hides_a_wrong_label():
     # It is not an image that can be skipped.
     with pytest.raises(data.LabelError):

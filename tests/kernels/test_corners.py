@@ -575,12 +575,64 @@ def test_average_over_padding_alone_is_zero():
         assert y.ravel().tolist() == expected
 
 
+INTEGERS = (
+    np.int8,
+    np.uint8,
+    np.int16,
+    np.uint16,
+    np.int32,
+    np.uint32,
+    np.int64,
+    np.uint64,
+)
+
+
 class TestSoftmaxCrossEntropy:
     def test_labels_outside_the_classes_give_nan(self):
         loss = kernels.softmax_cross_entropy(
             jnp.zeros((4, 3)), jnp.asarray([0, 2, 3, -1])
         )
         assert np.isnan(loss).tolist() == [False, False, True, True]
+
+    # Class numbers that an int8 and a uint8 hold, and more classes than they count.
+    @pytest.mark.parametrize("module", [kernels, autodiff], ids=["kernel", "twin"])
+    @pytest.mark.parametrize("dtype", INTEGERS)
+    @pytest.mark.parametrize("smoothing", [0.0, 0.1])
+    def test_labels_of_any_width_mean_the_same(self, module, dtype, smoothing):
+        logits = np.random.default_rng(0).normal(size=(4, 300)).astype(np.float32)
+        labels = np.asarray([0, 5, 44, 127])
+
+        def loss(labels):
+            def each(logits):
+                return module.softmax_cross_entropy(
+                    logits, labels, label_smoothing=smoothing
+                )
+
+            y, vjp_fn = jax.vjp(each, jnp.asarray(logits))
+            return y, *vjp_fn(jnp.ones(4))
+
+        wide = textbook.softmax_cross_entropy(logits, labels, label_smoothing=smoothing)
+        found, gradient = loss(labels.astype(dtype))
+        np.testing.assert_allclose(found, wide, rtol=1e-5)
+        np.testing.assert_array_equal(gradient, loss(labels.astype(np.int32))[1])
+        jitted = jax.jit(lambda labels: loss(labels)[0])
+        np.testing.assert_allclose(jitted(labels.astype(dtype)), wide, rtol=1e-5)
+
+    @pytest.mark.parametrize("module", [kernels, autodiff, textbook])
+    @pytest.mark.parametrize("dtype", INTEGERS)
+    def test_what_is_no_class_is_nan_in_any_width(self, module, dtype):
+        info = np.iinfo(dtype)
+        numbers = [-1, -128, 3, 127, 255, 2**31, 2**32 + 1, 2**63]
+        numbers = [number for number in numbers if info.min <= number <= info.max]
+        loss = module.softmax_cross_entropy(
+            jnp.zeros((len(numbers), 3)), np.asarray(numbers, dtype)
+        )
+        assert np.isnan(loss).all(), dict(zip(numbers, np.asarray(loss), strict=True))
+
+    def test_four_bit_labels_are_labels(self):
+        labels = jnp.asarray([5, 7], jnp.uint4)
+        loss = kernels.softmax_cross_entropy(jnp.zeros((2, 20)), labels)
+        np.testing.assert_allclose(loss, np.log([20, 20]), rtol=1e-6)
 
     def test_an_impossible_class_costs_nothing_unless_it_is_the_label(self):
         logits = jnp.asarray([[0.0, 0.0, -INF]])

@@ -605,6 +605,12 @@ REJECTED = {
         {},
         r"expected \(4, 3\)",
     ),
+    "boolean labels": (
+        K.softmax_cross_entropy,
+        (ones(4, 3), ones(4, dtype=bool)),
+        {},
+        r"got bool labels, expected integers \(4,\) or floating-point probabilities",
+    ),
     "smoothing 1": (
         K.softmax_cross_entropy,
         (ones(4, 3), ones(4, dtype=jnp.int32)),

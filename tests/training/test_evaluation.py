@@ -118,3 +118,17 @@ def test_a_bin_holds_its_upper_end(confidence, index):
     np.testing.assert_array_equal(sums["bin_count"], expected)
     np.testing.assert_array_equal(sums["bin_correct"], expected)
     np.testing.assert_allclose(sums["bin_confidence"], expected * confidence, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32])
+def test_labels_of_any_width_count_the_same(generator, dtype):
+    # More classes than a byte counts, of which the labels are the first.
+    logits = generator.normal(size=(50, 300)).astype(np.float32)
+    labels = generator.integers(0, 128, 50)
+    logits[np.arange(50), labels] += 3
+    wide, narrow = (
+        summed([{"image": logits, "label": labels.astype(each)}], 300)
+        for each in (np.int32, dtype)
+    )
+    assert 0 < wide["correct"] < wide["top5_correct"] < 50
+    jax.tree.map(np.testing.assert_array_equal, narrow, wide)

@@ -241,3 +241,24 @@ def test_features_are_what_the_last_layer_sees(generator):
         extract_features(model, variables, [images])
     with pytest.raises(ValueError, match="got no batch"):
         extract_features(headless, variables, [])
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32])
+def test_labels_of_any_width_are_fitted_alike(problem, dtype):
+    features, labels = problem
+    labels = labels + 60  # of more classes than a byte counts
+    wide, narrow = (
+        fit_logistic_regression(
+            features, labels.astype(each), 300, l2=L2, max_iterations=3
+        )
+        for each in (np.int32, dtype)
+    )
+    jax.tree.map(np.testing.assert_array_equal, narrow, wide)
+
+
+def test_a_label_that_no_int32_holds_is_refused(problem):
+    features, labels = problem
+    labels = labels.astype(np.int64)
+    labels[3] += 2**32
+    with pytest.raises(ValueError, match="got labels from 0 to 2147483647"):
+        fit_logistic_regression(features, labels, NUM_CLASSES, l2=L2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import jax
@@ -26,6 +27,7 @@ def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
     Raises:
       ValueError: If `padding` is negative.
     """
+    padding = operator.index(padding)  # a NumPy integer may be too narrow for twice it
     if padding < 0:
         raise ValueError(f"padding: got {padding}, expected 0 or more.")
     if padding == 0:

@@ -10,11 +10,20 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax.data.device.erase import inside
+from cnn_jax.kernels.operands import class_indices
 
 
 def one_hot_targets(labels: jax.Array, num_classes: int) -> jax.Array:
-    """Returns float32 probabilities `(n, num_classes)` for integer labels `(n,)`."""
-    return jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+    """Returns float32 probabilities `(n, num_classes)` for integer labels `(n,)`.
+
+    Raises:
+      ValueError: If the labels are no integers.
+    """
+    if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
+        raise ValueError(
+            f"labels: got {jnp.result_type(labels)}, expected an integer dtype."
+        )
+    return jax.nn.one_hot(class_indices(labels), num_classes, dtype=jnp.float32)
 
 
 def draw_share(key: jax.Array, alpha: float) -> jax.Array:
@@ -47,10 +56,12 @@ def mixup(
       to 1.
 
     Raises:
-      ValueError: If `alpha` is not positive or `images` are integers.
+      ValueError: If `alpha` is not positive, `images` are integers or `targets` no
+        probabilities.
     """
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images: got {images.dtype}, expected a floating dtype.")
+    _check_targets(targets, images)
     share = draw_share(key, alpha)
     return _blend(images, images[::-1], share), _blend(targets, targets[::-1], share)
 
@@ -96,8 +107,9 @@ def cutmix(
       Images and targets; targets are mixed by the area that the box really covers.
 
     Raises:
-      ValueError: If `alpha` is not positive.
+      ValueError: If `alpha` is not positive, or `targets` are no probabilities.
     """
+    _check_targets(targets, images)
     share_key, box_key = jax.random.split(key)
     height, width = images.shape[1:3]
     box = draw_box(box_key, height, width, draw_share(share_key, alpha))
@@ -141,6 +153,16 @@ def mixup_or_cutmix(
         lambda: mixup(key, images, targets, mixup_alpha),
         lambda: cutmix(key, images, targets, cutmix_alpha),
     )
+
+
+def _check_targets(targets: jax.Array, images: jax.Array) -> None:
+    # A share of 0.7 of an integer would be 0 of it.
+    is_row_each = targets.ndim == 2 and len(targets) == len(images)
+    if not (is_row_each and jnp.issubdtype(targets.dtype, jnp.floating)):
+        raise ValueError(
+            f"targets: got {targets.dtype}{list(targets.shape)}, expected floating "
+            f"probabilities ({len(images)}, classes); one_hot_targets makes them."
+        )
 
 
 def _blend(first: jax.Array, second: jax.Array, share: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ def softmax_cross_entropy(
 
     q is the label (one-hot if it is an integer), mixed with the uniform distribution:
     (1 - label_smoothing) label + label_smoothing / classes. A class with q = 0 adds
-    nothing, not even where its p is 0.
+    nothing, not even where its p is 0. An integer that is no class gives NaN.
     """
     logits = float64(logits)
     targets = _targets(labels, logits.shape[-1], label_smoothing)
@@ -51,7 +51,9 @@ def softmax_cross_entropy_grad(
 def _targets(labels: np.ndarray, classes: int, label_smoothing: float) -> np.ndarray:
     labels = np.asarray(labels)
     if np.issubdtype(labels.dtype, np.integer):
-        labels = labels[..., None] == np.arange(classes)
+        is_class = (labels >= 0) & (labels < classes)
+        one_hot = labels[..., None] == np.arange(classes)
+        labels = np.where(is_class[..., None], one_hot, np.nan)
     return (1.0 - label_smoothing) * float64(labels) + label_smoothing / classes
 
 

@@ -76,3 +76,9 @@ def test_normalising_scales_then_shifts_each_channel(images, dtype, tolerance):
 def test_statistics_that_do_not_fit_are_refused(images, mean, std):
     with pytest.raises(ValueError, match="3 entries each"):
         data.normalize(images, mean, std)
+
+
+def test_a_padding_of_a_narrow_dtype_reaches_as_far(images):
+    wide = data.random_crop(jax.random.key(3), images, 200)
+    narrow = data.random_crop(jax.random.key(3), images, np.uint8(200))
+    np.testing.assert_array_equal(narrow, wide)

@@ -188,3 +188,27 @@ def test_erasing_nothing_returns_the_images(images):
     assert random_erasing(KEYS[0], images, 0.0) is images
     with pytest.raises(ValueError, match="images: got uint8"):
         random_erasing(KEYS[0], images.astype(np.uint8), 0.5)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32, np.int64])
+def test_targets_of_labels_of_any_width(dtype):
+    labels = np.asarray([0, 5, 44, 127])
+    found = one_hot_targets(labels.astype(dtype), 300)
+    np.testing.assert_array_equal(found, np.eye(300)[labels])
+
+
+@pytest.mark.parametrize("labels", [np.ones(3, bool), np.ones(3, np.float32)])
+def test_targets_are_made_of_integers_alone(labels):
+    with pytest.raises(ValueError, match=f"labels: got {labels.dtype}, expected an in"):
+        one_hot_targets(labels, 5)
+
+
+@pytest.mark.parametrize("mix", [mixup, cutmix])
+@pytest.mark.parametrize("dtype", [bool, np.int32, np.uint8])
+def test_targets_that_a_share_would_be_rounded_in_are_refused(
+    images, targets, mix, dtype
+):
+    with pytest.raises(ValueError, match="targets: got .*, expected floating prob"):
+        mix(KEYS[0], images, np.asarray(targets).astype(dtype), 1.0)
+    with pytest.raises(ValueError, match=r"targets: got float32\[6\], expected"):
+        mix(KEYS[0], images, np.ones(6, np.float32), 1.0)
