@@ -40,25 +40,25 @@ def eval_step(state: TrainState, batch: Batch) -> Metrics:
     """
     logits = state.apply_fn(state.evaluated_variables, batch["image"], train=False)
     losses = K.softmax_cross_entropy(logits, batch["label"]).astype(jnp.float32)
-    mask = batch.get("mask", jnp.ones(losses.shape)).astype(jnp.float32)
-    correct = is_correct(logits, batch["label"]).astype(jnp.float32)
+    counts = batch.get("mask", jnp.ones(losses.shape)) > 0
+    correct = counts & is_correct(logits, batch["label"])
     confidence = jnp.max(jax.nn.softmax(logits.astype(jnp.float32)), axis=-1)
     # A padded example may give anything: zero times NaN would be NaN.
     losses, confidence = (
-        jnp.where(mask > 0, each, 0.0) for each in (losses, confidence)
+        jnp.where(counts, each, 0.0) for each in (losses, confidence)
     )
-    in_bin = mask[:, None] * _bins(confidence)
+    in_bin = counts[:, None] & _bins(confidence)
     sums = {
         "loss": jnp.sum(losses),
-        "correct": jnp.sum(correct * mask),
-        "count": jnp.sum(mask),
-        "bin_count": jnp.sum(in_bin, axis=0),
-        "bin_correct": jnp.sum(in_bin * correct[:, None], axis=0),
-        "bin_confidence": jnp.sum(in_bin * confidence[:, None], axis=0),
+        "correct": _number(correct),
+        "count": _number(counts),
+        "bin_count": _number(in_bin),
+        "bin_correct": _number(in_bin & correct[:, None]),
+        "bin_confidence": jnp.sum(jnp.where(in_bin, confidence[:, None], 0.0), axis=0),
     }
     if logits.shape[-1] >= TOP:
         found = jax.lax.top_k(logits, TOP)[1] == _classes(batch["label"])[:, None]
-        sums["top5_correct"] = jnp.sum(jnp.any(found, axis=-1) * mask)
+        sums["top5_correct"] = _number(counts & jnp.any(found, axis=-1))
     return sums
 
 
@@ -69,17 +69,20 @@ def zero_sums(num_classes: int) -> Metrics:
       num_classes: The number of logits.
 
     Returns:
-      Float32 zeros: the scalars `"loss"`, `"correct"`, `"count"` and, from five classes
-      on, `"top5_correct"`; and `"bin_count"`, `"bin_correct"`, `"bin_confidence"`,
-      `(15,)` each, sums over the examples whose confidence falls into a bin.
+      Zeros: the scalars `"loss"`, `"correct"`, `"count"` and, from five classes on,
+      `"top5_correct"`; and `"bin_count"`, `"bin_correct"`, `"bin_confidence"`, `(15,)`
+      each, sums over the examples whose confidence falls into a bin. Loss and
+      confidence are float32, the rest int32: a float32 counts up to 2^24 alone.
     """
-    scalars = ["loss", "correct", "count"]
-    if num_classes >= TOP:
-        scalars.append("top5_correct")
-    bins = ("bin_count", "bin_correct", "bin_confidence")
+    top = {"top5_correct": jnp.zeros((), jnp.int32)} if num_classes >= TOP else {}
     return {
-        **{name: jnp.zeros((), jnp.float32) for name in scalars},
-        **{name: jnp.zeros((NUM_BINS,), jnp.float32) for name in bins},
+        "loss": jnp.zeros((), jnp.float32),
+        "correct": jnp.zeros((), jnp.int32),
+        "count": jnp.zeros((), jnp.int32),
+        **top,
+        "bin_count": jnp.zeros((NUM_BINS,), jnp.int32),
+        "bin_correct": jnp.zeros((NUM_BINS,), jnp.int32),
+        "bin_confidence": jnp.zeros((NUM_BINS,), jnp.float32),
     }
 
 
@@ -124,8 +127,13 @@ def _classes(labels: jax.Array) -> jax.Array:
     return class_indices(labels) if labels.ndim == 1 else jnp.argmax(labels, axis=-1)
 
 
+def _number(holds: jax.Array) -> jax.Array:
+    """Counts along the first axis."""
+    return jnp.sum(holds, axis=0, dtype=jnp.int32)
+
+
 def _bins(confidence: jax.Array) -> jax.Array:
-    """Returns `(n, NUM_BINS)`: 1.0 in the bin of each confidence, whose end it has."""
+    """Returns `(n, NUM_BINS)`: true in the bin of each confidence, whose end it has."""
     index = jnp.ceil(confidence * NUM_BINS) - 1
     index = jnp.clip(index, 0, NUM_BINS - 1)
-    return (index[:, None] == jnp.arange(NUM_BINS)[None]).astype(jnp.float32)
+    return index[:, None] == jnp.arange(NUM_BINS)[None]

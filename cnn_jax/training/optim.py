@@ -17,7 +17,13 @@ from cnn_jax import trees
 from cnn_jax.training.anatomy import Anatomy
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.freezing import first_steps, unfreeze_steps
-from cnn_jax.training.updates import after, decay_to_start, scale_depths, scale_groups
+from cnn_jax.training.updates import (
+    after,
+    decay_to_start,
+    in_wide_dtype,
+    scale_depths,
+    scale_groups,
+)
 
 TRUST_COEFFICIENT = 1e-3
 """Of LARS: the share of a parameter's norm that a step at learning rate 1 moves it."""
@@ -73,6 +79,9 @@ def make_optimizer(
     have no update and their moments stay at their start, from where they then begin;
     their gradients should be zero, as `train_step` sees to.
 
+    All of it is computed, and its state kept, in float32 at least, whatever the dtype
+    of the parameters.
+
     Args:
       config: The run's configuration.
       schedule: The learning rate of a step's number; of updates, where loss scaling
@@ -113,6 +122,8 @@ def make_optimizer(
         optimizer = optax.partition(
             {"trained": optimizer, "frozen": optax.set_to_zero()}, labels
         )
+
+    optimizer = in_wide_dtype(optimizer)
 
     def init(params):
         _check_patterns(config, params)

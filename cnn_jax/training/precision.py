@@ -1,6 +1,10 @@
-"""Dynamic loss scaling: small gradients survive a narrow dtype.
+"""What a narrow dtype would lose: small gradients, and small steps of a sum.
 
-In float16 whatever is below 6e-8 is zero, and the gradients of activations often are.
+Parameters may be narrow (a model's `param_dtype`), but whatever adds up many small
+steps, moments, averages or parts of a gradient, is `wide`: in bfloat16 a thousandth of
+a number added to it changes nothing.
+
+Dynamic loss scaling keeps small gradients. In float16 whatever is below 6e-8 is zero, and the gradients of activations often are.
 So the loss is multiplied by a large number before the backward pass and the gradients
 divided by it after, in float32. Were the number too large, gradients would overflow:
 then the step's update is skipped and the number halves; after many good steps it
@@ -68,6 +72,31 @@ class LossScale:
             value=jnp.clip(value, 1.0, LARGEST_SCALE),
             good_steps=jnp.where(grows, 0, good_steps),
         )
+
+
+def is_narrow(leaf: Any) -> bool:
+    """Returns whether an array is of floating-point numbers narrower than float32."""
+    return jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize < 4
+
+
+def wide(tree: Any) -> Any:
+    """Returns a tree of arrays whose floating-point leaves are float32 at least."""
+    return jax.tree.map(
+        lambda leaf: leaf.astype(jnp.float32) if is_narrow(leaf) else leaf, tree
+    )
+
+
+def as_dtypes_of(like: Any, tree: Any) -> Any:
+    """Returns a tree of arrays in the dtypes of another one, if it has leaves."""
+    if not jax.tree.leaves(tree):
+        return tree
+    return jax.tree.map(
+        lambda model, leaf: (
+            leaf if leaf.dtype == model.dtype else leaf.astype(model.dtype)
+        ),
+        like,
+        tree,
+    )
 
 
 def first_bad_leaf(tree: Any) -> jax.Array:

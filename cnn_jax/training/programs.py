@@ -26,6 +26,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -56,6 +57,9 @@ from cnn_jax.training.state import TrainState, state_options
 from cnn_jax.training.steps import step_options, train_step
 
 Carry = dict[str, Any]
+
+BATCHES_PER_SUM = 256
+"""Batches of an evaluation that are summed in float32 before the host adds them up."""
 
 
 class Programs:
@@ -239,10 +243,20 @@ class Programs:
 
     def evaluate(self, state: TrainState, name: str) -> dict[str, float]:
         """Returns the `evaluation_metrics` of a whole split."""
-        sums = self._zero_sums()
-        for batch in self._evaluation[name].batches():
+        sums, totals = self._zero_sums(), []
+        for number, batch in enumerate(self._evaluation[name].batches(), start=1):
             sums = self._evaluate(state, batch, sums)
-        return evaluation_metrics(jax.device_get(sums))
+            if number % BATCHES_PER_SUM == 0:
+                totals.append(jax.device_get(sums))
+                sums = self._zero_sums()
+        totals.append(jax.device_get(sums))
+        return evaluation_metrics(
+            {
+                # A float64, or a Python integer's worth of one.
+                key: np.sum([total[key] for total in totals], axis=0, dtype=np.float64)
+                for key in totals[0]
+            }
+        )
 
     @property
     def bad_images(self) -> list[dict[str, str]]:

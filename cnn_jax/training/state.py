@@ -11,7 +11,7 @@ import optax
 from flax import struct
 
 from cnn_jax.training.config import TrainConfig
-from cnn_jax.training.precision import LossScale
+from cnn_jax.training.precision import LossScale, as_dtypes_of, wide
 
 
 @struct.dataclass
@@ -25,7 +25,8 @@ class TrainState:
       opt_state: The optimizer's state.
       apply_fn: The model's `apply`.
       optimizer: The optax transformation.
-      average: `{"params", "batch_stats"}`, moving averages of the two; empty without.
+      average: `{"params", "batch_stats"}`, moving averages of the two, in float32 at
+        least: a narrower dtype would lose most of their small steps. Empty without.
       loss_scale: For float16, else None.
     """
 
@@ -85,7 +86,7 @@ class TrainState:
         )
         if averages:
             # Copies: a donated state must not hold one buffer twice.
-            state = state.replace(average=jax.tree.map(jnp.copy, state.variables))
+            state = state.replace(average=jax.tree.map(jnp.copy, wide(state.variables)))
         return state
 
     @property
@@ -95,13 +96,16 @@ class TrainState:
 
     @property
     def evaluated_variables(self) -> dict[str, Any]:
-        """What is evaluated and kept: the averages, or without them `variables`."""
-        return self.average or self.variables
+        """What is evaluated and kept: the averages, or without them `variables`.
+
+        The averages are in the dtypes of `variables`, which the model computes with.
+        """
+        return as_dtypes_of(self.variables, self.average) or self.variables
 
     def with_evaluated(self, variables: dict[str, Any]) -> TrainState:
         """Returns a state of the same structure that evaluates these variables."""
         if self.average:
-            return self.replace(average=variables)
+            return self.replace(average=as_dtypes_of(self.average, variables))
         return self.replace(**variables)
 
     def apply_gradients(
@@ -111,7 +115,7 @@ class TrainState:
 
         An average moves from e to `e + (1 - d) (w - e)` with d the smaller of
         `ema_decay` and `(1 + step) / (10 + step)`, so that it does not cling to where
-        training began.
+        training began. Its arithmetic is in float32 at least.
 
         Raises:
           ValueError: If there is an `ema_decay` but no average, or the reverse.
@@ -133,12 +137,13 @@ class TrainState:
         )
         if ema_decay is None:
             return state
-        decay = jnp.minimum(ema_decay, (1 + self.step) / (10 + self.step))
+        # 1 - d: of a decay near 1 in float32, little would be left to subtract.
+        share = jnp.maximum(1 - ema_decay, 9 / (10 + self.step))
         return state.replace(
             average=jax.tree.map(
-                lambda old, new: old + ((1 - decay) * (new - old)).astype(old.dtype),
+                lambda old, new: old + (share * (new - old)).astype(old.dtype),
                 self.average,
-                state.variables,
+                as_dtypes_of(self.average, state.variables),
             )
         )
 

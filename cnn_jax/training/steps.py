@@ -25,7 +25,7 @@ from cnn_jax.training.freezing import (
     frozen_mask,
     unfreeze_steps,
 )
-from cnn_jax.training.precision import first_bad_leaf
+from cnn_jax.training.precision import as_dtypes_of, first_bad_leaf, wide
 from cnn_jax.training.state import TrainState
 
 Gradients = tuple[Any, Metrics, Any]
@@ -328,15 +328,18 @@ def _accumulate(
         *found, batch_stats = differentiate(
             part, jax.random.fold_in(key, number), sums[-1]
         )
-        return (*jax.tree.map(jnp.add, tuple(found), sums[:-1]), batch_stats), None
+        found = jax.tree.map(jnp.add, wide(tuple(found)), sums[:-1])
+        return (*found, batch_stats), None
 
     first = jax.tree.map(lambda array: array[0], parts)
     shapes = jax.eval_shape(differentiate, first, key, batch_stats)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[:-1])
+    zeros = wide(
+        jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[:-1])
+    )
     start = jax.tree.map(_as_varying_as, (*zeros, batch_stats), shapes)
     sums, _ = jax.lax.scan(add_part, start, (jnp.arange(num_parts), parts))
-    gradients, metrics = jax.tree.map(lambda leaf: leaf / num_parts, sums[:-1])
-    return gradients, metrics, sums[-1]
+    means = jax.tree.map(lambda leaf: leaf / num_parts, sums[:-1])
+    return *as_dtypes_of(shapes[:-1], means), sums[-1]
 
 
 def _as_varying_as(array: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
@@ -353,11 +356,12 @@ def _as_varying_as(array: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
 
 def _ascend(params: Any, gradients: Any, radius: float) -> Any:
     """Returns the parameters that far along the gradients, which may all be zero."""
+    gradients = wide(gradients)
     squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradients)]
     norm = jnp.sqrt(sum(squares))
     factor = radius / jnp.where(norm > 0, norm, 1.0)
     return jax.tree.map(
-        lambda leaf, gradient: leaf + (factor * gradient).astype(leaf.dtype),
+        lambda leaf, gradient: (leaf + factor * gradient).astype(leaf.dtype),
         params,
         gradients,
     )

@@ -11,11 +11,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnn_jax import checkpoint, data
+from cnn_jax import checkpoint, data, trees
 from cnn_jax.training.config import RESUME_MAY_CHANGE, TrainConfig
 from cnn_jax.training.feeds import channel_statistics, image_shape
 from cnn_jax.training.hosts import is_main_process
 from cnn_jax.training.keys import make_keys
+from cnn_jax.training.precision import as_dtypes_of, is_narrow
 from cnn_jax.training.records import RunFiles
 
 _HINTS = {
@@ -102,10 +103,18 @@ class Store:
         Raises:
           FileNotFoundError: If there is none.
         """
-        found = self.checkpoints.restore(template, step=step)
-        if step is None:
+        newest = step is None
+        as_saved = template
+        if any(map(is_narrow, jax.tree.leaves(template))):
+            # With narrow parameters, an older version kept narrow averages and moments.
+            description = self.checkpoints.describe(step)
+            as_saved = _as_saved(template, description.leaves)
+            step = description.step
+        found = self.checkpoints.restore(as_saved, step=step)
+        if newest:
             self._saved_step = found.step
-        return found.step, found.tree, Record(**found.metadata["record"])
+        tree = as_dtypes_of(template, found.tree)
+        return found.step, tree, Record(**found.metadata["record"])
 
     def save(
         self, step: int, carry: Any, record: Record, position: Mapping[str, int]
@@ -168,6 +177,20 @@ class Store:
                 hint=_HINTS.get(what, ""),
             )
         _tell_of_versions(saved["versions"], self._description["versions"])
+
+
+def _as_saved(template: Any, leaves: Mapping[str, str]) -> Any:
+    """Returns the template with what a checkpoint has in a narrower float as it is."""
+
+    def saved(path: str, leaf: jax.Array) -> Any:
+        name = leaves.get(path, str(leaf.dtype)).partition("[")[0]
+        narrower = jax.ShapeDtypeStruct(leaf.shape, name, sharding=leaf.sharding)
+        return narrower if is_narrow(narrower) and leaf.dtype == np.float32 else leaf
+
+    named = trees.named_leaves(template)
+    return jax.tree.structure(template).unflatten(
+        saved(path, leaf) for path, leaf in named.items()
+    )
 
 
 def _describe(config: TrainConfig, splits: Mapping[str, data.Source]) -> dict[str, Any]:

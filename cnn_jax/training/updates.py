@@ -10,6 +10,25 @@ import jax.numpy as jnp
 import optax
 
 from cnn_jax import trees
+from cnn_jax.training.precision import wide
+
+
+def in_wide_dtype(
+    optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    """Has an optimizer see gradients and parameters, and keep its state, in float32.
+
+    Moments are sums of small steps, and norms sums of squares; optax forms them in the
+    dtypes of what it is given. Leaves of float32 and float64 stay as they are.
+    """
+
+    def init(params):
+        return optimizer.init(wide(params))
+
+    def update(updates, state, params=None):
+        return optimizer.update(wide(updates), state, wide(params))
+
+    return optax.GradientTransformation(init, update)
 
 
 class AfterState(NamedTuple):

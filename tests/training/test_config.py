@@ -212,5 +212,5 @@ TAKES_SEED = {
 @pytest.mark.parametrize("function", TAKES_SEED)
 @pytest.mark.parametrize("seed", [-1, 2**32, 1.5, True])
 def test_whatever_takes_a_seed_checks_it(function, seed):
-    with pytest.raises((ValueError, cli.usage.UsageError), match="seed: got .*, exp"):
+    with pytest.raises((ValueError, cli.usage.UsageError), match=r"seed: got .*, exp"):
         TAKES_SEED[function](seed)

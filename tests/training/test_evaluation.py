@@ -132,3 +132,24 @@ def test_labels_of_any_width_count_the_same(generator, dtype):
     )
     assert 0 < wide["correct"] < wide["top5_correct"] < 50
     jax.tree.map(np.testing.assert_array_equal, narrow, wide)
+
+
+def test_a_split_beyond_what_a_float32_counts_is_counted():
+    batch = {"image": jnp.eye(6)[:3], "label": jnp.asarray([0, 1, 0])}
+    sums = zero_sums(6)
+    counted = {"count", "correct", "top5_correct", "bin_count", "bin_correct"}
+    assert {name for name in sums if sums[name].dtype == jnp.int32} == counted
+    sums = {**sums, "count": jnp.int32(2**24), "correct": jnp.int32(2**24)}
+    sums = jax.tree.map(jnp.add, sums, jax.jit(lambda b: eval_step(Given, b))(batch))
+    assert (int(sums["count"]), int(sums["correct"])) == (2**24 + 3, 2**24 + 2)
+    assert evaluation_metrics(sums)["num_examples"] == 2**24 + 3
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, jnp.bfloat16, np.float32])
+def test_a_mask_of_any_dtype_counts(dtype):
+    images = jnp.zeros((700, 3))
+    mask = (np.arange(700) < 601).astype(dtype)
+    batch = {"image": images, "label": np.zeros(700, np.int32), "mask": mask}
+    found = summed([batch], 3)
+    assert (found["count"], found["correct"]) == (601, 601)
+    assert found["loss"] == pytest.approx(601 * np.log(3), rel=1e-5)

@@ -18,6 +18,8 @@ from cnn_jax import sharding, trees
 from cnn_jax.checkpoint import Checkpointer, ResumeRefusedError
 from cnn_jax.data import Dataset
 from cnn_jax.training import TrainConfig
+from cnn_jax.training import state as state_module
+from cnn_jax.training import updates as updates_module
 from cnn_jax.training.loop import NonFiniteLossError, fit
 from cnn_jax.training.records import CLOCKED
 
@@ -251,6 +253,46 @@ def test_a_run_with_everything_on_resumes_bitwise_and_keeps_its_averages(
     assert 0 < result.test["calibration_error"] < 1
     assert result.test["accuracy"] < result.test["top5_accuracy"] <= 1
     assert float(result.state.loss_scale.value) > alone.initial_loss_scale
+
+
+class NarrowNet(nn.Module):
+    """A network whose parameters are bfloat16."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        x = x.reshape(x.shape[0], -1)
+        return nn.Dense(10, param_dtype=jnp.bfloat16, name="head")(x)
+
+
+def test_a_run_with_narrow_averages_resumes_with_wide_ones(
+    digits, with_run, tmp_path, monkeypatch
+):
+    config = with_run(
+        epochs=2, ema_decay=0.9, validation_fraction=0.2, keep_checkpoints=9
+    )
+    with monkeypatch.context() as older:
+        # As runs were saved before averages and moments were float32.
+        for module in (state_module, updates_module):
+            older.setattr(module, "wide", lambda tree: tree)
+        one = dataclasses.replace(config, epochs=2)
+        with pytest.raises(KilledError):
+            fit(NarrowNet(), one, *digits, progress=False, hooks=[kill_at(12)])
+    checkpoints = pathlib.Path(config.run_dir) / "checkpoints"
+    with Checkpointer(checkpoints, read_only=True) as checkpointer:
+        leaves = checkpointer.describe().leaves
+        assert leaves["state/average/params/head/kernel"] == "bfloat16[64,10]"
+    resumed = dataclasses.replace(config, resume=True)
+    result = fit(NarrowNet(), resumed, *digits, progress=False)
+    narrow = {leaf.dtype for leaf in jax.tree.leaves(result.state.params)}
+    assert narrow == {jnp.dtype(jnp.bfloat16)}
+    kept = (result.state.average, result.state.opt_state)
+    assert not any(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(kept))
+    best = {leaf.dtype for leaf in jax.tree.leaves(result.best_variables)}
+    assert best == narrow
+    assert result.test["accuracy"] > 0.3
+    assert trees.digest(result.best_variables) == trees.digest(
+        result.state.evaluated_variables
+    ) or result.best_epoch < len(result.history)
 
 
 @pytest.mark.slow

@@ -1,7 +1,9 @@
 """Every optimizer, and what stands around it, against formulas in NumPy."""
 
 import dataclasses
+import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from references.quick import slow_except
 
 from cnn_jax import trees
 from cnn_jax.training import TrainConfig, make_optimizer, make_schedule
+from cnn_jax.training.anatomy import Anatomy
 
 STEPS = 5
 RATE, DECAY, MOMENTUM, SECOND = 0.1, 0.05, 0.8, 0.95
@@ -320,3 +323,37 @@ def test_a_pattern_may_match_frozen_parameters_alone():
     assert not np.array_equal(
         found["head/kernel"], np.float32(PARAMS["head"]["kernel"])
     )
+
+
+@pytest.mark.parametrize(
+    "optimizer", ["sgd", "adamw", "lamb", "lars", "rmsprop", "muon"]
+)
+def test_narrow_parameters_are_moved_like_wide_ones(optimizer):
+    """What is summed up, moments and norms, is float32 for bfloat16 parameters too."""
+    config = configured(
+        optimizer=optimizer,
+        nesterov=True,
+        l2_sp=0.1,
+        maximum_gradient_norm=0.5,
+        momentum=0.99,
+    )
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), PARAMS)
+    gradients = [
+        jax.tree.map(lambda w, n=n: w * 2.0 ** -(n % 3), params) for n in range(9)
+    ]
+
+    def run(dtype):
+        made = make_optimizer(
+            config, make_schedule(config, 100), anatomy=Anatomy(head=("head/kernel",))
+        )
+        cast = functools.partial(jax.tree.map, lambda leaf: leaf.astype(dtype))
+        state, found = made.init(cast(params)), []
+        update = jax.jit(made.update)
+        for each in gradients:
+            updates, state = update(cast(each), state, cast(params))
+            found.append(updates)
+        return found, state
+
+    narrow, wide = run(jnp.bfloat16), run(jnp.float32)
+    chex.assert_trees_all_equal_dtypes(narrow, wide)
+    chex.assert_trees_all_close(narrow, wide, rtol=1e-5, atol=1e-7)

@@ -16,6 +16,7 @@ from cnn_jax.training import (
     step_options,
     train_step,
 )
+from cnn_jax.training.steps import _ascend
 
 CLASSES = 3
 KEY = jax.random.key(3)
@@ -219,6 +220,97 @@ def test_averages_follow_weights_and_statistics():
     replaced = state.with_evaluated(chosen)
     chex.assert_trees_all_equal(replaced.evaluated_variables, chosen)
     chex.assert_trees_all_equal(replaced.variables, state.variables)
+
+
+def narrow_state(optimizer=None, **options):
+    """A state of one bfloat16 parameter, and the step that adds 1/128 to it."""
+
+    class Model:
+        def init(self, key, images, train):
+            return {
+                "params": {"w": jnp.ones((4,), jnp.bfloat16)},
+                "batch_stats": {"count": jnp.zeros((), jnp.float32)},
+            }
+
+        apply = staticmethod(lambda *arguments, **options: None)
+
+    return TrainState.create(
+        Model(), optimizer or optax.sgd(-1 / 128), KEY, jnp.zeros(()), **options
+    )
+
+
+def test_an_average_of_narrow_parameters_is_not_narrow():
+    state, decay = narrow_state(averages=True), 0.999
+    assert state.average["params"]["w"].dtype == jnp.float32
+    gradients = {"w": jnp.ones((4,), jnp.bfloat16)}
+    expected, steps = 1.0, 100
+
+    @jax.jit
+    def step(state):
+        return state.apply_gradients(gradients, state.batch_stats, ema_decay=decay)
+
+    for number in range(steps):
+        state = step(state)
+        share = 1 - min(decay, (1 + number) / (10 + number))
+        expected += share * (1 + (number + 1) / 128 - expected)
+    assert state.params["w"][0] == 1 + steps / 128
+    found = state.average["params"]["w"]
+    # In bfloat16 the average stays far behind.
+    np.testing.assert_allclose(found - 1, expected - 1, rtol=1e-4)
+    evaluated = state.evaluated_variables
+    assert evaluated["params"]["w"].dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.float32(evaluated["params"]["w"]), found, rtol=4e-3)
+    replaced = state.with_evaluated(jax.device_get(evaluated))
+    assert replaced.average["params"]["w"].dtype == jnp.float32
+    chex.assert_trees_all_equal(replaced.evaluated_variables, evaluated)
+
+
+def test_a_slow_average_moves_by_its_decay():
+    # In float32 1 - 0.999999 is 5 % less than a millionth.
+    state = narrow_state(averages=True).replace(step=jnp.int32(10**9))
+    state = state.replace(params={"w": jnp.full((4,), 2.0**20, jnp.bfloat16)})
+    gradients = {"w": jnp.zeros((4,), jnp.bfloat16)}
+    found = state.apply_gradients(gradients, state.batch_stats, ema_decay=0.999999)
+    moved = found.average["params"]["w"] - state.average["params"]["w"]
+    np.testing.assert_allclose(moved, (2**20 - 1) * 1e-6, rtol=1e-4)
+
+
+def test_parts_of_a_narrow_gradient_add_up():
+    """256 parts of a gradient of which bfloat16 could not add the last half."""
+
+    class Model:
+        def init(self, key, images, train):
+            return {"params": {"w": jnp.zeros((2,), jnp.bfloat16)}}
+
+        def apply(self, variables, x, *, train, rngs=None, mutable=()):
+            w = variables["params"]["w"].astype(jnp.float32)
+            return x.reshape(len(x), -1)[:, :1] * w[None], {}
+
+    num_parts = 512
+    batch = {
+        "image": jnp.full((num_parts, 1, 1, 1), 1.01),
+        "label": jnp.zeros((num_parts,), jnp.int32),
+    }
+    state = TrainState.create(Model(), optax.sgd(1.0), KEY, batch["image"][:1])
+    whole, parts = (
+        jax.jit(functools.partial(train_step, accumulate_steps=count))(
+            state, batch, KEY
+        )[0].params["w"]
+        for count in (1, num_parts)
+    )
+    assert parts.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.float32(parts), np.float32(whole), rtol=4e-3)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_the_way_uphill_of_narrow_parameters_has_the_radius(dtype):
+    # In float16 the squares overflow, in bfloat16 their sum is rounded to 8 bits.
+    params = {"w": jnp.zeros((300,), dtype), "v": jnp.zeros((7,), dtype)}
+    gradients = jax.tree.map(lambda leaf: jnp.full_like(leaf, 300.0), params)
+    uphill = _ascend(params, gradients, 1.0)
+    norm = np.sqrt(sum(np.sum(np.square(np.float64(v))) for v in uphill.values()))
+    assert norm == pytest.approx(1, rel=3e-3)
+    assert uphill["w"].dtype == dtype
 
 
 def test_averages_of_what_stands_still_stand_still():

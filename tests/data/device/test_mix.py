@@ -208,7 +208,7 @@ def test_targets_are_made_of_integers_alone(labels):
 def test_targets_that_a_share_would_be_rounded_in_are_refused(
     images, targets, mix, dtype
 ):
-    with pytest.raises(ValueError, match="targets: got .*, expected floating prob"):
+    with pytest.raises(ValueError, match=r"targets: got .*, expected floating prob"):
         mix(KEYS[0], images, np.asarray(targets).astype(dtype), 1.0)
     with pytest.raises(ValueError, match=r"targets: got float32\[6\], expected"):
         mix(KEYS[0], images, np.ones(6, np.float32), 1.0)
