@@ -17,6 +17,7 @@ from cnn_jax.analysis.summary import summarize
 from cnn_jax.checkpoint import CheckpointError
 from cnn_jax.models import create_model
 from cnn_jax.pretrained import load_pretrained
+from cnn_jax.pretrained.files import describe_own
 from cnn_jax.report.run_page import write_run_page
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.feeds import image_shape
@@ -60,6 +61,8 @@ def run(config: TrainConfig) -> FitResult:
     variables = None
     if config.pretrained is not None:
         config, variables = _load_pretrained(config, model)
+    if config.run_dir is not None and is_main_process():
+        print(f"every option as it is: {config.run_dir}/config.json", flush=True)
     return fit(
         model,
         config,
@@ -74,6 +77,9 @@ def run(config: TrainConfig) -> FitResult:
 def _load_pretrained(config: TrainConfig, model: Any) -> tuple[TrainConfig, Any]:
     """Returns the variables to start from, and what is then known of the images."""
     assert config.pretrained is not None  # that is why it is called
+    known = describe_own(config.pretrained)
+    if known is not None:
+        known.require_name(config.pretrained)
     variables, report = load_pretrained(
         model, config.pretrained, key=make_keys(config.seed).parameters
     )
@@ -101,11 +107,15 @@ def _use_compilation_cache(directory: str | None) -> None:
 
 
 def print_epoch(record: dict[str, Any], state: object) -> None:
-    """Prints one line for each epoch."""
+    """Prints one line for each epoch, with the accuracy that decisions go by.
+
+    That of the validation split, where there is one; the test split decides nothing.
+    """
     if record["event"] == "epoch" and is_main_process():
+        split = "validation" if "validation_accuracy" in record else "test"
         print(
-            f"epoch {record['epoch']}: train loss {record['train_loss']:.4f}, test "
-            f"accuracy {record['test_accuracy']:.2%}, {record['seconds']:.0f} s",
+            f"epoch {record['epoch']}: train loss {record['train_loss']:.4f}, {split} "
+            f"accuracy {record[f'{split}_accuracy']:.2%}, {record['seconds']:.0f} s",
             flush=True,
         )
 
@@ -130,8 +140,6 @@ def main(
     config = tyro.cli(
         TrainConfig, args=arguments, default=default, description=description
     )
-    for field, value in dataclasses.asdict(config).items():
-        print(f"{field} = {value!r}")
     try:
         config.validate()
         _use_compilation_cache(config.compilation_cache)
@@ -151,6 +159,13 @@ def main(
 
 def _conclude(result: FitResult) -> None:
     """Prints the last lines, and writes the page where there is a directory for it."""
+    if result.stopped_early:
+        best = result.history[result.best_epoch - 1]["validation_accuracy"]
+        print(
+            f"stopped early after epoch {len(result.history)}: no gain in validation "
+            f"accuracy since epoch {result.best_epoch} ({best:.2%})",
+            flush=True,
+        )
     print(
         f"test accuracy {result.test['accuracy']:.2%} on "
         f"{result.test['num_examples']} examples (epoch {result.best_epoch}), "

@@ -126,6 +126,7 @@ def predict(
         )
     known = describe_own(weights)
     if known is not None:
+        known.require_name(weights)
         model = model or known.model
         num_classes = known.num_classes if num_classes is None else num_classes
         class_names = known.class_names if class_names is None else class_names

@@ -28,6 +28,7 @@ from cnn_jax.analysis.summary import Summary, summarize
 from cnn_jax.data import Dataset, load_dataset
 from cnn_jax.report import environment, html, plots, study, table
 from cnn_jax.report.progress import PlannedRun, RunProgress
+from cnn_jax.report.run_page import write_run_page
 from cnn_jax.report.statistics import Interval, accuracy_interval, student_interval
 from cnn_jax.report.words import count, listed
 from cnn_jax.training import TrainConfig
@@ -232,6 +233,7 @@ def train_all(
                         if programs is None:
                             mesh = sharding.make_mesh()
                             programs = Programs(model, train_config, splits, mesh)
+                            progress.compiled()
                         fit(
                             model,
                             train_config,
@@ -246,9 +248,13 @@ def train_all(
                     failures.append(f"{name}, seed {seed}: {error}")
                     progress.end(f"failed at step {error.step}")
                     continue
+                write_run_page(train_config.run_dir)
                 run = Run(name, seed, _read(train_config, "result.json"))
                 runs.append(run)
                 accuracy = f"test accuracy {run.result['test']['accuracy']:.1%}"
+                if run.result["stopped_early"]:
+                    num_epochs = len(run.result["history"])
+                    accuracy += f", stopped early after epoch {num_epochs}"
                 progress.end(accuracy, is_kept=is_kept)
     return runs, failures
 

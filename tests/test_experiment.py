@@ -117,4 +117,44 @@ def test_a_finished_run_has_a_page_which_resuming_writes(start, tmp_path, capsys
     assert capsys.readouterr().out.splitlines()[-1] == last_line
     assert page.read_text("utf-8") == text
     accuracy = json.loads((run_dir / "result.json").read_text())["test"]["accuracy"]
-    assert f"On digits, lenet5 reached {100 * accuracy:.2f} % on 355 test" in text
+    # The network is a test's own, whatever the configuration calls it.
+    name = f"{SoftmaxRegression.__module__}.SoftmaxRegression"
+    reached = f"{name} reached {100 * accuracy:.2f} % on 355 test"
+    assert f"On digits, {reached}" in text
+
+
+def record(**fields):
+    found = {"epoch": 2, "train_loss": 0.5, "test_accuracy": 0.75, "seconds": 3.0}
+    return {"event": "epoch", **found, **fields}
+
+
+def test_an_epochs_line_shows_what_decides(capsys):
+    experiment.print_epoch(record(), None)
+    experiment.print_epoch(record(validation_accuracy=0.5), None)
+    experiment.print_epoch({"event": "step", "loss": 1.0}, None)
+    assert capsys.readouterr().out.splitlines() == [
+        "epoch 2: train loss 0.5000, test accuracy 75.00%, 3 s",
+        "epoch 2: train loss 0.5000, validation accuracy 50.00%, 3 s",
+    ]
+
+
+def test_a_run_that_stopped_early_says_so(start, capsys, tmp_path):
+    # Nothing is a gain of 0.9 on the first epoch, so the third is one too many.
+    start(
+        *("--epochs", "6", "--patience", "2", "--validation-fraction", "0.3"),
+        *("--minimum-gain", "0.9", "--learning-rate", "1e-9"),
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"every option as it is: {tmp_path / 'run'}/config.json"
+    epochs = [line for line in lines if line.startswith("epoch ")]
+    assert all("validation accuracy" in line and "test" not in line for line in epochs)
+    assert 2 <= len(epochs) < 6
+    stopped = f"stopped early after epoch {len(epochs)}: no gain in validation accuracy"
+    assert any(line.startswith(stopped) for line in lines)
+
+
+@pytest.mark.parametrize("arguments", [("--seed", "4294967296"), ("--epochs", "0")])
+def test_an_error_stands_alone(arguments, capsys):
+    with pytest.raises(SystemExit, match="The configuration has mistakes"):
+        experiment.main(TrainConfig(), "", list(arguments))
+    assert capsys.readouterr().out == ""

@@ -202,6 +202,38 @@ def sized_for(model: nn.Module) -> tuple[int, int, int]:
     return Family.input_shape
 
 
+def registered_as(
+    model: Any, *, prefer: str | None = None
+) -> tuple[str, dict[str, Any]] | None:
+    """Returns which registered model a module is, and what is changed in it.
+
+    Args:
+      model: A module, or anything else.
+      prefer: Of several that it is equally near to, the name to take.
+
+    Returns:
+      The name of the nearest variant and the fields that differ from it, without
+      `num_classes` and the dtypes; None if no family has such a module.
+    """
+    ignored = {"parent", "name", "num_classes", "dtype", "param_dtype"}
+    found = []
+    for name, family in _FAMILY_OF.items():
+        if type(model) is not family.module:
+            continue
+        variant = create_model(name, num_classes=1)
+        changed = {
+            field.name: getattr(model, field.name)
+            for field in dataclasses.fields(family.module)
+            if field.name not in ignored
+            and getattr(model, field.name) != getattr(variant, field.name)
+        }
+        found.append((len(changed), name != prefer, name, changed))
+    if not found:
+        return None
+    _, _, name, changed = min(found, key=lambda each: each[:3])
+    return name, changed
+
+
 def create_model(
     name: str,
     *,

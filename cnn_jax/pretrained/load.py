@@ -19,7 +19,7 @@ from cnn_jax import trees
 from cnn_jax.models import create_model
 from cnn_jax.models.registry import sized_for
 from cnn_jax.pretrained import placement
-from cnn_jax.pretrained.files import open_weights
+from cnn_jax.pretrained.files import describe_own, open_weights
 from cnn_jax.pretrained.report import ConversionReport, some
 from cnn_jax.pretrained.rules import Origin
 
@@ -70,6 +70,9 @@ def load_pretrained(
         other.
     """
     if not isinstance(model_or_name, nn.Module):
+        known = describe_own(path)
+        if known is not None:
+            known.require_name(path)
         model = create_model(model_or_name, num_classes=num_classes)
     elif num_classes is None:
         model = model_or_name
@@ -116,7 +119,8 @@ def load_pretrained(
 
 
 def _initialize(model: nn.Module, key: jax.Array) -> dict[str, Any]:
-    x = jnp.zeros((1, *sized_for(model)), model.param_dtype)
+    dtype = getattr(model, "param_dtype", jnp.float32)
+    x = jnp.zeros((1, *sized_for(model)), dtype)
     variables: Any = model.init(key, x, train=False)
     return variables
 

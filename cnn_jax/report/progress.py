@@ -31,8 +31,10 @@ class PlannedRun(NamedTuple):
 class RunProgress:
     """Says which run of how many, and about how long the rest will take.
 
-    A run is taken to cost what was planned, until one of its kind has been timed. A
-    terminal gets a bar, and everything a line per run.
+    A run is taken to cost what was planned, until one of its kind has been timed. What
+    a kind's first run does once, which is compiling, has a time of its own: as long as
+    for other kinds, whatever they cost. A terminal gets a bar, and everything a line
+    per run.
 
     Args:
       runs: All runs, in the order in which they will begin.
@@ -43,6 +45,7 @@ class RunProgress:
         self._num_runs = len(runs)
         self._seconds: dict[str, float] = {}
         self._spent = self._spent_cost = 0.0
+        self._compile_seconds: dict[str, float] = {}
         self._bar = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(),
@@ -65,10 +68,16 @@ class RunProgress:
     def begin(self) -> None:
         """Starts the clock of the next run."""
         self._started = time.perf_counter()
+        self._compiling = 0.0
         number = self._num_runs - len(self._waiting) + 1
         place = f"{number:{len(str(self._num_runs))}}/{self._num_runs}"
         self._head = f"[{place}] {self._waiting[0].label}"
         self.show(0.0)
+
+    def compiled(self) -> None:
+        """Says that the current run is through with what its kind does only once."""
+        self._compiling = time.perf_counter() - self._started
+        self._compile_seconds[self._waiting[0].kind] = self._compiling
 
     def show(self, share: float) -> None:
         """Brings the bar to `share` of the current run."""
@@ -92,7 +101,8 @@ class RunProgress:
           is_kept: Whether that was found before: its time then says nothing.
         """
         run = self._waiting.pop(0)
-        seconds = time.perf_counter() - self._started
+        whole = time.perf_counter() - self._started
+        seconds = whole - self._compiling
         if is_kept:
             self._say(f"{self._head}: {outcome}, kept")
             return
@@ -103,7 +113,7 @@ class RunProgress:
         text = ""
         if self._waiting and left is not None:
             text = f"; about {duration(left)} left"
-        self._say(f"{self._head}: {outcome}, {duration(seconds)}{text}")
+        self._say(f"{self._head}: {outcome}, {duration(whole)}{text}")
 
     def _say(self, text: str) -> None:
         self._bar.update(self._task, left="")
@@ -117,7 +127,7 @@ class RunProgress:
         """The seconds left when `share` of the current run is over, if to be told."""
         spent, cost = self._spent, self._spent_cost
         if share:
-            spent += time.perf_counter() - self._started
+            spent += time.perf_counter() - self._started - self._compiling
             cost += share * self._waiting[0].cost
         if not cost:
             return None
@@ -125,4 +135,13 @@ class RunProgress:
             self._seconds.get(run.kind, run.cost * spent / cost)
             for run in self._waiting
         ]
-        return sum(times) - share * times[0] if times else 0.0
+        left = sum(times) - share * times[0] if times else 0.0
+        return left + self._compile_left()
+
+    def _compile_left(self) -> float:
+        """The seconds that kinds which nothing is known of will take to compile."""
+        known = self._compile_seconds
+        if not known:
+            return 0.0
+        new = {run.kind for run in self._waiting} - self._seconds.keys() - known.keys()
+        return len(new) * sum(known.values()) / len(known)

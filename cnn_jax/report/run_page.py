@@ -102,6 +102,13 @@ class FinishedRun:
         return self.about["config"]
 
     @property
+    def model(self) -> str:
+        """The model's name, and what was changed in a registered one."""
+        changed = self.about.get("model", {}).get("changed", {})
+        fields = ", ".join(f"{name}={value}" for name, value in changed.items())
+        return self.config["model"] + (f" ({fields})" if fields else "")
+
+    @property
     def history(self) -> Sequence[Record]:
         """The epochs."""
         return self.result["history"]
@@ -196,7 +203,7 @@ def render_run(run: FinishedRun) -> str:
         html.Section("How this was made", [html.Facts(_making(run))]),
     ]
     return html.render_page(
-        f"{run.config['model']} on {_public_text(run.config['dataset'])}",
+        f"{run.model} on {_public_text(run.config['dataset'])}",
         summarize_run(run),
         sections,
         kicker="cnn_jax, one training run",
@@ -207,7 +214,7 @@ def summarize_run(run: FinishedRun) -> str:
     """Returns the outcome in one paragraph."""
     test, num_epochs = run.result["test"], len(run.history)
     sentences = [
-        f"On {_public_text(run.config['dataset'])}, {run.config['model']} reached "
+        f"On {_public_text(run.config['dataset'])}, {run.model} reached "
         f"{ACCURACY.text(test['accuracy'])} % on "
         f"{count(test['num_examples'], 'test example')} with the weights of epoch "
         f"{run.best_epoch} of {num_epochs}; training took "
@@ -457,11 +464,20 @@ def _costs(run: FinishedRun) -> dict[str, str]:
     return facts
 
 
+def _model_facts(run: FinishedRun) -> dict[str, str]:
+    identity = run.about.get("model")
+    if identity is None:  # as older runs have it
+        return {}
+    registered = "registered" if identity["name"] else "the user's own"
+    return {"Model": f"{run.model}: {identity['module']}, {registered}"}
+
+
 def _making(run: FinishedRun) -> dict[str, str]:
     config, about = run.config, run.about
     prints = [f"{name} {value}" for name, value in about["dataset"].items()]
     versions = [f"{name} {value}" for name, value in about["versions"].items()]
-    facts = {
+    facts = _model_facts(run)
+    facts |= {
         "Dataset": f"{_public_text(config['dataset'])}: trained on "
         f"{config['train_split']}, tested on {config['test_split']}",
         "Fingerprints": ", ".join(prints),

@@ -44,9 +44,7 @@ def eval_step(state: TrainState, batch: Batch) -> Metrics:
     correct = counts & is_correct(logits, batch["label"])
     confidence = jnp.max(jax.nn.softmax(logits.astype(jnp.float32)), axis=-1)
     # A padded example may give anything: zero times NaN would be NaN.
-    losses, confidence = (
-        jnp.where(counts, each, 0.0) for each in (losses, confidence)
-    )
+    losses, confidence = (jnp.where(counts, each, 0.0) for each in (losses, confidence))
     in_bin = counts[:, None] & _bins(confidence)
     sums = {
         "loss": jnp.sum(losses),

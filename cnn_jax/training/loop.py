@@ -24,8 +24,15 @@ from jax.sharding import Mesh
 
 from cnn_jax import data, sharding, trees
 from cnn_jax.training import feeds
+from cnn_jax.training.checks import (
+    check_is_model,
+    check_model,
+    check_regularizers,
+    check_source,
+)
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.hosts import is_main_process
+from cnn_jax.training.identity import described, identify_model
 from cnn_jax.training.programs import Programs
 from cnn_jax.training.speed import StepTrace, Stopwatch, model_flops_utilization
 from cnn_jax.training.state import TrainState
@@ -57,7 +64,7 @@ class NonFiniteLossError(ArithmeticError):
         self.leaf: str | None = leaf
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class FitResult:
     """What a run ended with.
 
@@ -115,6 +122,15 @@ class FitResult:
     state_digest: str
     run_dir: str | None
 
+    def __repr__(self) -> str:
+        test = ", ".join(f"{name} {value:.6g}" for name, value in self.test.items())
+        early = ", stopped early" if self.stopped_early else ""
+        return (
+            f"FitResult(test: {test}; epoch {self.best_epoch} of {len(self.history)}"
+            f"{early}; {self.train_seconds:.1f} s of training; run_dir "
+            f"{self.run_dir!r})"
+        )
+
     def summary(self) -> dict[str, Any]:
         """Returns everything but the arrays, as a mapping that JSON can hold."""
         arrays = ("state", "best_variables")
@@ -145,7 +161,9 @@ def fit(
       model: Anything with linen's `init` and `apply`; `apply(variables, images,
         train=...)` returns logits.
       config: The run's configuration. `model`, `dataset`, `data_dir` and `image_size`
-        only describe what the other arguments already are.
+        only describe what the other arguments already are. What is recorded is what
+        these are: the model's registered name, else the qualified name of its class
+        unless `config.model` is a name of the caller's own, and the data's name.
       train: The training split: a `Dataset` lives on the devices, any other source is
         streamed from.
       test: The test split: evaluated and reported, never used for a decision.
@@ -165,7 +183,9 @@ def fit(
       The result. With `config.run_dir`, everything but arrays is also in `result.json`.
 
     Raises:
-      ValueError: If the configuration, the splits and the mesh do not fit together, or
+      ValueError: If an argument is of another kind, the model does not make logits for
+        the classes of these images, or has not the regularisers of the configuration;
+        if the configuration, the splits and the mesh do not fit together, or
         what is resumed was made with another configuration or dataset
         (`ResumeRefusedError`); raised before anything is compiled.
       FileExistsError: If `run_dir` holds a run and `config.resume` is False.
@@ -176,7 +196,20 @@ def fit(
       CheckpointError, OSError: If the run directory cannot be written, or what is to be
         resumed is damaged.
     """
+    if not isinstance(config, TrainConfig):
+        raise ValueError(
+            f"config: got a {type(config).__name__}, expected a TrainConfig: "
+            "fit(model, config, train, test)."
+        )
     config.validate()
+    check_is_model(model)
+    given = {"train": train, "test": test, "validation": validation}
+    for name, split in given.items():
+        if split is not None or name != "validation":
+            check_source(name, split)
+    check_regularizers(model, config)
+    identity, configured = identify_model(model, config.model), config
+    config = described(config, identity, train, test)
     if config.validation_fraction and validation is not None:
         raise ValueError("validation: given, while validation_fraction is not 0.")
     if config.validation_fraction:
@@ -190,12 +223,19 @@ def fit(
     _check_splits(config, splits)
     mesh = sharding.make_mesh(specification=config.mesh) if mesh is None else mesh
     sharding.check_batch_size(config.batch_size, mesh)
+    if programs is None:
+        check_model(
+            model,
+            feeds.image_shape(config, train),
+            len(train.class_names),
+            config.dtype,
+        )
 
     with contextlib.ExitStack() as stack:
         store: Store | None = None
         signals = StopSignals()
         if config.run_dir is not None:
-            store = stack.enter_context(Store(config, splits))
+            store = stack.enter_context(Store(config, splits, identity, configured))
             # Without a directory there is nothing to save.
             stack.enter_context(signals)
         if programs is None:

@@ -4,11 +4,12 @@ Parameters may be narrow (a model's `param_dtype`), but whatever adds up many sm
 steps, moments, averages or parts of a gradient, is `wide`: in bfloat16 a thousandth of
 a number added to it changes nothing.
 
-Dynamic loss scaling keeps small gradients. In float16 whatever is below 6e-8 is zero, and the gradients of activations often are.
-So the loss is multiplied by a large number before the backward pass and the gradients
-divided by it after, in float32. Were the number too large, gradients would overflow:
-then the step's update is skipped and the number halves; after many good steps it
-doubles (Micikevicius et al. 2018, "Mixed Precision Training").
+Dynamic loss scaling keeps small gradients. In float16 whatever is below 6e-8 is zero,
+and the gradients of activations often are. So the loss is multiplied by a large number
+before the backward pass and the gradients divided by it after, in float32. Were the
+number too large, gradients would overflow: then the step's update is skipped and the
+number halves; after many good steps it doubles (Micikevicius et al. 2018, "Mixed
+Precision Training").
 
 bfloat16 has float32's range and needs none of this.
 """

@@ -48,6 +48,7 @@ from cnn_jax.training.feeds import (
     make_evaluation,
     make_feed,
 )
+from cnn_jax.training.identity import DESCRIPTIVE
 from cnn_jax.training.keys import make_keys, place_keys
 from cnn_jax.training.optim import make_optimizer
 from cnn_jax.training.parallel import ParallelStep, make_step
@@ -180,7 +181,7 @@ class Programs:
           ValueError: If more differs than these, the numbers that the run starts from,
             and where its files go.
         """
-        ignored = dict.fromkeys(("seed", *RESUME_MAY_CHANGE))
+        ignored = dict.fromkeys(("seed", *DESCRIPTIVE, *RESUME_MAY_CHANGE))
         expected, found = (
             {**each.to_dict(), **ignored} for each in (self._config, config)
         )

@@ -2,12 +2,14 @@
 
 A room of its own beside the loop, because what a run leaves behind is a contract:
 
-    config.json          the configuration, versions and dataset fingerprints
+    config.json          the configuration, what the model is, versions and dataset
+                         fingerprints
     metrics.jsonl        one JSON object a line: {"event": "step" | "epoch", ...}
     events.out.tfevents* the same numbers for TensorBoard
     checkpoints/         see cnn_jax.checkpoint; elsewhere with `checkpoint_dir`
     result.json          written at the end
-    report.html          see cnn_jax.report.run_page; written by experiments
+    report.html          see cnn_jax.report.run_page; written by experiments, for each
+                         run of a study too, and by write_run_page after `fit`
 
 Every line of `metrics.jsonl` carries the number of finished steps. A run that is
 resumed at step s first drops the lines beyond s, so that its file ends equal to that of

@@ -89,6 +89,14 @@ class TrainState:
             state = state.replace(average=jax.tree.map(jnp.copy, wide(state.variables)))
         return state
 
+    def __repr__(self) -> str:
+        leaves = jax.tree.leaves(self.params)
+        number = sum(leaf.size for leaf in leaves)
+        return (
+            f"TrainState({number:,} parameters in {len(leaves)} arrays"
+            f"{', with averages' if self.average else ''})"
+        )
+
     @property
     def variables(self) -> dict[str, Any]:
         """What the model's `apply` takes in training."""

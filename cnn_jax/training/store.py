@@ -15,6 +15,7 @@ from cnn_jax import checkpoint, data, trees
 from cnn_jax.training.config import RESUME_MAY_CHANGE, TrainConfig
 from cnn_jax.training.feeds import channel_statistics, image_shape
 from cnn_jax.training.hosts import is_main_process
+from cnn_jax.training.identity import DESCRIPTIVE
 from cnn_jax.training.keys import make_keys
 from cnn_jax.training.precision import as_dtypes_of, is_narrow
 from cnn_jax.training.records import RunFiles
@@ -64,6 +65,9 @@ class Store:
     Args:
       config: The run's configuration, with a `run_dir`.
       splits: The datasets by name, whose fingerprints a resumed run must find again.
+      identity: What the model is, from `identity.identify_model`.
+      given: The configuration before it named what the run is of, as older runs have
+        it; None for the same.
 
     Raises:
       FileExistsError: If the directory, or that of the checkpoints, holds a run and
@@ -72,7 +76,13 @@ class Store:
         dataset, and `config.allow_changed` does not name what differs.
     """
 
-    def __init__(self, config: TrainConfig, splits: Mapping[str, data.Source]):
+    def __init__(
+        self,
+        config: TrainConfig,
+        splits: Mapping[str, data.Source],
+        identity: Mapping[str, Any],
+        given: TrainConfig | None = None,
+    ):
         assert config.run_dir is not None  # see above
         with contextlib.ExitStack() as stack:
             self.files: RunFiles = stack.enter_context(
@@ -90,8 +100,8 @@ class Store:
                     f"{self.checkpoints.directory} already holds a run's checkpoints. "
                     "Choose another directory (--checkpoint-dir)."
                 )
-            self._description = _describe(config, splits)
-            self._check_description(config)
+            self._description = _describe(config, splits, identity)
+            self._check_description(config, given or config)
             self._saved_step: int | None = None
             self._stack = stack.pop_all()
 
@@ -152,13 +162,16 @@ class Store:
     def __exit__(self, *exception: Any) -> None:
         self._stack.__exit__(*exception)
 
-    def _check_description(self, config: TrainConfig) -> None:
+    def _check_description(self, config: TrainConfig, given: TrainConfig) -> None:
         try:
             saved = dict(self.checkpoints.metadata())
         except FileNotFoundError:
             return
         if "config" in saved:
             saved["config"] = TrainConfig.completed(saved["config"])
+            for name in DESCRIPTIVE:
+                if saved["config"][name] == getattr(given, name):
+                    saved["config"][name] = getattr(config, name)
         allowed = config.allow_changed
         may_change = {
             "config": (*RESUME_MAY_CHANGE, *allowed),
@@ -193,11 +206,16 @@ def _as_saved(template: Any, leaves: Mapping[str, str]) -> Any:
     )
 
 
-def _describe(config: TrainConfig, splits: Mapping[str, data.Source]) -> dict[str, Any]:
+def _describe(
+    config: TrainConfig,
+    splits: Mapping[str, data.Source],
+    identity: Mapping[str, Any],
+) -> dict[str, Any]:
     key, train = make_keys(config.seed).steps, splits["train"]
     mean, std = channel_statistics(config, train)
     return {
         "config": config.to_dict(),
+        "model": dict(identity),
         "dataset": {name: split.fingerprint for name, split in splits.items()},
         # The same seed gives other keys under another generator.
         "random": {

@@ -43,7 +43,7 @@ from cnn_jax.training.probe import (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class ProbeResult:
     """What `feature_extraction` ended with.
 
@@ -65,6 +65,12 @@ class ProbeResult:
     feature_seconds: float
     fit_seconds: float
     num_cached: int
+
+    def __repr__(self) -> str:
+        return (
+            f"ProbeResult(train accuracy {self.train['accuracy']:.6g}, test accuracy "
+            f"{self.test['accuracy']:.6g}; {self.report})"
+        )
 
 
 def feature_extraction(

@@ -74,6 +74,12 @@ def test_a_run_learns_and_reports_itself(tiny_net, digits, with_run):
     }
     assert result.best_epoch == 4
     assert not result.stopped_early
+    accuracy = result.test["accuracy"]
+    assert f"accuracy {accuracy:.6g}" in repr(result)
+    assert "epoch 4 of 4" in repr(result)
+    assert len(repr(result)) < 400
+    assert repr(result.state).startswith("TrainState(")
+    assert len(repr(result.state)) < 100
     assert result.train_seconds == pytest.approx(
         sum(record["seconds"] for record in result.history)
     )

@@ -60,6 +60,9 @@ class OwnCheckpoint:
       class_names: Their names, or None if they are not said.
       preprocessing: See `Provenance`.
       is_run: Whether a training run wrote it.
+      own_model: What the model of a run was that no name stands for: a class of the
+        caller's own, or a registered model with changed fields; None for a registered
+        model.
     """
 
     step: int
@@ -72,6 +75,19 @@ class OwnCheckpoint:
     class_names: tuple[str, ...] | None = None
     preprocessing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     is_run: bool = False
+    own_model: str | None = None
+
+    def require_name(self, source: object) -> None:
+        """Raises ValueError if no registered name stands for the model.
+
+        Args:
+          source: What was described.
+        """
+        if self.own_model is not None:
+            raise ValueError(
+                f"{source}: its model is {self.own_model}, which no name of `cnn-jax "
+                "models` stands for; make it in Python and pass it to load_pretrained."
+            )
 
 
 def describe_own(source: object) -> OwnCheckpoint | None:
@@ -259,6 +275,7 @@ def _of_run(found: Description, *, named: bool) -> OwnCheckpoint:
     heads = [spec for path, spec in specs.items() if re.fullmatch(HEAD, path)]
     config, record = found.metadata["config"], found.metadata["record"]
     images = found.metadata.get("images", {})
+    own_model = _own_model(found.metadata.get("model"))
     is_best = record.get("best_epoch") and record.get("best_step") == found.step
     which = "best " if is_best and not named else "newest " if not named else ""
     return OwnCheckpoint(
@@ -268,12 +285,23 @@ def _of_run(found: Description, *, named: bool) -> OwnCheckpoint:
         ignored=tuple(path for path in found.leaves if path not in taken),
         part=f"{which}checkpoint, step {found.step}"
         + (", moving averages" if has_average else ""),
-        model=config.get("model"),
+        model=config.get("model") if own_model is None else None,
         num_classes=_abstract(heads[0]).shape[-1] if heads else None,
         class_names=_as_tuple(images.get("class_names")),
         preprocessing=_preprocessing(config, images),
         is_run=True,
+        own_model=own_model,
     )
+
+
+def _own_model(identity: Mapping[str, Any] | None) -> str | None:
+    """Returns what a run says of a model that no name stands for, else None."""
+    if identity is None:  # as older runs have it
+        return None
+    if identity["name"] is None:
+        return f"the user's own, {identity['module']}"
+    changed = ", ".join(f"{name}={text}" for name, text in identity["changed"].items())
+    return f"{identity['name']} with {changed}" if changed else None
 
 
 def _preprocessing(
