@@ -319,7 +319,10 @@ def sweep(
             run = done.get((treatment, size, seed))
             is_kept = run is not None
             if not is_kept:
+                compiled = learner.compile_seconds
                 learned = _learn(learner, treatment, draw(train, size, seed), seed)
+                if learner.compile_seconds > compiled:
+                    progress.compiled(learner.compile_seconds - compiled)
                 run = TransferRun(
                     treatment, size, seed, learned.accuracy, learned.seconds
                 )

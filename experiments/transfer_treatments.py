@@ -82,6 +82,9 @@ class Learner:
       scratch_learning_rate: What replaces its learning rate for random weights.
       steps: How many steps such runs take.
       probe_l2: The penalty of linear probes.
+
+    Attributes:
+      compile_seconds: What compiling has taken so far.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class Learner:
         self._images = jax.ShapeDtypeStruct((1, *test.image_shape), jnp.float32)
         self._head = head_parameters(backbone.model, self._images)
         self._programs: dict[Treatment, Programs] = {}
+        self.compile_seconds = 0.0
         self._compiled: set[Hashable] = set()
         self._initialize = jax.jit(
             lambda key: backbone.model.init(
@@ -134,6 +138,7 @@ class Learner:
             self._programs[treatment] = Programs(
                 model, config, splits, sharding.make_mesh(), variables
             )
+            self.compile_seconds += self._programs[treatment].compile_seconds
         return fit(
             model,
             config,

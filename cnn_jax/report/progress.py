@@ -74,9 +74,15 @@ class RunProgress:
         self._head = f"[{place}] {self._waiting[0].label}"
         self.show(0.0)
 
-    def compiled(self) -> None:
-        """Says that the current run is through with what its kind does only once."""
-        self._compiling = time.perf_counter() - self._started
+    def compiled(self, seconds: float | None = None) -> None:
+        """Says how long the current run took for what its kind does only once.
+
+        Args:
+          seconds: How long; None for all the time since it began.
+        """
+        if seconds is None:
+            seconds = time.perf_counter() - self._started
+        self._compiling = seconds
         self._compile_seconds[self._waiting[0].kind] = self._compiling
 
     def show(self, share: float) -> None:

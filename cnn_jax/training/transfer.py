@@ -31,6 +31,7 @@ from jax.sharding import Mesh
 from cnn_jax import data, trees
 from cnn_jax import kernels as K
 from cnn_jax.training import anatomy
+from cnn_jax.training.checks import check_source
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.feature_cache import Features, split_features
 from cnn_jax.training.keys import make_keys
@@ -113,6 +114,8 @@ def feature_extraction(
       ValueError: If the variables are not the model's, or an option is wrong.
     """
     config.validate()
+    for name, split in (("train", train), ("test", test)):
+        check_source(name, split)
     started = time.perf_counter()
     found = [
         split_features(
