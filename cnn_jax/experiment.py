@@ -77,9 +77,9 @@ def run(config: TrainConfig) -> FitResult:
 def _load_pretrained(config: TrainConfig, model: Any) -> tuple[TrainConfig, Any]:
     """Returns the variables to start from, and what is then known of the images."""
     assert config.pretrained is not None  # that is why it is called
-    known = describe_own(config.pretrained)
-    if known is not None:
-        known.require_name(config.pretrained)
+    own = describe_own(config.pretrained)
+    if own is not None:
+        own.require_name(config.pretrained)
     variables, report = load_pretrained(
         model, config.pretrained, key=make_keys(config.seed).parameters
     )

@@ -200,9 +200,9 @@ def _as_saved(template: Any, leaves: Mapping[str, str]) -> Any:
         narrower = jax.ShapeDtypeStruct(leaf.shape, name, sharding=leaf.sharding)
         return narrower if is_narrow(narrower) and leaf.dtype == np.float32 else leaf
 
-    named = trees.named_leaves(template)
-    return jax.tree.structure(template).unflatten(
-        saved(path, leaf) for path, leaf in named.items()
+    return jax.tree.unflatten(
+        jax.tree.structure(template),
+        [saved(path, leaf) for path, leaf in trees.named_leaves(template).items()],
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from operator import index
 from typing import Literal
 
 from cnn_jax import sharding
@@ -113,7 +114,7 @@ class ParallelConfig:
                 is_integer(self.process_id)
                 and (
                     self.num_processes is None
-                    or 0 <= self.process_id < self.num_processes
+                    or 0 <= index(self.process_id) < self.num_processes
                 )
             ),
             "a whole number from 0, below num_processes",

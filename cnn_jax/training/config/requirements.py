@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from operator import index
 from typing import Any
 
 from cnn_jax.geometry import is_integer
@@ -22,14 +23,18 @@ def at_least_one(config: Any, *fields: str) -> Iterable[Requirement]:
     """Requires counts: whole numbers, 1 or more."""
     for field in fields:
         value = getattr(config, field)
-        yield field, is_integer(value) and value >= 1, "a whole number of at least 1"
+        yield (
+            field,
+            is_integer(value) and index(value) >= 1,
+            "a whole number of at least 1",
+        )
 
 
 def at_least_one_if_given(config: Any, *fields: str) -> Iterable[Requirement]:
     """Requires counts, or None."""
     for field in fields:
         value = getattr(config, field)
-        holds = value is None or (is_integer(value) and value >= 1)
+        holds = value is None or (is_integer(value) and index(value) >= 1)
         yield field, holds, "a whole number of at least 1, or None"
 
 
@@ -37,7 +42,11 @@ def count_from_zero(config: Any, *fields: str) -> Iterable[Requirement]:
     """Requires counts that may be 0."""
     for field in fields:
         value = getattr(config, field)
-        yield field, is_integer(value) and value >= 0, "a whole number, 0 or more"
+        yield (
+            field,
+            is_integer(value) and index(value) >= 0,
+            "a whole number, 0 or more",
+        )
 
 
 def not_negative(config: Any, *fields: str) -> Iterable[Requirement]:
