@@ -137,6 +137,12 @@ def test_it_ends_by_saying_where_the_report_is(finished):
 
 
 @pytest.mark.slow
+def test_each_run_has_a_page_of_its_own(finished):
+    pages = sorted((finished.run_dir / "runs").glob("*/*/report.html"))
+    assert len(pages) == len(list((finished.run_dir / "runs").glob("*/*/result.json")))
+    assert "lenet5 on digits" in pages[0].read_text("utf-8")
+
+
 def test_page_terminal_and_json_show_the_same_numbers(finished):
     texts = finished.content["table"]["texts"]
     page = Page(finished.page)

@@ -9,6 +9,7 @@ import pytest
 
 import cnn_jax
 from cnn_jax.training import programs
+from cnn_jax.training.checks import check_model
 from cnn_jax.training.loop import fit
 
 
@@ -105,6 +106,16 @@ def test_a_model_that_makes_no_logits_of_the_data(
     with pytest.raises(ValueError, match=f"^model: {message}|^model: .*{message}"):
         fit(model, with_run(epochs=1), *digits, progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_statistics_over_a_mapped_axis_are_no_mistake():
+    class Mapped(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train=False):
+            x = nn.BatchNorm(use_running_average=not train, axis_name="data")(x)
+            return nn.Dense(3)(x.reshape(len(x), -1))
+
+    check_model(Mapped(), (2, 2, 1), 3, "float32")
 
 
 SPLITS = {
