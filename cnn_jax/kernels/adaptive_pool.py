@@ -34,6 +34,8 @@ import numpy as np
 from jax import lax
 
 from cnn_jax.geometry import per_dimension
+from cnn_jax.kernels import autodiff
+from cnn_jax.kernels.kernel import custom_vjp, kernel
 from cnn_jax.kernels.operands import require_floating, widen
 from cnn_jax.kernels.pool import global_avg_pool
 
@@ -42,6 +44,7 @@ from cnn_jax.kernels.pool import global_avg_pool
 _WIDE = 8
 
 
+@kernel(autodiff.adaptive_avg_pool)
 def adaptive_avg_pool(x: jax.Array, output_size: int | Sequence[int]) -> jax.Array:
     """Averages boxes that divide the input as evenly as they can.
 
@@ -75,7 +78,7 @@ def adaptive_avg_pool(x: jax.Array, output_size: int | Sequence[int]) -> jax.Arr
     return _adaptive_avg_pool(x, x.shape[1:-1], output_sizes)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+@functools.partial(custom_vjp, nondiff_argnums=(1, 2))
 def _adaptive_avg_pool(x, input_sizes, output_sizes):
     return _adaptive_avg_pool_fwd(x, input_sizes, output_sizes)[0]
 

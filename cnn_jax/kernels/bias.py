@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from cnn_jax.kernels.kernel import custom_vjp
 from cnn_jax.kernels.operands import accumulation_dtype, align_manual_axes
 
 
@@ -16,7 +17,7 @@ def add_bias(y: jax.Array, b: jax.Array | None) -> jax.Array:
     return y if b is None else _add_bias(*align_manual_axes(y, b))
 
 
-@jax.custom_vjp
+@custom_vjp
 def _add_bias(y, b):
     return y + jnp.broadcast_to(b, y.shape)
 

@@ -34,8 +34,9 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax.geometry import Padding, Window
-from cnn_jax.kernels import lowering
+from cnn_jax.kernels import autodiff, lowering
 from cnn_jax.kernels.bias import add_bias, sum_to_channels
+from cnn_jax.kernels.kernel import custom_vjp, kernel
 from cnn_jax.kernels.operands import (
     align_manual_axes,
     require_floating,
@@ -43,6 +44,7 @@ from cnn_jax.kernels.operands import (
 )
 
 
+@kernel(autodiff.conv)
 def conv(
     x: jax.Array,
     w: jax.Array,
@@ -87,7 +89,7 @@ def conv(
     return add_bias(y, b)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+@functools.partial(custom_vjp, nondiff_argnums=(2, 3, 4))
 def _conv(x, w, window, groups, precision):
     return lowering.conv(x, w, window, groups, precision)
 
@@ -107,6 +109,7 @@ def _conv_bwd(window, groups, precision, residuals, dy):
 _conv.defvjp(_conv_fwd, _conv_bwd)
 
 
+@kernel(autodiff.conv_input_grad)
 def conv_input_grad(
     dy: jax.Array,
     w: jax.Array,
@@ -147,6 +150,7 @@ def conv_input_grad(
     return lowering.conv_input_grad(dy, w, window, groups, precision)
 
 
+@kernel(autodiff.conv_filter_grad)
 def conv_filter_grad(
     x: jax.Array,
     dy: jax.Array,
@@ -187,6 +191,7 @@ def conv_filter_grad(
     return lowering.conv_filter_grad(x, dy, window, groups, precision)
 
 
+@kernel(autodiff.conv_bias_grad)
 def conv_bias_grad(dy: jax.Array) -> jax.Array:
     """Returns dL/db of `conv`: every position saw the bias once, so dy is summed.
 

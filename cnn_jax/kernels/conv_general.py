@@ -27,8 +27,10 @@ from cnn_jax.geometry import (
     per_dimension,
     same_padding,
 )
+from cnn_jax.kernels import autodiff
 from cnn_jax.kernels.conv import conv
 from cnn_jax.kernels.conv_transpose import conv_transpose
+from cnn_jax.kernels.kernel import kernel
 from cnn_jax.kernels.operands import require_floating, require_matching_channels
 
 _NAME = "conv_general_dilated"
@@ -36,6 +38,7 @@ _DTYPES = ("float16", "bfloat16", "float32", "float64")
 _INSTEAD = "use jax.lax.conv_general_dilated there"
 
 
+@kernel(autodiff.conv_general_dilated)
 def conv_general_dilated(
     lhs: jax.Array,
     rhs: jax.Array,

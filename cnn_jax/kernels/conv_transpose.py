@@ -43,8 +43,9 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax.geometry import Padding, Window
-from cnn_jax.kernels import lowering
+from cnn_jax.kernels import autodiff, lowering
 from cnn_jax.kernels.bias import add_bias
+from cnn_jax.kernels.kernel import custom_vjp, kernel
 from cnn_jax.kernels.operands import (
     align_manual_axes,
     require_floating,
@@ -52,6 +53,7 @@ from cnn_jax.kernels.operands import (
 )
 
 
+@kernel(autodiff.conv_transpose)
 def conv_transpose(
     x: jax.Array,
     w: jax.Array,
@@ -106,7 +108,7 @@ def conv_transpose(
     return add_bias(y, b)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+@functools.partial(custom_vjp, nondiff_argnums=(2, 3, 4))
 def _conv_transpose(x, w, window, groups, precision):
     return lowering.conv_transpose(x, w, window, groups, precision)
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from cnn_jax.kernels import autodiff
 from cnn_jax.kernels.bias import add_bias
+from cnn_jax.kernels.kernel import custom_vjp, kernel
 from cnn_jax.kernels.operands import align_manual_axes, require_floating
 
 
+@kernel(autodiff.dense)
 def dense(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
     """Multiplies the last axis of `x` by `w` and adds `b`.
 
@@ -39,7 +42,7 @@ def dense(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
     return add_bias(_dense(*align_manual_axes(x, w)), b)
 
 
-@jax.custom_vjp
+@custom_vjp
 def _dense(x, w):
     return jnp.matmul(x, w)
 

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax.geometry import is_integer
+from cnn_jax.kernels import autodiff
+from cnn_jax.kernels.kernel import custom_vjp, kernel
 from cnn_jax.kernels.operands import (
     accumulation_dtype,
     align_manual_axes,
@@ -20,6 +22,7 @@ from cnn_jax.kernels.operands import (
 )
 
 
+@kernel(autodiff.dropout)
 def dropout(x: jax.Array, key: jax.Array, rate: float) -> jax.Array:
     """Zeroes each entry with probability `rate` and scales the rest by 1 / (1 - rate).
 
@@ -44,6 +47,7 @@ def dropout(x: jax.Array, key: jax.Array, rate: float) -> jax.Array:
     return _masked("dropout", x, key, rate, x.shape)
 
 
+@kernel(autodiff.stochastic_depth)
 def stochastic_depth(x: jax.Array, key: jax.Array, rate: float) -> jax.Array:
     """Zeroes whole examples with probability `rate`, scales the rest by 1/(1 - rate).
 
@@ -72,6 +76,7 @@ def stochastic_depth(x: jax.Array, key: jax.Array, rate: float) -> jax.Array:
     return _masked("stochastic_depth", x, key, rate, mask_shape)
 
 
+@kernel(autodiff.spatial_dropout)
 def spatial_dropout(x: jax.Array, key: jax.Array, rate: float) -> jax.Array:
     """Zeroes whole channels with probability `rate`, scales the rest by 1/(1 - rate).
 
@@ -104,6 +109,7 @@ def spatial_dropout(x: jax.Array, key: jax.Array, rate: float) -> jax.Array:
     return _masked("spatial_dropout", x, key, rate, mask_shape)
 
 
+@kernel(autodiff.drop_block)
 def drop_block(
     x: jax.Array, key: jax.Array, rate: float, *, block_size: int
 ) -> jax.Array:
@@ -172,7 +178,7 @@ def _mask(x, key, rate, mask_shape):
     return jnp.where(kept, x * jnp.asarray(1.0 / (1.0 - rate), x.dtype), 0)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@functools.partial(custom_vjp, nondiff_argnums=(2, 3))
 def _apply_mask(x, key, rate, mask_shape):
     return _mask(x, key, rate, mask_shape)
 
@@ -212,7 +218,7 @@ def _drop_squares(x, key, rate, block_size):
     return jnp.where(kept, x * scale.astype(x.dtype), 0)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@functools.partial(custom_vjp, nondiff_argnums=(2, 3))
 def _drop_block(x, key, rate, block_size):
     return _drop_squares(x, key, rate, block_size)
 

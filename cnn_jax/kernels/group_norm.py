@@ -37,6 +37,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnn_jax.geometry import is_integer
+from cnn_jax.kernels import autodiff
+from cnn_jax.kernels.kernel import custom_vjp, kernel
 from cnn_jax.kernels.lowering import read_again
 from cnn_jax.kernels.operands import (
     align_manual_axes,
@@ -46,6 +48,7 @@ from cnn_jax.kernels.operands import (
 )
 
 
+@kernel(autodiff.layer_norm)
 def layer_norm(
     x: jax.Array,
     scale: jax.Array | None,
@@ -81,6 +84,7 @@ def layer_norm(
     return _group_norm(*align_manual_axes(x, scale, bias), 1, (), float(epsilon))
 
 
+@kernel(autodiff.group_norm)
 def group_norm(
     x: jax.Array,
     scale: jax.Array | None,
@@ -133,7 +137,7 @@ def group_norm(
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+@functools.partial(custom_vjp, nondiff_argnums=(3, 4, 5))
 def _group_norm(x, scale, bias, num_groups, positions, epsilon):
     return _group_norm_fwd(x, scale, bias, num_groups, positions, epsilon)[0]
 

@@ -33,9 +33,12 @@ import numpy as np
 from jax import lax
 
 from cnn_jax.geometry import is_integer
+from cnn_jax.kernels import autodiff
+from cnn_jax.kernels.kernel import custom_vjp, kernel
 from cnn_jax.kernels.operands import require_floating, widen
 
 
+@kernel(autodiff.local_response_norm)
 def local_response_norm(
     x: jax.Array,
     *,
@@ -92,7 +95,7 @@ def _is_finite(value) -> bool:
     return isinstance(value, numbers.Real) and math.isfinite(value)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+@functools.partial(custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def _local_response_norm(x, size, alpha, beta, k):
     return _local_response_norm_fwd(x, size, alpha, beta, k)[0]
 

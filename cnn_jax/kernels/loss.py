@@ -7,6 +7,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from cnn_jax.kernels import autodiff
+from cnn_jax.kernels.kernel import custom_vjp, kernel
 from cnn_jax.kernels.operands import (
     accumulation_dtype,
     align_manual_axes,
@@ -15,6 +17,7 @@ from cnn_jax.kernels.operands import (
 )
 
 
+@kernel(autodiff.softmax_cross_entropy)
 def softmax_cross_entropy(
     logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0
 ) -> jax.Array:
@@ -67,7 +70,7 @@ def softmax_cross_entropy(
     return _from_probabilities(logits, labels, float(label_smoothing))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@functools.partial(custom_vjp, nondiff_argnums=(2,))
 def _from_probabilities(logits, labels, smoothing):
     return _loss(logits, _smooth(logits, labels, smoothing))[0]
 
@@ -90,7 +93,7 @@ def _from_probabilities_bwd(smoothing, residuals, dloss):
 _from_probabilities.defvjp(_from_probabilities_fwd, _from_probabilities_bwd)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@functools.partial(custom_vjp, nondiff_argnums=(2,))
 def _from_classes(logits, labels, smoothing):
     return _from_classes_fwd(logits, labels, smoothing)[0]
 

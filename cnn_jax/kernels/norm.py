@@ -38,7 +38,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnn_jax.kernels import autodiff
 from cnn_jax.kernels.activation.fused import FUSED, require_fused
+from cnn_jax.kernels.kernel import custom_vjp, kernel
 from cnn_jax.kernels.operands import (
     accumulation_dtype,
     align_manual_axes,
@@ -47,6 +49,7 @@ from cnn_jax.kernels.operands import (
 )
 
 
+@kernel(autodiff.batch_norm)
 def batch_norm(
     x: jax.Array,
     scale: jax.Array,
@@ -105,7 +108,7 @@ def batch_norm(
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
+@functools.partial(custom_vjp, nondiff_argnums=(3, 4, 5, 6))
 def _batch_norm(x, scale, bias, epsilon, activation, axis_name, groups):
     return _batch_norm_fwd(x, scale, bias, epsilon, activation, axis_name, groups)[0]
 
@@ -163,6 +166,7 @@ def _batch_norm_bwd(epsilon, activation, axis_name, groups, residuals, cotangent
 _batch_norm.defvjp(_batch_norm_fwd, _batch_norm_bwd)
 
 
+@kernel(autodiff.batch_norm_inference)
 def batch_norm_inference(
     x: jax.Array,
     mean: jax.Array,
@@ -208,7 +212,7 @@ def batch_norm_inference(
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+@functools.partial(custom_vjp, nondiff_argnums=(5, 6))
 def _batch_norm_inference(x, mean, var, scale, bias, epsilon, activation):
     return _batch_norm_inference_fwd(x, mean, var, scale, bias, epsilon, activation)[0]
 

@@ -25,7 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax.geometry import Padding, Window, output_size
-from cnn_jax.kernels import lowering
+from cnn_jax.kernels import autodiff, lowering
+from cnn_jax.kernels.kernel import custom_vjp, kernel
 from cnn_jax.kernels.lowering import cpu, xla
 from cnn_jax.kernels.operands import (
     accumulation_dtype,
@@ -34,6 +35,7 @@ from cnn_jax.kernels.operands import (
 )
 
 
+@kernel(autodiff.max_pool)
 def max_pool(
     x: jax.Array,
     window: int | Sequence[int],
@@ -65,7 +67,7 @@ def max_pool(
     return _max_pool(x, resolved, lowering.current_target())
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+@functools.partial(custom_vjp, nondiff_argnums=(1, 2))
 def _max_pool(x, window, target):
     del target  # the residuals differ between platforms, the value does not
     return xla.max_pool(x, window)
@@ -98,6 +100,7 @@ def _has_select_and_scatter(window, target):
 _max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
 
 
+@kernel(autodiff.max_pool_grad)
 def max_pool_grad(
     x: jax.Array,
     dy: jax.Array,
@@ -133,6 +136,7 @@ def max_pool_grad(
     return _max_pool_bwd(resolved, target, residual, dy)[0]
 
 
+@kernel(autodiff.avg_pool)
 def avg_pool(
     x: jax.Array,
     window: int | Sequence[int],
@@ -173,7 +177,7 @@ def _window_means(x, window, count_include_pad):
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+@functools.partial(custom_vjp, nondiff_argnums=(1, 2))
 def _avg_pool(x, window, count_include_pad):
     return _window_means(x, window, count_include_pad)
 
@@ -191,6 +195,7 @@ def _avg_pool_bwd(window, count_include_pad, _, dy):
 _avg_pool.defvjp(_avg_pool_fwd, _avg_pool_bwd)
 
 
+@kernel(autodiff.avg_pool_grad)
 def avg_pool_grad(
     dy: jax.Array,
     window: int | Sequence[int],
@@ -223,6 +228,7 @@ def avg_pool_grad(
     return _avg_pool_bwd(resolved, count_include_pad, None, dy)[0]
 
 
+@kernel(autodiff.global_avg_pool)
 def global_avg_pool(x: jax.Array) -> jax.Array:
     """Averages over all spatial positions.
 
@@ -252,7 +258,7 @@ def _spatial_mean(x):
     return jnp.mean(wide, axis=tuple(range(1, x.ndim - 1))).astype(x.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+@functools.partial(custom_vjp, nondiff_argnums=(1,))
 def _global_avg_pool(x, sizes):
     del sizes  # for the backward pass, which does not see x
     return _spatial_mean(x)

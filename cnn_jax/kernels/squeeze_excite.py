@@ -34,8 +34,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from cnn_jax.kernels import autodiff
 from cnn_jax.kernels.activation import relu, sigmoid
 from cnn_jax.kernels.activation.fused import FUSED, require_fused
+from cnn_jax.kernels.kernel import custom_vjp, kernel
 from cnn_jax.kernels.operands import (
     accumulation_dtype,
     align_manual_axes,
@@ -43,6 +45,7 @@ from cnn_jax.kernels.operands import (
 )
 
 
+@kernel(autodiff.squeeze_excite)
 def squeeze_excite(
     x: jax.Array,
     squeeze_w: jax.Array,
@@ -90,7 +93,7 @@ def squeeze_excite(
     return _squeeze_excite(*align_manual_axes(x, *parameters), activation, gate)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+@functools.partial(custom_vjp, nondiff_argnums=(5, 6))
 def _squeeze_excite(x, squeeze_w, squeeze_b, expand_w, expand_b, activation, gate):
     return _squeeze_excite_fwd(
         x, squeeze_w, squeeze_b, expand_w, expand_b, activation, gate

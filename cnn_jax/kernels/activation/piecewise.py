@@ -8,10 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnn_jax.kernels import autodiff
 from cnn_jax.kernels.activation.guided import passed_back
+from cnn_jax.kernels.kernel import custom_vjp, kernel
 from cnn_jax.kernels.operands import require_floating, widen
 
 
+@kernel(autodiff.relu)
 def relu(x: jax.Array) -> jax.Array:
     """Returns max(x, 0).
 
@@ -33,7 +36,7 @@ def relu(x: jax.Array) -> jax.Array:
     return _relu(x)
 
 
-@jax.custom_vjp
+@custom_vjp
 def _relu(x):
     return jnp.maximum(x, 0)
 
@@ -52,6 +55,7 @@ def _relu_bwd(mask, dy):
 _relu.defvjp(_relu_fwd, _relu_bwd)
 
 
+@kernel(autodiff.relu6)
 def relu6(x: jax.Array) -> jax.Array:
     """Returns min(max(x, 0), 6).
 
@@ -74,7 +78,7 @@ def relu6(x: jax.Array) -> jax.Array:
     return _relu6(x)
 
 
-@jax.custom_vjp
+@custom_vjp
 def _relu6(x):
     return jnp.clip(x, 0, 6)
 
@@ -87,6 +91,7 @@ def _relu6_fwd(x):
 _relu6.defvjp(_relu6_fwd, _relu_bwd)
 
 
+@kernel(autodiff.hard_sigmoid)
 def hard_sigmoid(x: jax.Array) -> jax.Array:
     """Returns relu6(x + 3) / 6.
 
@@ -109,7 +114,7 @@ def hard_sigmoid(x: jax.Array) -> jax.Array:
     return _hard_sigmoid(x)
 
 
-@jax.custom_vjp
+@custom_vjp
 def _hard_sigmoid(x):
     return _hard_sigmoid_fwd(x)[0]
 
@@ -125,6 +130,7 @@ def _hard_sigmoid_bwd(mask, dy):
 _hard_sigmoid.defvjp(_hard_sigmoid_fwd, _hard_sigmoid_bwd)
 
 
+@kernel(autodiff.hard_swish)
 def hard_swish(x: jax.Array) -> jax.Array:
     """Returns x hard_sigmoid(x).
 
@@ -148,7 +154,7 @@ def hard_swish(x: jax.Array) -> jax.Array:
     return _hard_swish(x)
 
 
-@jax.custom_vjp
+@custom_vjp
 def _hard_swish(x):
     return _hard_swish_fwd(x)[0]
 

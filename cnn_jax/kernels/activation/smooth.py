@@ -9,9 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnn_jax.kernels import autodiff
+from cnn_jax.kernels.kernel import custom_vjp, kernel
 from cnn_jax.kernels.operands import require_floating, widen
 
 
+@kernel(autodiff.sigmoid)
 def sigmoid(x: jax.Array) -> jax.Array:
     """Returns 1 / (1 + exp(-x)).
 
@@ -31,7 +34,7 @@ def sigmoid(x: jax.Array) -> jax.Array:
     return _sigmoid(x)
 
 
-@jax.custom_vjp
+@custom_vjp
 def _sigmoid(x):
     return lax.logistic(widen(x)).astype(x.dtype)
 
@@ -49,6 +52,7 @@ def _sigmoid_bwd(y, dy):
 _sigmoid.defvjp(_sigmoid_fwd, _sigmoid_bwd)
 
 
+@kernel(autodiff.silu)
 def silu(x: jax.Array) -> jax.Array:
     """Returns x sigmoid(x), also called swish.
 
@@ -72,7 +76,7 @@ def silu(x: jax.Array) -> jax.Array:
     return _silu(x)
 
 
-@jax.custom_vjp
+@custom_vjp
 def _silu(x):
     return _silu_fwd(x)[0]
 
@@ -91,6 +95,7 @@ def _silu_bwd(x, dy):
 _silu.defvjp(_silu_fwd, _silu_bwd)
 
 
+@kernel(autodiff.gelu)
 def gelu(x: jax.Array, *, approximate: bool = True) -> jax.Array:
     """Returns x P(Z <= x) for a standard normal Z, or the usual approximation of it.
 
@@ -119,7 +124,7 @@ def gelu(x: jax.Array, *, approximate: bool = True) -> jax.Array:
     return _gelu(x, bool(approximate))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+@functools.partial(custom_vjp, nondiff_argnums=(1,))
 def _gelu(x, approximate):
     return _gelu_fwd(x, approximate)[0]
 

@@ -11,7 +11,7 @@ from jax import lax
 
 from cnn_jax.geometry import Padding, Window
 from cnn_jax.kernels import windowed
-from cnn_jax.kernels.autodiff.vectors import along_channels
+from cnn_jax.kernels.autodiff.vectors import along_channels, type_beside
 
 _LETTERS = "DHW"
 
@@ -91,7 +91,7 @@ def conv_input_grad(
     Returns:
       The input's cotangent, of `input_shape`.
     """
-    x = jax.ShapeDtypeStruct(tuple(input_shape), dy.dtype)
+    x = type_beside(dy, tuple(input_shape), axes=(0,))
     (dx,) = jax.linear_transpose(lambda x: conv(x, w, **geometry), x)(dy)
     return dx
 
@@ -114,7 +114,7 @@ def conv_filter_grad(
     Returns:
       The filters' cotangent, of `filter_shape`.
     """
-    w = jax.ShapeDtypeStruct(tuple(filter_shape), dy.dtype)
+    w = type_beside(x, tuple(filter_shape), axes=())
     (dw,) = jax.linear_transpose(lambda w: conv(x, w, **geometry), w)(dy)
     return dw
 
@@ -128,8 +128,12 @@ def conv_bias_grad(dy: jax.Array) -> jax.Array:
     Returns:
       The bias's cotangent `(o,)`.
     """
-    b = jax.ShapeDtypeStruct(dy.shape[-1:], dy.dtype)
+    b = type_beside(dy, dy.shape[-1:], axes=(-1,))
+    like = type_beside(dy, dy.shape, axes=tuple(range(dy.ndim)))
     (db,) = jax.linear_transpose(
-        lambda b: jnp.broadcast_to(along_channels(b, dy), dy.shape), b
+        lambda b: jnp.broadcast_to(
+            along_channels(b, dy), dy.shape, out_sharding=like.sharding
+        ),
+        b,
     )(dy)
     return db

@@ -14,6 +14,7 @@ from jax import lax
 
 from cnn_jax.geometry import Padding, Window
 from cnn_jax.kernels import windowed
+from cnn_jax.kernels.autodiff.vectors import type_beside
 
 
 class MaxPoolGeometry(TypedDict, total=False):
@@ -156,7 +157,7 @@ def avg_pool_grad(
     Returns:
       The input's cotangent, of `input_shape`.
     """
-    x = jax.ShapeDtypeStruct(tuple(input_shape), dy.dtype)
+    x = type_beside(dy, tuple(input_shape), axes=(0, -1))
     (dx,) = jax.linear_transpose(lambda x: avg_pool(x, window, **geometry), x)(dy)
     return dx
 
