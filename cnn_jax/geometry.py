@@ -436,6 +436,48 @@ def is_integer(value: object) -> TypeGuard[SupportsIndex]:
     return True
 
 
+def layout_hint(shape: Sequence[int], channels: int, name: str = "x") -> str:
+    """Says how to put the channels last, where that is what is wrong with an array.
+
+    Args:
+      shape: The array's shape, whose last axis should be the channels.
+      channels: How many there should be.
+      name: The array's name.
+
+    Returns:
+      What to append to an error; "" where the channels are not before the other axes.
+    """
+    shape = tuple(shape)
+    spatial = "DHW"[5 - len(shape) :] if 3 <= len(shape) <= 5 else ""
+    if not spatial or shape[-1] == channels:
+        return ""
+    if shape[1] == channels:
+        return (
+            f"; the last axis is channels (N{spatial}C); {name} looks like NC{spatial}"
+            f": jnp.moveaxis({name}, 1, -1)"
+        )
+    if shape[0] == channels and len(shape) == 3:
+        return (
+            f"; the last axis is channels (NHWC); {name} looks like CHW, one example: "
+            f"jnp.moveaxis({name}, 0, -1)[None]"
+        )
+    return ""
+
+
+def looks_channels_first(shape: Sequence[int]) -> bool:
+    """Whether the axes after the second look like sides of an image, unlike the second.
+
+    So they do where all are longer than it and no side is four times another.
+    """
+    channels, *sides = shape[1:]
+    return (
+        len(sides) >= 2
+        and min(sides) >= 5
+        and min(sides) > channels
+        and max(sides) < 4 * min(sides)
+    )
+
+
 def _padding_pair(entry: SupportsIndex | Sequence[int]) -> tuple[int, int]:
     if is_integer(entry):
         return operator.index(entry), operator.index(entry)

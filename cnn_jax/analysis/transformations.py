@@ -7,6 +7,7 @@ numbers agree; everything else in the table is the reason why there are none.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cnn_jax import kernels
 from cnn_jax.analysis.cases import CASES, Case, is_floating
@@ -35,6 +36,10 @@ TRANSFORMATIONS = {
         "and keys replicated"
     ),
     "sharded jit": "value and gradients under `jit` with the examples sharded",
+    "explicit axes": (
+        "the same on a mesh whose axis is `AxisType.Explicit`, as `jax.make_mesh` "
+        "makes it; each gradient sharded as its argument"
+    ),
     "bfloat16": (
         "value and gradients, against float64: to 1e-2, or twice the twin's error"
     ),
@@ -102,9 +107,13 @@ def try_transformations(
     )
     with jax.enable_x64(True):
         computations = _one_device(case) | _low_precision(case) | _sharded(case, mesh)
-        # Plain forward mode fails only when its program is lowered: it has its own.
-        together = {name: c for name, c in computations.items() if name != "jvp"}
-        results = _run(together, fn) | _run({"jvp": computations["jvp"]}, fn)
+        # Plain forward mode may fail only when its program is lowered, and a program
+        # has one mesh: these have programs of their own.
+        alone = {"jvp": None, "explicit axes": _with_explicit_axes(mesh)}
+        together = {name: c for name, c in computations.items() if name not in alone}
+        results = _run(together, fn)
+        for name, its_mesh in alone.items():
+            results |= _run({name: computations[name]}, fn, its_mesh)
         cells = {
             name: _reason(result)
             for name, result in results.items()
@@ -307,13 +316,29 @@ def _sharded(case, mesh):
         run = jax.jit(functools.partial(whole, fn), in_shardings=(shardings,))
         return run(arguments)
 
+    def on_explicit_axes(fn, arguments):
+        arguments = jax.sharding.reshard(arguments, specs)
+        value, gradients = whole(fn, arguments)
+        for name, gradient in gradients.items():
+            found, expected = (
+                jax.typeof(array).sharding.spec for array in (gradient, arguments[name])
+            )
+            if found != expected:
+                raise TypeError(f"d{name} is sharded as {found}, {name} as {expected}")
+        return value, gradients
+
     return {
         "shard_map": (on_shards, on_pieces, arguments),
         "sharded jit": (compiled, whole, arguments),
+        "explicit axes": (on_explicit_axes, whole, arguments),
     }
 
 
-def _run(computations, fn):
+def _with_explicit_axes(mesh):
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Explicit,))
+
+
+def _run(computations, fn, mesh=None):
     """Returns name -> results of its first function, or the exception it raised."""
 
     # One program for all: compiling takes nearly all of the time.
@@ -324,7 +349,8 @@ def _run(computations, fn):
 
     arguments = {name: arguments for name, (_, _, arguments) in computations.items()}
     try:
-        return jax.jit(everything, compiler_options=FAST_COMPILATION)(arguments)
+        with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+            return jax.jit(everything, compiler_options=FAST_COMPILATION)(arguments)
     except Exception as error:
         if len(computations) == 1:
             return dict.fromkeys(computations, error)

@@ -33,7 +33,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from cnn_jax.geometry import Padding, Window
+from cnn_jax.geometry import Padding, Window, layout_hint
 from cnn_jax.kernels import autodiff, lowering
 from cnn_jax.kernels.bias import add_bias, sum_to_channels
 from cnn_jax.kernels.kernel import custom_vjp, kernel
@@ -229,4 +229,5 @@ def _resolve(name, input_shape, filter_shape, strides, padding, dilation, groups
 def _require_output_shape(name, shape, input_shape, filter_shape, window):
     expected = (input_shape[0], *window.output_sizes, filter_shape[-1])
     if shape != expected:
-        raise ValueError(f"{name}: got dy {shape}, expected {expected}.")
+        hint = layout_hint(shape, expected[-1], "dy")
+        raise ValueError(f"{name}: got dy {shape}, expected {expected}{hint}.")

@@ -24,6 +24,7 @@ from cnn_jax.geometry import (
     MAX_RANK,
     GeneralPadding,
     explicit_padding,
+    is_integer,
     per_dimension,
     same_padding,
 )
@@ -98,7 +99,13 @@ def conv_general_dilated(
     )
     input_shape = tuple(lhs.shape[axis] for axis in lhs_order)
     filter_shape = tuple(rhs.shape[axis] for axis in rhs_order)
-    require_matching_channels(_NAME, input_shape, filter_shape, feature_group_count)
+    require_matching_channels(
+        _NAME,
+        input_shape,
+        filter_shape,
+        feature_group_count,
+        hint=_layout_that_fits(lhs.shape, rhs.shape, feature_group_count),
+    )
     strides, spread, dilation = (
         _per_dimension(value, lhs.ndim - 2, name)
         for value, name in (
@@ -181,6 +188,25 @@ def _channels_last(lhs_shape, rhs_shape, dimension_numbers):
         ) from error
     (n, c, *sizes), (o, i, *window), (out_n, out_c, *out_sizes) = numbers
     return (n, *sizes, c), (*window, i, o), (out_n, *out_sizes, out_c)
+
+
+def _layout_that_fits(lhs_shape, rhs_shape, groups):
+    """Returns which of the two usual layouts has channels that fit, for an error."""
+    spatial = "DHW"[5 - len(lhs_shape) :]
+    last = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
+    first = (f"NC{spatial}", f"OI{spatial}", f"NC{spatial}")
+    fitting = [
+        numbers
+        for numbers, inputs, group_inputs in (
+            (last, lhs_shape[-1], rhs_shape[-2]),
+            (first, lhs_shape[1], rhs_shape[1]),
+        )
+        if is_integer(groups) and inputs == group_inputs * groups
+    ]
+    # Where both do, the channels are not what is wrong.
+    if len(fitting) != 1:
+        return ""
+    return f"; they fit dimension_numbers={fitting[0]}"
 
 
 def _per_dimension(value, rank, name):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from cnn_jax.geometry import layout_hint
 from cnn_jax.kernels import autodiff
 from cnn_jax.kernels.bias import add_bias
 from cnn_jax.kernels.kernel import custom_vjp, kernel
@@ -34,12 +35,21 @@ def dense(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
     b = None if b is None else jnp.asarray(b)
     if x.ndim < 2 or w.ndim != 2 or x.shape[-1] != w.shape[0]:
         raise ValueError(
-            f"dense: got x {x.shape} and w {w.shape}, expected (..., in) and (in, out)."
+            f"dense: got x {x.shape} and w {w.shape}, expected (..., in) and (in, out)"
+            f"{_hint(x.shape, w.shape)}."
         )
     if b is not None and b.shape != w.shape[1:]:
         raise ValueError(f"dense: got b {b.shape}, expected {w.shape[1:]}.")
     require_floating("dense", x=x, w=w, b=b)
     return add_bias(_dense(*align_manual_axes(x, w)), b)
+
+
+def _hint(x_shape, w_shape):
+    if len(w_shape) != 2:
+        return ""
+    if x_shape[-1:] == w_shape[1:]:
+        return "; w looks like (out, in): w.T"
+    return layout_hint(x_shape, w_shape[0])
 
 
 @custom_vjp

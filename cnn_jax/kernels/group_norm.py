@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnn_jax.geometry import is_integer
+from cnn_jax.geometry import is_integer, layout_hint, looks_channels_first
 from cnn_jax.kernels import autodiff
 from cnn_jax.kernels.kernel import custom_vjp, kernel
 from cnn_jax.kernels.lowering import read_again
@@ -125,9 +125,13 @@ def group_norm(
     require_channels("group_norm", x, scale=scale, bias=bias)
     is_count = is_integer(num_groups) and num_groups > 0
     if not is_count or x.shape[-1] % num_groups:
+        fits = (
+            is_count and looks_channels_first(x.shape) and not x.shape[1] % num_groups
+        )
         raise ValueError(
             f"group_norm: got num_groups {num_groups!r} for {x.shape[-1]} channels, "
-            "expected a positive integer that divides them."
+            "expected a positive integer that divides them"
+            f"{layout_hint(x.shape, x.shape[1]) if fits else ''}."
         )
     return _group_norm(
         *align_manual_axes(x, scale, bias),

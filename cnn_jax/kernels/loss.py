@@ -7,6 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from cnn_jax.geometry import layout_hint
 from cnn_jax.kernels import autodiff
 from cnn_jax.kernels.kernel import custom_vjp, kernel
 from cnn_jax.kernels.operands import (
@@ -144,15 +145,20 @@ def _smooth(logits, labels, smoothing):
 
 
 def _require_labels(labels, logits):
-    classes = jnp.issubdtype(labels.dtype, jnp.integer)
-    expected = logits.shape[:-1] if classes else logits.shape
-    if not (classes or jnp.issubdtype(labels.dtype, jnp.floating)):
+    is_classes = jnp.issubdtype(labels.dtype, jnp.integer)
+    expected = logits.shape[:-1] if is_classes else logits.shape
+    if not (is_classes or jnp.issubdtype(labels.dtype, jnp.floating)):
         raise ValueError(
             f"softmax_cross_entropy: got {labels.dtype} labels, expected integers "
             f"{logits.shape[:-1]} or floating-point probabilities {logits.shape}."
         )
     if labels.shape != expected:
+        without_second = (*logits.shape[:1], *logits.shape[2:])
+        hint = ""
+        if is_classes and labels.shape == without_second:
+            hint = layout_hint(logits.shape, logits.shape[1], "logits")
         raise ValueError(
             f"softmax_cross_entropy: got {labels.dtype} labels {labels.shape}, "
-            f"expected {expected}: integers without, probabilities with the class axis."
+            f"expected {expected}: integers without, probabilities with the class axis"
+            f"{hint}."
         )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax.geometry import is_integer
+from cnn_jax.geometry import is_integer, layout_hint
 
 Arrays = TypeVarTuple("Arrays")
 
@@ -34,6 +34,7 @@ def require_matching_channels(
     input_shape: tuple[int, ...],
     filter_shape: tuple[int, ...],
     groups: int,
+    hint: str | None = None,
 ) -> None:
     """Raises ValueError unless a filter fits an input in rank, channels and groups.
 
@@ -42,6 +43,8 @@ def require_matching_channels(
       input_shape: `(n, *spatial, in)`.
       filter_shape: `(*spatial, in / groups, out)`.
       groups: The number of groups.
+      hint: What to append where the channels do not fit. None says which axes to move,
+        if that would make them fit.
     """
     if not 3 <= len(input_shape) <= 5:
         raise ValueError(
@@ -52,24 +55,62 @@ def require_matching_channels(
         raise ValueError(
             f"{function}: got a filter of rank {len(filter_shape)} {filter_shape} for "
             f"an input of rank {len(input_shape)} {input_shape}, expected "
-            "(*spatial, in / groups, out)."
+            "(*spatial, in / groups, out)"
+            f"{_batch_hint(input_shape, filter_shape, groups)}."
         )
     if not is_integer(groups) or groups < 1:
         raise ValueError(
             f"{function}: got groups {groups!r}, expected a positive integer."
         )
     inputs, (group_inputs, outputs) = input_shape[-1], filter_shape[-2:]
+    if hint is None and inputs != group_inputs * groups:
+        hint = _channels_hint(function, input_shape, filter_shape, groups)
+    hint = hint or ""
     if inputs % groups or outputs % groups:
         raise ValueError(
             f"{function}: got {inputs} input and {outputs} output channels for "
-            f"{groups} groups, expected numbers that the groups divide."
+            f"{groups} groups, expected numbers that the groups divide{hint}."
         )
     if inputs != group_inputs * groups:
         raise ValueError(
             f"{function}: got an input with {inputs} channels and a filter "
             f"{filter_shape} for {groups} groups, expected {inputs // groups} input "
-            "channels in the filter."
+            f"channels in the filter{hint}."
         )
+
+
+def _batch_hint(input_shape, filter_shape, groups) -> str:
+    """Says how to add the batch axis that an input lacks."""
+    channels = filter_shape[-2] * groups
+    if len(input_shape) != len(filter_shape) - 1:
+        return ""
+    if input_shape[-1] == channels:
+        return "; x looks like one example without a batch axis: x[None]"
+    if input_shape[0] == channels:
+        return (
+            "; x looks like one example with its channels first: "
+            "jnp.moveaxis(x, 0, -1)[None]"
+        )
+    return ""
+
+
+def _channels_hint(function, input_shape, filter_shape, groups) -> str:
+    """Says which axes to move of an input, a filter or both, if then they fit."""
+    moved_input = layout_hint(input_shape, filter_shape[-2] * groups)
+    if moved_input:
+        return moved_input
+    # PyTorch's filters: (out, in / groups, *spatial), and transposed ones have the
+    # input first.
+    is_transposed = function == "conv_transpose"
+    of_filter = filter_shape[0] if is_transposed else filter_shape[1] * groups
+    if of_filter not in (input_shape[-1], input_shape[1]):
+        return ""
+    spatial = "DHW"[5 - len(filter_shape) :]
+    layout, axes = ("IO", "(-2, -1)") if is_transposed else ("OI", "(-1, -2)")
+    return layout_hint(input_shape, of_filter) + (
+        f"; the last axes of a filter are its channels ({spatial}IO); w looks like "
+        f"{layout}{spatial}: jnp.moveaxis(w, (0, 1), {axes})"
+    )
 
 
 def require_channels(function: str, x: jax.Array, **vectors: jax.Array | None) -> None:
@@ -83,8 +124,9 @@ def require_channels(function: str, x: jax.Array, **vectors: jax.Array | None) -
         if vector is None:
             continue
         if vector.shape != x.shape[-1:]:
+            hint = layout_hint(x.shape, vector.shape[0]) if vector.ndim == 1 else ""
             raise ValueError(
-                f"{function}: got {name} {vector.shape}, expected {x.shape[-1:]}."
+                f"{function}: got {name} {vector.shape}, expected {x.shape[-1:]}{hint}."
             )
         if vector.dtype not in dtypes:
             raise ValueError(

@@ -24,7 +24,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax.geometry import Padding, Window, output_size
+from cnn_jax.geometry import (
+    Padding,
+    Window,
+    layout_hint,
+    looks_channels_first,
+    output_size,
+)
 from cnn_jax.kernels import autodiff, lowering
 from cnn_jax.kernels.kernel import custom_vjp, kernel
 from cnn_jax.kernels.lowering import cpu, xla
@@ -285,19 +291,32 @@ def _resolve(name, input_shape, window, strides, padding, dilation):
             f"{name}: got an input of shape {input_shape}, expected (n, *spatial, c) "
             "with one to three spatial dimensions."
         )
-    return Window.resolve(
-        input_shape[1:-1],
-        window,
-        strides=window if strides is None else strides,
-        padding=padding,
-        dilation=dilation,
-    )
+
+    def over(sizes):
+        return Window.resolve(
+            sizes,
+            window,
+            strides=window if strides is None else strides,
+            padding=padding,
+            dilation=dilation,
+        )
+
+    resolved = over(input_shape[1:-1])
+    if 0 in resolved.output_sizes and looks_channels_first(input_shape):
+        if 0 not in over(input_shape[2:]).output_sizes:
+            raise ValueError(
+                f"{name}: got an input of shape {input_shape}, over whose axes "
+                f"{input_shape[1:-1]} the window {resolved.sizes} does not fit"
+                f"{layout_hint(input_shape, input_shape[1])}."
+            )
+    return resolved
 
 
 def _require_output_shape(name, shape, input_shape, window):
     expected = (input_shape[0], *window.output_sizes, input_shape[-1])
     if shape != expected:
-        raise ValueError(f"{name}: got dy {shape}, expected {expected}.")
+        hint = layout_hint(shape, expected[-1], "dy")
+        raise ValueError(f"{name}: got dy {shape}, expected {expected}{hint}.")
 
 
 def _reciprocal_counts(window: Window, count_include_pad, like) -> jax.Array:

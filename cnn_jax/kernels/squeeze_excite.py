@@ -34,6 +34,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from cnn_jax.geometry import layout_hint
 from cnn_jax.kernels import autodiff
 from cnn_jax.kernels.activation import relu, sigmoid
 from cnn_jax.kernels.activation.fused import FUSED, require_fused
@@ -181,5 +182,6 @@ def _require_shapes(x, **parameters):
         described = ", ".join(f"{name} {shape}" for name, shape in got.items())
         raise ValueError(
             f"squeeze_excite: got {described} for x {x.shape}, expected weights "
-            f"({channels}, m) and (m, {channels}), biases (m,) and ({channels},)."
+            f"({channels}, m) and (m, {channels}), biases (m,) and ({channels},)"
+            f"{layout_hint(x.shape, got['squeeze_w'][0]) if got['squeeze_w'] else ''}."
         )

@@ -11,6 +11,7 @@ from flax.linen import dtypes
 
 from cnn_jax import geometry
 from cnn_jax import kernels as K
+from cnn_jax.layers.layout import check_layout
 from cnn_jax.layers.types import Dtype, Initializer
 
 
@@ -146,6 +147,7 @@ def conv_operands(
         )
     sizes = geometry.per_dimension(layer.kernel_size, rank, "kernel_size")
     channels, features, groups = x.shape[-1], layer.features, layer.groups
+    check_layout(layer, x, "kernel", lambda shape: shape[-2] * groups)
     if groups < 1 or channels % groups or features % groups:
         raise ValueError(
             f"groups: got {groups}, expected a divisor of the {channels} input "

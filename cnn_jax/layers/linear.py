@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax.linen import dtypes
 
 from cnn_jax import kernels as K
+from cnn_jax.layers.layout import check_layout
 from cnn_jax.layers.types import Dtype, Initializer
 
 
@@ -37,6 +38,7 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `x` `(..., c)` mapped to `(..., features)`."""
+        check_layout(self, x, "kernel", lambda shape: shape[0])
         kernel, bias = self._kernel_and_bias(x.shape[-1])
         x, kernel, bias = dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         return K.dense(x, kernel, bias)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax.linen import dtypes
 
 from cnn_jax import kernels as K
+from cnn_jax.layers.layout import check_layout
 from cnn_jax.layers.statistics import StatisticsScope, current_scope
 from cnn_jax.layers.types import Activation, Dtype, Initializer
 
@@ -89,6 +90,7 @@ class BatchNorm(nn.Module):
         use_running_average = nn.merge_param(
             "use_running_average", self.use_running_average, use_running_average
         )
+        check_layout(self, x, "scale", lambda shape: shape[0])
         shape = (x.shape[-1],)
         stored = _at_least_float32(self.param_dtype)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape, stored)
@@ -259,6 +261,8 @@ def _operands(
     module: LayerNorm | GroupNorm, x: jax.Array
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None, Dtype]:
     """Declares the parameters and returns what the kernel takes, and y's dtype."""
+    for name in ("scale", "bias"):
+        check_layout(module, x, name, lambda shape: shape[0])
     shape = (x.shape[-1],)
     scale = bias = None
     if module.use_scale:

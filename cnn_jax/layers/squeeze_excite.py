@@ -11,6 +11,7 @@ from flax.linen import dtypes
 
 from cnn_jax import kernels as K
 from cnn_jax.kernels.activation.fused import is_fused
+from cnn_jax.layers.layout import check_layout
 from cnn_jax.layers.linear import Dense, DenseParameters
 from cnn_jax.layers.types import Activation, ModuleFactory
 
@@ -41,6 +42,7 @@ class SqueezeExcite(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `x` `(n, *spatial, c)` with its channels scaled."""
+        check_layout(self, x, "squeeze/kernel", lambda shape: shape[0])
         channels = x.shape[-1]
         squeezed_features = self.squeezed_features
         if squeezed_features is None:

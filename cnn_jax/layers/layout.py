@@ -1,0 +1,42 @@
+"""What a layer says of an input whose channels are not where its parameters want them.
+
+Flax says that a parameter should have had another shape; the input is what is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+
+from cnn_jax.geometry import layout_hint
+
+
+def check_layout(
+    layer: nn.Module,
+    x: jax.Array,
+    parameter: str,
+    num_channels: Callable[[tuple[int, ...]], int],
+) -> None:
+    """Raises ValueError if `x` would fit the layer's parameters, channels moved last.
+
+    Args:
+      layer: The layer, in its call.
+      x: Its input.
+      parameter: The '/'-joined path of a parameter, which may not be there yet.
+      num_channels: Maps that parameter's shape to the number of channels it is for.
+    """
+    stored = layer.variables.get("params", {})
+    for name in parameter.split("/"):
+        if name not in stored:
+            return
+        stored = stored[name]
+    shape = nn.meta.unbox(stored).shape
+    channels = num_channels(shape)
+    hint = layout_hint(x.shape, channels)
+    if hint:
+        raise ValueError(
+            f"{type(layer).__name__}: got x {x.shape} for a {parameter} {shape}, "
+            f"expected {channels} channels{hint}."
+        )
