@@ -302,13 +302,16 @@ def _resolve(name, input_shape, window, strides, padding, dilation):
         )
 
     resolved = over(input_shape[1:-1])
-    if 0 in resolved.output_sizes and looks_channels_first(input_shape):
-        if 0 not in over(input_shape[2:]).output_sizes:
-            raise ValueError(
-                f"{name}: got an input of shape {input_shape}, over whose axes "
-                f"{input_shape[1:-1]} the window {resolved.sizes} does not fit"
-                f"{layout_hint(input_shape, input_shape[1])}."
-            )
+    if (
+        0 in resolved.output_sizes
+        and looks_channels_first(input_shape)
+        and 0 not in over(input_shape[2:]).output_sizes
+    ):
+        raise ValueError(
+            f"{name}: got an input of shape {input_shape}, over whose axes "
+            f"{input_shape[1:-1]} the window {resolved.sizes} does not fit"
+            f"{layout_hint(input_shape, input_shape[1])}."
+        )
     return resolved
 
 

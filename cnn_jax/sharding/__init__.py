@@ -19,8 +19,10 @@ from cnn_jax.sharding.meshes import check_image_height as check_image_height
 from cnn_jax.sharding.meshes import image_sharded as image_sharded
 from cnn_jax.sharding.meshes import make_mesh as make_mesh
 from cnn_jax.sharding.meshes import num_batch_shards as num_batch_shards
+from cnn_jax.sharding.meshes import own_mesh as own_mesh
 from cnn_jax.sharding.meshes import parse_mesh as parse_mesh
 from cnn_jax.sharding.meshes import replicated as replicated
+from cnn_jax.sharding.meshes import with_automatic_axes as with_automatic_axes
 from cnn_jax.sharding.rules import bytes_per_device as bytes_per_device
 from cnn_jax.sharding.rules import parse_partition as parse_partition
 from cnn_jax.sharding.rules import state_shardings as state_shardings

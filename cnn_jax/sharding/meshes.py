@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +21,29 @@ SPATIAL_AXIS = "spatial"
 """The mesh axis along which the height of images is split."""
 
 _AXES = (DATA_AXIS, FSDP_AXIS, SPATIAL_AXIS)
+
+
+def with_automatic_axes(mesh: Mesh) -> Mesh:
+    """Returns the mesh with axes of the type that this package's programs are for.
+
+    Args:
+      mesh: A mesh, such as `jax.make_mesh` makes it, with explicit axes.
+    """
+    types = (AxisType.Auto,) * len(mesh.axis_names)
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=types)
+
+
+@contextlib.contextmanager
+def own_mesh(mesh: Mesh) -> Iterator[None]:
+    """Lets `mesh` take the place of a caller's `jax.set_mesh` with explicit axes.
+
+    Programs that place their arrays by `NamedSharding`s of a mesh of their own cannot
+    be traced under another one. Without explicit axes nothing is set.
+    """
+    context = jax.sharding.get_abstract_mesh()
+    is_explicit = not context.empty and bool(context.explicit_axes)
+    with jax.set_mesh(mesh) if is_explicit else contextlib.nullcontext():
+        yield
 
 
 def make_mesh(

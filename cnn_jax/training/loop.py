@@ -221,7 +221,9 @@ def fit(
     given = {"train": train, "validation": validation, "test": test}
     splits = {name: split for name, split in given.items() if split is not None}
     _check_splits(config, splits)
-    mesh = sharding.make_mesh(specification=config.mesh) if mesh is None else mesh
+    if mesh is None:
+        mesh = sharding.make_mesh(specification=config.mesh)
+    mesh = sharding.with_automatic_axes(mesh)
     sharding.check_batch_size(config.batch_size, mesh)
     if programs is None:
         check_model(
@@ -232,6 +234,7 @@ def fit(
         )
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(sharding.own_mesh(mesh))
         store: Store | None = None
         signals = StopSignals()
         if config.run_dir is not None:

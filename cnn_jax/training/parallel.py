@@ -75,7 +75,14 @@ class ParallelStep:
         """
         sharding.check_batch_size(batch["image"].shape[0], self.mesh)
         sharding.check_image_height(batch["image"].shape[1], self.mesh)
-        return self.function(state, batch, key)
+        explicit = jax.sharding.get_abstract_mesh().explicit_axes
+        if not explicit:
+            return self.function(state, batch, key)
+        specs = jax.tree.map(lambda leaf: leaf.spec, self.state)
+        run = jax.sharding.auto_axes(
+            self.function, axes=explicit, out_sharding=(specs, PartitionSpec())
+        )
+        return run(state, dict(batch), key)
 
     def batch(self, batch: Mapping[str, Any]) -> dict[str, NamedSharding]:
         """Returns where a batch of these names lies."""
@@ -117,7 +124,8 @@ def make_step(
     Args:
       step_fn: The step for one device, such as a partial `train_step`.
       strategy: `"jit"`, `"shard_map"` or `"pmap"`; see the module.
-      mesh: The devices. The last two strategies take the axis `"data"` alone.
+      mesh: The devices. The last two strategies take the axis `"data"` alone. Where its
+        axes are explicit, the step runs with them automatic.
       batch_norm_scope: `"global"`, `"device"`, or a number of devices.
       state_shardings: For `"jit"`, where the state lies, from
         `sharding.state_shardings`; None for a copy on every device.
@@ -134,6 +142,7 @@ def make_step(
         raise ValueError(
             f"strategy: got {strategy!r}, expected 'jit', 'shard_map' or 'pmap'."
         )
+    mesh = sharding.with_automatic_axes(mesh)
     group_size = _group_size(batch_norm_scope, mesh)
     if strategy == "jit":
         function = _global_step(step_fn, mesh, group_size, state_shardings)

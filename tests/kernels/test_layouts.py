@@ -1,0 +1,196 @@
+"""Inputs and filters with their channels first: the error says which axes to move."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cnn_jax import kernels as K
+
+MOVE_X = r"the last axis is channels \(NHWC\); x looks like NCHW: jnp.moveaxis\(x, 1, "
+MOVE_DY = r"the last axis is channels \(NHWC\); dy looks like NCHW: jnp.moveaxis\(dy, 1"
+OIHW = r"\(HWIO\); w looks like OIHW: jnp.moveaxis\(w, \(0, 1\), \(-1, -2\)\)"
+IOHW = r"\(HWIO\); w looks like IOHW: jnp.moveaxis\(w, \(0, 1\), \(-2, -1\)\)"
+
+
+def array(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+IMAGES = array(8, 12, 32, 32)
+CHANNELS = array(12)
+
+CASES = {
+    "conv": (K.conv, (array(8, 3, 32, 32), array(3, 3, 3, 16)), {}, MOVE_X),
+    "conv, depthwise": (
+        K.conv,
+        (IMAGES, array(3, 3, 1, 12)),
+        {"groups": 12},
+        MOVE_X,
+    ),
+    "conv, 1-d": (
+        K.conv,
+        (array(8, 3, 32), array(3, 3, 16)),
+        {},
+        r"\(NWC\); x looks like NCW",
+    ),
+    "conv, 3-d": (
+        K.conv,
+        (array(8, 3, 6, 7, 8), array(3, 3, 3, 3, 16)),
+        {},
+        r"\(NDHWC\); x looks like NCDHW",
+    ),
+    "conv of PyTorch's filter": (
+        K.conv,
+        (array(8, 32, 32, 3), array(16, 3, 5, 5)),
+        {},
+        OIHW,
+    ),
+    "conv of both": (
+        K.conv,
+        (array(8, 3, 32, 32), array(16, 3, 5, 5)),
+        {},
+        f"{MOVE_X}.*{OIHW}",
+    ),
+    "conv of one image": (
+        K.conv,
+        (array(32, 32, 3), array(3, 3, 3, 16)),
+        {},
+        r"x looks like one example without a batch axis: x\[None\]",
+    ),
+    "conv of one image, channels first": (
+        K.conv,
+        (array(3, 32, 32), array(3, 3, 3, 16)),
+        {},
+        r"channels first: jnp.moveaxis\(x, 0, -1\)\[None\]",
+    ),
+    "conv_transpose": (K.conv_transpose, (IMAGES, array(3, 3, 12, 16)), {}, MOVE_X),
+    "conv_transpose of PyTorch's filter": (
+        K.conv_transpose,
+        (array(8, 32, 32, 12), array(12, 16, 3, 3)),
+        {},
+        IOHW,
+    ),
+    "conv_general_dilated by default": (
+        K.conv_general_dilated,
+        (array(8, 32, 32, 3), array(3, 3, 3, 16)),
+        {"window_strides": (1, 1), "padding": "SAME"},
+        r"they fit dimension_numbers=\('NHWC', 'HWIO', 'NHWC'\)",
+    ),
+    "conv_general_dilated, channels first": (
+        K.conv_general_dilated,
+        (array(8, 3, 32, 32), array(16, 3, 3, 3)),
+        {
+            "window_strides": (1, 1),
+            "padding": "SAME",
+            "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
+        },
+        r"they fit dimension_numbers=\('NCHW', 'OIHW', 'NCHW'\)",
+    ),
+    "conv_input_grad": (
+        K.conv_input_grad,
+        (array(8, 16, 32, 32), array(3, 3, 3, 16)),
+        {"input_shape": (8, 32, 32, 3)},
+        MOVE_DY,
+    ),
+    "conv_filter_grad": (
+        K.conv_filter_grad,
+        (array(8, 32, 32, 3), array(8, 16, 32, 32)),
+        {"filter_shape": (3, 3, 3, 16)},
+        MOVE_DY,
+    ),
+    "batch_norm": (
+        K.batch_norm,
+        (IMAGES, CHANNELS, CHANNELS),
+        {"epsilon": 1e-5},
+        MOVE_X,
+    ),
+    "batch_norm_inference": (
+        K.batch_norm_inference,
+        (IMAGES, *[CHANNELS] * 4),
+        {"epsilon": 1e-5},
+        MOVE_X,
+    ),
+    "batch_norm of one image": (
+        K.batch_norm,
+        (array(12, 32, 32), CHANNELS, CHANNELS),
+        {"epsilon": 1e-5},
+        r"x looks like CHW, one example: jnp.moveaxis\(x, 0, -1\)\[None\]",
+    ),
+    "layer_norm": (
+        K.layer_norm,
+        (IMAGES, CHANNELS, CHANNELS),
+        {"epsilon": 1e-5},
+        MOVE_X,
+    ),
+    "group_norm": (
+        K.group_norm,
+        (IMAGES, CHANNELS, CHANNELS),
+        {"epsilon": 1e-5, "num_groups": 4},
+        MOVE_X,
+    ),
+    "group_norm without parameters": (
+        K.group_norm,
+        (IMAGES,),
+        {"scale": None, "bias": None, "epsilon": 1e-5, "num_groups": 12},
+        MOVE_X,
+    ),
+    "squeeze_excite": (
+        K.squeeze_excite,
+        (IMAGES, array(12, 3), array(3), array(3, 12), CHANNELS),
+        {},
+        MOVE_X,
+    ),
+    "dense": (K.dense, (IMAGES, array(12, 10)), {}, MOVE_X),
+    "dense of PyTorch's weights": (
+        K.dense,
+        (array(8, 784), array(10, 784)),
+        {},
+        r"w looks like \(out, in\): w.T",
+    ),
+    "max_pool": (K.max_pool, (array(8, 3, 32, 32),), {"window": 5}, MOVE_X),
+    "avg_pool": (K.avg_pool, (array(8, 3, 7, 7),), {"window": 7}, MOVE_X),
+    "max_pool_grad": (
+        K.max_pool_grad,
+        (array(8, 32, 32, 3), array(8, 3, 16, 16)),
+        {"window": 2},
+        MOVE_DY,
+    ),
+    "avg_pool_grad": (
+        K.avg_pool_grad,
+        (array(8, 3, 16, 16),),
+        {"window": 2, "input_shape": (8, 32, 32, 3)},
+        MOVE_DY,
+    ),
+    "softmax_cross_entropy": (
+        K.softmax_cross_entropy,
+        (IMAGES, jax.ShapeDtypeStruct((8, 32, 32), jnp.int32)),
+        {},
+        r"logits looks like NCHW: jnp.moveaxis\(logits, 1, -1\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_error_says_which_axes_to_move(name):
+    kernel, arguments, options, message = CASES[name]
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(functools.partial(kernel, **options), *arguments)
+
+
+def test_other_misfits_are_not_blamed_on_the_layout():
+    with pytest.raises(ValueError, match="channels in the filter.$"):
+        jax.eval_shape(K.conv, array(8, 9, 10, 5), array(3, 3, 4, 16))
+    with pytest.raises(ValueError, match=r"expected \(5,\).$"):
+        jax.eval_shape(
+            functools.partial(K.batch_norm, epsilon=1e-5),
+            array(8, 9, 10, 5),
+            CHANNELS,
+            CHANNELS,
+        )
+
+
+def test_a_small_map_with_many_channels_may_stay_without_windows():
+    pooled = jax.eval_shape(lambda x: K.max_pool(x, 3), array(8, 2, 2, 512))
+    assert pooled.shape == (8, 0, 0, 512)
