@@ -22,6 +22,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 from jax.interpreters.ad import JVPTracer
+from jax.sharding import NamedSharding, PartitionSpec
 
 _Kernel = TypeVar("_Kernel", bound=Callable)
 
@@ -110,7 +111,7 @@ def _with_automatic_axes(function, twin, mesh, args, kwargs):
             **{name: merged[name] for name in kwargs},
         )
 
-    shardings = _result_shardings(call, function, twin, arrays)
+    shardings = _result_shardings(call, function, twin, mesh, arrays)
     run = jax.sharding.auto_axes(
         functools.partial(call, function),
         axes=mesh.explicit_axes,
@@ -130,7 +131,7 @@ def _is_operand(value) -> bool:
     return isinstance(value, jax.Array) and not is_number
 
 
-def _result_shardings(call, function, twin, arrays):
+def _result_shardings(call, function, twin, mesh, arrays):
     shardings = []
 
     def traced(arrays):
@@ -156,4 +157,8 @@ def _result_shardings(call, function, twin, arrays):
             "(jax.sharding.reshard), or make the mesh with "
             f"axis_types=(AxisType.Auto, ...). JAX's reason: {error}"
         ) from error
-    return shardings[0]
+    # Replicated, where the twin's result follows from arguments made outside of any mesh.
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(
+        lambda sharding: replicated if sharding.mesh.empty else sharding, shardings[0]
+    )

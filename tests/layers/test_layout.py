@@ -54,5 +54,5 @@ def test_a_model_says_so_before_it_has_parameters(name):
 def test_a_model_of_many_channels_says_so_by_its_first_layer():
     model = cnn_jax.create_model("resnet20")
     variables = jax.eval_shape(model.init, jax.random.key(0), array(2, 32, 32, 12))
-    with pytest.raises(ValueError, match="expected 12 channels; .* NCHW"):
+    with pytest.raises(ValueError, match=r"expected 12 channels; .* NCHW"):
         jax.eval_shape(model.apply, variables, array(2, 12, 32, 32))
