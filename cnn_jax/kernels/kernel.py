@@ -157,7 +157,7 @@ def _result_shardings(call, function, twin, mesh, arrays):
             "(jax.sharding.reshard), or make the mesh with "
             f"axis_types=(AxisType.Auto, ...). JAX's reason: {error}"
         ) from error
-    # Replicated, where the twin's result follows from arguments made outside of any mesh.
+    # Replicated, where the twin's result follows from what was made outside of a mesh.
     replicated = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(
         lambda sharding: replicated if sharding.mesh.empty else sharding, shardings[0]

@@ -62,7 +62,8 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("kind", slow_except({"plain"}, STEPS))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", STEPS)
 def test_a_step_gives_the_numbers_without_a_mesh(kind, mesh, state, batch):
     step = jax.jit(functools.partial(train_step, **STEPS[kind]))
     key = jax.random.key(3)
@@ -117,6 +118,7 @@ def test_every_family_trains_and_evaluates(name, mesh):
                 assert set(spec) <= {None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["jit", "shard_map"])
 def test_a_spread_step_under_a_callers_mesh(strategy, mesh, state, batch):
     """The step has a mesh of its own, whatever the caller has set."""
