@@ -17,17 +17,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.interpreters.ad import JVPTracer
 from jax.sharding import NamedSharding, PartitionSpec
 
-_Kernel = TypeVar("_Kernel", bound=Callable)
+_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 
 
-def kernel(twin: Callable) -> Callable[[_Kernel], _Kernel]:
+def kernel(twin: Callable[..., Any]) -> Callable[[_Kernel], _Kernel]:
     """Makes a function with a custom VJP a public kernel.
 
     Args:
@@ -59,7 +59,7 @@ class ForwardModeError(TypeError):
     """Forward-mode differentiation of a kernel, whose VJP alone is defined."""
 
 
-class custom_vjp(jax.custom_vjp):  # noqa: N801 (named as what it stands for)
+class custom_vjp(jax.custom_vjp[Any]):  # noqa: N801 (named as what it stands for)
     """`jax.custom_vjp` that raises while it is traced with tangents, not later.
 
     Tangents that meet it later, in a program that `jax.jit` or `jax.checkpoint` has

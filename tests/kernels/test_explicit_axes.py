@@ -163,14 +163,7 @@ def test_each_call_of_its_own_without_jit(operands):
 
 
 @pytest.mark.parametrize(
-    "kind",
-    [
-        "vmap",
-        *(
-            pytest.param(k, marks=pytest.mark.slow)
-            for k in ("scan", "checkpoint", "cond")
-        ),
-    ],
+    "kind", slow_except({"vmap"}, ["vmap", "scan", "checkpoint", "cond"])
 )
 def test_other_transformations_on_top(operands, kind):
     x, w, _, _ = operands
