@@ -14,12 +14,10 @@ Needs jax, flax, optax and NumPy only.
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 import pathlib
 import re
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -99,59 +97,28 @@ def count_collectives(text: str) -> dict[str, int]:
 
 def examine(plan: tuple, devices: Sequence[Any], options: argparse.Namespace) -> dict:
     """Compiles the step by one plan and returns its record."""
-    import jax
-    import jax.numpy as jnp
-    import optax
-
-    import cnn_jax
-    from cnn_jax import kernels, sharding
-    from cnn_jax.training import TrainState, train_step
-    from cnn_jax.training.parallel import make_step
+    from compiled_steps import StepSettings, compile_step
 
     name, strategy, axis, size, scope = plan
     size = size or len(devices)
-    sizes = {"data": len(devices) // size, **({axis: size} if axis else {})}
-    mesh = sharding.make_mesh(devices, sizes)
-    model = cnn_jax.create_model(options.model, dtype=jnp.dtype(options.dtype))
-    channels = cnn_jax.model_info(options.model).input_shape[-1]
-    shape = (options.batch * len(devices), *(options.image_size,) * 2, channels)
-    image = jax.ShapeDtypeStruct(shape, jnp.dtype(options.dtype))
-    batch = {"image": image, "label": jax.ShapeDtypeStruct(shape[:1], jnp.int32)}
-    create = functools.partial(TrainState.create, model, optax.sgd(0.1, momentum=0.9))
-    key = jax.eval_shape(functools.partial(jax.random.key, 0))
-    with kernels.target_platform(options.platform):
-        state = jax.eval_shape(create, key, image)
-        shardings = sharding.state_shardings(state, mesh)
-        step = make_step(
-            train_step,
-            strategy=strategy,
-            mesh=mesh,
-            batch_norm_scope=scope,
-            state_shardings=shardings if axis == "fsdp" else None,
-            reduce_dtype=jnp.bfloat16 if "bfloat16" in name else None,
-        )
-        place = functools.partial(jax.tree.map, _with_sharding)
-        operands = (state, place(batch, step.batch(batch)), key)
-        started = time.perf_counter()
-        program = step.jitted().lower(*operands).compile()
-    kept = {"params": state.params, "opt_state": state.opt_state}
-    placed = {"params": shardings.params, "opt_state": shardings.opt_state}
-    memory = program.memory_analysis()
+    axes = {"data": len(devices) // size, **({axis: size} if axis else {})}
+    settings = StepSettings(
+        *(options.model, options.batch, options.image_size, options.dtype, axes),
+        strategy=strategy,
+        scope=scope,
+        reduce_dtype="bfloat16" if "bfloat16" in name else None,
+    )
+    step = compile_step(settings, devices, platform=options.platform, stock=False)
+    memory = step.program.memory_analysis()
     return {
         "name": name,
         "scope": scope,
-        "mesh": ",".join(f"{axis}={size}" for axis, size in sizes.items()),
-        **count_collectives(program.as_text()),
-        "kept_bytes": sharding.bytes_per_device(kept, placed),
+        "mesh": ",".join(f"{axis}={size}" for axis, size in axes.items()),
+        **count_collectives(step.program.as_text()),
+        "kept_bytes": step.kept_bytes,
         "temporary_bytes": memory.temp_size_in_bytes if memory else None,
-        "compile_seconds": time.perf_counter() - started,
+        "compile_seconds": step.compile_seconds,
     }
-
-
-def _with_sharding(leaf: Any, where: Any) -> Any:
-    import jax
-
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
 
 def table(records: Sequence[dict[str, Any]], title: str) -> Any:

@@ -226,10 +226,8 @@ def estimated_cycles(hlo: str) -> int | None:
       The sum, or None where a windowed reduction stands without an estimate, as those
       in bfloat16 mostly do: the rest of the program says nothing of its cost.
     """
-    for line in hlo[hlo.find("ENTRY") :].splitlines():
-        if " reduce-window(" in line and "estimated_cycles" not in line:
-            return None
-    return sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', hlo)))
+    cycles, num_unknown = tpu_slice.sum_cycles(hlo)
+    return None if num_unknown else cycles
 
 
 def _canonical(compiled) -> str:

@@ -1,0 +1,114 @@
+"""Compiles the training step of a network for a mesh of devices, without running it.
+
+To be imported after the environment of JAX is prepared (see `tpu_slice.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from stock_flax import stock_flax, with_stock_activation
+
+import cnn_jax
+from cnn_jax import kernels, sharding
+from cnn_jax.training import TrainState, train_step
+from cnn_jax.training.parallel import make_step
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSettings:
+    """A training step: its network, the batch, and how both are spread over devices.
+
+    Attributes:
+      model: One of `cnn-jax models`.
+      batch: Images a device.
+      image_size: Height and width.
+      dtype: The dtype of activations; parameters are float32.
+      axes: The mesh: name of an axis -> number of devices along it.
+      strategy: As for `make_step`.
+      scope: Whose images share a batch normalisation's statistics, likewise.
+      reduce_dtype: The dtype in which gradients are summed, likewise.
+    """
+
+    model: str
+    batch: int
+    image_size: int
+    dtype: str
+    axes: Mapping[str, int]
+    strategy: str = "jit"
+    scope: str = "global"
+    reduce_dtype: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledStep:
+    """What the compiler made of a step.
+
+    Attributes:
+      program: The compiled program.
+      kept_bytes: What a device keeps of parameters and optimizer state.
+      compile_seconds: What tracing and compiling took.
+    """
+
+    program: Any
+    kept_bytes: int
+    compile_seconds: float
+
+
+def compile_step(
+    settings: StepSettings, devices: Sequence[Any], *, platform: str, stock: bool
+) -> CompiledStep:
+    """Compiles a step of SGD with momentum.
+
+    Args:
+      settings: The step.
+      devices: The devices, which need not be there.
+      platform: Theirs, as for `kernels.target_platform`.
+      stock: Whether the network runs on stock Flax layers instead of ours.
+    """
+    mesh = sharding.make_mesh(devices, settings.axes)
+    dtype = jnp.dtype(settings.dtype)
+    model = cnn_jax.create_model(settings.model, dtype=dtype)
+    channels = cnn_jax.model_info(settings.model).input_shape[-1]
+    count = settings.batch * len(devices)
+    image = jax.ShapeDtypeStruct((count, *(settings.image_size,) * 2, channels), dtype)
+    batch = {"image": image, "label": jax.ShapeDtypeStruct((count,), jnp.int32)}
+    create = functools.partial(TrainState.create, model, optax.sgd(0.1, momentum=0.9))
+    key = jax.eval_shape(functools.partial(jax.random.key, 0))
+    layers = stock_flax() if stock else contextlib.nullcontext()
+    with kernels.target_platform(platform):
+        state = jax.eval_shape(create, key, image)
+        if stock:
+            state = state.replace(apply_fn=with_stock_activation(model).apply)
+        shardings = sharding.state_shardings(state, mesh)
+        step = make_step(
+            train_step,
+            strategy=settings.strategy,
+            mesh=mesh,
+            batch_norm_scope=settings.scope,
+            state_shardings=shardings if "fsdp" in settings.axes else None,
+            reduce_dtype=settings.reduce_dtype,
+        )
+        placed = jax.tree.map(_with_sharding, batch, step.batch(batch))
+        started = time.perf_counter()
+        with layers:
+            program = step.jitted().lower(state, placed, key).compile()
+    kept = {"params": state.params, "opt_state": state.opt_state}
+    where = {"params": shardings.params, "opt_state": shardings.opt_state}
+    return CompiledStep(
+        program,
+        sharding.bytes_per_device(kept, where),
+        time.perf_counter() - started,
+    )
+
+
+def _with_sharding(leaf: Any, where: Any) -> Any:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
