@@ -23,6 +23,11 @@ of the means. But it is the same at all positions, so both means come from sums 
 the positions, channel by channel, which dscale and dbias need anyway. The backward
 pass needs x, the scale, and mu and r of each set, never xhat.
 
+On a TPU half-precision x is read once for both statistics, with v = E[x^2] - mu^2, and
+the backward pass forms b x + (c - b mu) for b (x - mu) + c, with one vector less. Both
+cancel where mu is large, by some 2^-24 of it in float32; x itself has been rounded by
+2^-9 (bfloat16) or 2^-12 of it before.
+
 Sources: Ba, Kiros and Hinton, "Layer Normalization", 2016; Wu and He, "Group
 Normalization", 2018.
 """
@@ -39,7 +44,7 @@ from jax import lax
 from cnn_jax.geometry import is_integer, layout_hint, looks_channels_first
 from cnn_jax.kernels import autodiff
 from cnn_jax.kernels.kernel import custom_vjp, kernel
-from cnn_jax.kernels.lowering import read_again
+from cnn_jax.kernels.lowering import current_target, read_again
 from cnn_jax.kernels.operands import (
     align_manual_axes,
     require_channels,
@@ -81,7 +86,9 @@ def layer_norm(
             "to take the mean of."
         )
     require_channels("layer_norm", x, scale=scale, bias=bias)
-    return _group_norm(*align_manual_axes(x, scale, bias), 1, (), float(epsilon))
+    return _group_norm(
+        *align_manual_axes(x, scale, bias), 1, (), float(epsilon), current_target()
+    )
 
 
 @kernel(autodiff.group_norm)
@@ -138,29 +145,32 @@ def group_norm(
         num_groups,
         tuple(range(1, x.ndim - 1)),
         float(epsilon),
+        current_target(),
     )
 
 
-@functools.partial(custom_vjp, nondiff_argnums=(3, 4, 5))
-def _group_norm(x, scale, bias, num_groups, positions, epsilon):
-    return _group_norm_fwd(x, scale, bias, num_groups, positions, epsilon)[0]
+@functools.partial(custom_vjp, nondiff_argnums=(3, 4, 5, 6))
+def _group_norm(x, scale, bias, num_groups, positions, epsilon, target):
+    return _group_norm_fwd(x, scale, bias, num_groups, positions, epsilon, target)[0]
 
 
-def _group_norm_fwd(x, scale, bias, num_groups, positions, epsilon):
+def _group_norm_fwd(x, scale, bias, num_groups, positions, epsilon, target):
     wide, channels = widen(x), x.shape[-1]
     mean = _group_means(wide, wide, num_groups, positions)
     centred = wide - _per_channel(mean, channels)
-    # Two passes: the one-pass E[x^2] - E[x]^2 cancels where the mean is large.
-    r = lax.rsqrt(
-        _group_means(jnp.square(centred), wide, num_groups, positions) + epsilon
-    )
+    if _reads_once(x, target):
+        square = _group_means(jnp.square(wide), wide, num_groups, positions)
+        var = jnp.maximum(square - jnp.square(mean), 0)
+    else:
+        var = _group_means(jnp.square(centred), wide, num_groups, positions)
+    r = lax.rsqrt(var + epsilon)
     y = centred * _scaled(_per_channel(r, channels), scale)
     if bias is not None:
         y += _along_channels(bias, y)
     return y.astype(x.dtype), (x, mean, r, scale, None if bias is None else bias[:0])
 
 
-def _group_norm_bwd(num_groups, positions, epsilon, residuals, dy):
+def _group_norm_bwd(num_groups, positions, epsilon, target, residuals, dy):
     x, mean, r, scale, empty_bias = residuals
     channels = x.shape[-1]
     x, mean, r, dy = read_again(x, mean, r, dy)
@@ -173,9 +183,12 @@ def _group_norm_bwd(num_groups, positions, epsilon, residuals, dy):
     # dx = a dy + b (x - mean) + c, with a of each channel, b and c of each set.
     slope = -(r**3) * mean_of_scaled(sum_dy_centred)
     offset = -r * mean_of_scaled(sum_dy)
+    moved = centred
+    if _reads_once(x, target):
+        moved, offset = widen(x), offset - slope * mean
     dx = (
         wide_dy * _scaled(_per_channel(r, channels), scale)
-        + centred * _per_channel(slope, channels)
+        + moved * _per_channel(slope, channels)
         + _per_channel(offset, channels)
     )
     if not positions:
@@ -195,6 +208,11 @@ def _group_norm_bwd(num_groups, positions, epsilon, residuals, dy):
 
 
 _group_norm.defvjp(_group_norm_fwd, _group_norm_bwd)
+
+
+def _reads_once(x, target):
+    """Whether x is half-precision on a TPU; see the module."""
+    return target == "tpu" and jnp.finfo(x.dtype).bits < 32
 
 
 def _position_sums(dy, centred, positions):

@@ -118,10 +118,14 @@ class BatchNorm(nn.Module):
 
         if self.is_initializing():
             whole = StatisticsScope()
-            return self._normalized(x, scale, bias, activation, whole)[0].astype(dtype)
+            y, *_ = self._normalized(x, scale, bias, None, activation, whole)
+            return y.astype(dtype)
         if self.axis_name is not None:
             scope = StatisticsScope(self.axis_name, self.axis_index_groups)
-        y, batch_mean, batch_var = self._normalized(x, scale, bias, activation, scope)
+        shift = mean.value.astype(computed)
+        y, batch_mean, batch_var = self._normalized(
+            x, scale, bias, shift, activation, scope
+        )
         mean.value = self._moved(mean.value, batch_mean)
         if self.unbiased_running_var:
             num_values = x.size // x.shape[-1] // scope.num_groups
@@ -135,6 +139,7 @@ class BatchNorm(nn.Module):
         x: jax.Array,
         scale: jax.Array,
         bias: jax.Array,
+        shift: jax.Array | None,
         activation: Activation | None,
         scope: StatisticsScope,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -143,6 +148,7 @@ class BatchNorm(nn.Module):
             K.batch_norm,
             epsilon=self.epsilon,
             activation=activation,
+            shift=shift,
             axis_name=scope.axis_name,
             axis_index_groups=scope.axis_index_groups,
         )

@@ -36,6 +36,7 @@ class StepSettings:
       strategy: As for `make_step`.
       scope: Whose images share a batch normalisation's statistics, likewise.
       reduce_dtype: The dtype in which gradients are summed, likewise.
+      fields: Fields of the model that differ from its own.
     """
 
     model: str
@@ -46,6 +47,7 @@ class StepSettings:
     strategy: str = "jit"
     scope: str = "global"
     reduce_dtype: Any = None
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +78,7 @@ def compile_step(
     """
     mesh = sharding.make_mesh(devices, settings.axes)
     dtype = jnp.dtype(settings.dtype)
-    model = cnn_jax.create_model(settings.model, dtype=dtype)
+    model = cnn_jax.create_model(settings.model, dtype=dtype, **settings.fields)
     channels = cnn_jax.model_info(settings.model).input_shape[-1]
     count = settings.batch * len(devices)
     image = jax.ShapeDtypeStruct((count, *(settings.image_size,) * 2, channels), dtype)

@@ -16,6 +16,7 @@ Needs jax, libtpu, flax, optax and NumPy only.
 from __future__ import annotations
 
 import argparse
+import ast
 import math
 import pathlib
 import sys
@@ -45,6 +46,12 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def field(text: str) -> tuple[str, Any]:
+    """Reads `NAME=VALUE`, the value a Python literal."""
+    name, _, value = text.partition("=")
+    return name, ast.literal_eval(value)
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0],
@@ -56,6 +63,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--batch", type=int, default=64, help="images a chip")
     add("--image-size", type=int, default=224, help="height and width")
     add("--dtype", default="bfloat16", help="of activations; parameters are float32")
+    add(
+        "--fields",
+        nargs="+",
+        type=field,
+        default=(),
+        metavar="NAME=VALUE",
+        help="fields of the models to change, such as 'stage_sizes=(1, 1, 1, 1)'",
+    )
     add(
         "--strategies",
         nargs="+",
@@ -109,6 +124,7 @@ def compare(
         {"data": len(devices)},
         strategy=strategy,
         scope=SCOPES[strategy],
+        fields=dict(options.fields),
     )
     record = {
         "model": model,
@@ -185,6 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     devices = tpu_slice.find_devices(options.topology)
     names = ("topology", "batch", "image_size", "dtype")
     facts = {name: getattr(options, name) for name in names}
+    facts["fields"] = dict(options.fields)
     facts["platform"] = f"compiled for {options.topology}"
     records: list[dict[str, Any]] = []
     started = time.monotonic()

@@ -2,16 +2,21 @@
 
 import importlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnn_jax import kernels
+from cnn_jax.analysis.cases import CASES
 from cnn_jax.analysis.gradcheck import draw_like
 from cnn_jax.kernels import textbook
 
 # The package's attributes of these names are the kernels.
 adaptive_pool = importlib.import_module("cnn_jax.kernels.adaptive_pool")
 response_norm = importlib.import_module("cnn_jax.kernels.local_response_norm")
+norm = importlib.import_module("cnn_jax.kernels.norm")
+group_norm = importlib.import_module("cnn_jax.kernels.group_norm")
 
 
 @pytest.mark.parametrize(("size", "cells"), [(7, 3), (6, 2), (2, 5), (20, 3)])
@@ -40,3 +45,41 @@ def test_the_banded_product_sums_windows(before, after, x64):
         np.testing.assert_allclose(
             form(x, before=before, after=after), np.stack(expected, -1), atol=1e-14
         )
+
+
+NORMS = ("batch_norm", "layer_norm", "group_norm")
+NORM_CASES = [case for case in CASES if case.kernel in NORMS]
+
+
+@pytest.fixture
+def half_precision_forms(monkeypatch):
+    """Has a TPU's forms for half-precision inputs run in any dtype."""
+    monkeypatch.setattr(norm, "_subtracted", lambda *arguments: None)
+    monkeypatch.setattr(group_norm, "_reads_once", lambda *arguments: True)
+    jax.clear_caches()  # of programs traced before
+    with kernels.target_platform("tpu"):
+        yield
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("case", NORM_CASES, ids=str)
+def test_half_precision_forms_are_right_in_float64(
+    case, proofs, x64, half_precision_forms
+):
+    evaluation = proofs.evaluate(case, np.float64)
+    expected = proofs.evaluate_by_textbook(
+        case, evaluation.arguments, evaluation.cotangent
+    )
+    proofs.assert_close((evaluation.value, evaluation.gradients), expected, 1e-12)
+    proofs.assert_close(evaluation.gradients, evaluation.twin_gradients, 1e-12)
+
+
+@pytest.mark.parametrize("case", NORM_CASES, ids=str)
+def test_half_precision_forms_stay_near_float64(case, proofs):
+    with kernels.target_platform("tpu"):
+        evaluation = proofs.evaluate(case, jnp.bfloat16, twin=False)
+    expected = proofs.evaluate_by_textbook(
+        case, evaluation.arguments, evaluation.cotangent
+    )
+    found = (evaluation.value, evaluation.gradients)
+    proofs.assert_close(found, expected, proofs.TOLERANCES[jnp.bfloat16])

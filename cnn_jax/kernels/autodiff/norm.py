@@ -19,10 +19,14 @@ def batch_norm(
     *,
     epsilon: float,
     activation: Callable[[jax.Array], jax.Array] | None = None,
+    shift: jax.Array | None = None,
     axis_name: str | tuple[str, ...] | None = None,
     axis_index_groups: Sequence[Sequence[int]] | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalises each channel by the batch's statistics; see `kernels.batch_norm`.
+
+    As Flax users run it: the variance is E[x^2] - E[x]^2, and 0 where that rounds to
+    less, as in `flax.linen.BatchNorm` (`use_fast_variance`).
 
     Args:
       x: Input `(n, *spatial, c)`.
@@ -30,6 +34,7 @@ def batch_norm(
       bias: `(c,)`.
       epsilon: Added to the variance.
       activation: A kernel or a twin; the twin of its name is applied last.
+      shift: Not used: the statistics do not depend on it.
       axis_name: Mapped axis or axes to average the statistics over.
       axis_index_groups: Groups of indices along that axis.
 
@@ -44,9 +49,10 @@ def batch_norm(
             return value
         return lax.pmean(value, axis_name, axis_index_groups=axis_index_groups)
 
+    del shift
     wide = x.astype(statistics_dtype(x))
     mean = average(wide)
-    var = average(jnp.square(wide - along_channels(mean, wide)))
+    var = jnp.maximum(average(jnp.square(wide)) - jnp.square(mean), 0.0)
     y = _normalise(wide, mean, var, scale, bias, epsilon).astype(x.dtype)
     return _activate(y, activation), mean, var
 

@@ -150,17 +150,21 @@ def conv_filter_grad(
     )
 
 
-@functools.partial(jax.jit, inline=True)
-def read_again(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """Returns the arrays, as ones that a CPU's compiler does not recognise.
+@functools.partial(jax.jit, static_argnames="on", inline=True)
+def read_again(*arrays: jax.Array, on: str = "cpu") -> tuple[jax.Array, ...]:
+    """Returns the arrays, as ones that the compiler of a platform does not recognise.
 
     What is computed from them is then computed where it is needed. Shared between
     two loops, or between the passes, it would be stored: in float32, whatever it came
-    from, and behind a loop too involved to vectorise.
+    from, and on a CPU behind a loop too involved to vectorise.
+
+    Args:
+      *arrays: What is read.
+      on: The platform; on others nothing changes.
     """
     return lax.platform_dependent(
         *arrays,
-        cpu=lambda *arrays: tuple(lax.optimization_barrier(arrays)),
+        **{on: lambda *arrays: tuple(lax.optimization_barrier(arrays))},
         default=lambda *arrays: arrays,
     )
 

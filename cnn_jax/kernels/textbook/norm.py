@@ -21,15 +21,23 @@ def batch_norm(
     *,
     epsilon: float,
     activation: Callable[..., object] | None = None,
+    shift: np.ndarray | float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each channel, z = scale h + bias with h = (x - mean) / sqrt(var + epsilon).
 
     mean and var are those over all M examples and positions; var is biased (1 / M).
+    With d = x - shift they come out of one pass, whatever the shift:
+
+        mean = shift + (sum d) / M
+        var  = (sum d^2) / M - ((sum d) / M)^2
+
     y is z, or activation(z).
     """
-    x = float64(x)
+    x, shift = float64(x, shift)
     axes = tuple(range(x.ndim - 1))
-    mean, var = x.mean(axis=axes), x.var(axis=axes)
+    d = x - shift
+    mean = shift + d.mean(axis=axes)
+    var = (d**2).mean(axis=axes) - d.mean(axis=axes) ** 2
     y = batch_norm_inference(
         x, mean, var, scale, bias, epsilon=epsilon, activation=activation
     )
@@ -47,7 +55,7 @@ def batch_norm_grad(
     bias: np.ndarray | float = 0.0,
     activation: Callable[..., object] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The cotangents (dx, dscale, dbias).
+    """The cotangents (dx, dscale, dbias); mean and var do not depend on any shift.
 
     With r = 1 / sqrt(var + epsilon) and h = (x - mean) r, and with the cotangent of
     z = scale h + bias, which is dz = activation'(z) dy, or dy itself without activation
