@@ -25,8 +25,8 @@ pass needs x, the scale, and mu and r of each set, never xhat.
 
 On a TPU half-precision x is read once for both statistics, with v = E[x^2] - mu^2, and
 the backward pass forms b x + (c - b mu) for b (x - mu) + c, with one vector less. Both
-cancel where mu is large, by some 2^-24 of it in float32; x itself has been rounded by
-2^-9 (bfloat16) or 2^-12 of it before.
+cancel where mu is large, by roundings of 2^-24 of it (of its square, in v); x itself
+was rounded by up to 2^-8 (bfloat16) or 2^-11 of it before.
 
 Sources: Ba, Kiros and Hinton, "Layer Normalization", 2016; Wu and He, "Group
 Normalization", 2018.

@@ -85,12 +85,12 @@ def batch_norm(
       activation: f, one of the kernels in `kernels.activation.fused.FUSED`, such as
         `relu`, applied before y is rounded to x's dtype; None applies nothing.
       shift: `(c,)`, of x's dtype or the statistics' dtype: about what the mean will be,
-        such as the running mean; None for zeros. It changes no more than the rounding,
-        and has no gradient. Where the statistics are formed in one pass (not on a CPU),
-        the variance of float32 x has a relative error of at most 1e-5 if `shift` is
-        within 10 deviations of the mean; beyond, the error grows with the square of
-        their distance, as that of E[x^2] - E[x]^2 grows with the mean's. It is never
-        negative. Devices that share statistics must be given the same.
+        such as the running mean; finite; None for zeros. It changes no more than the
+        rounding, and has no gradient. Where the statistics are formed in one pass (not
+        on a CPU), the variance of float32 x has a relative error of at most 1e-5 if
+        `shift` is within 10 deviations of the mean; beyond, the error grows with the
+        square of their distance, as that of E[x^2] - E[x]^2 grows with the mean's. The
+        variance is never negative. Devices that share it must be given one shift.
       axis_name: Mapped axis or axes (`shard_map`, `pmap`, `vmap`) whose devices share
         one set of statistics; None keeps them local. Under `jit` with a sharded batch
         they are global without it.
@@ -121,6 +121,7 @@ def batch_norm(
     if shift is not None:
         # As it is, not aligned: the mean it is added to is the same on all devices.
         shift = lax.stop_gradient(widen(shift))
+    # By the target, since the forms reach through both passes.
     return _batch_norm(
         *align_manual_axes(x, scale, bias),
         shift,
@@ -177,10 +178,10 @@ def _batch_norm_bwd(
     dvar = _sum_of_shares(dvar, dy, axis_name, groups) / count
     slope = 2.0 * dvar - jnp.square(r) * mean_g_xhat
     offset = _less_mean(dmean - r * mean_g, slope, mean, subtracted)
-    if activation is not None and FUSED[activation].is_costly:
-        # Where a TPU's compiler would have to compute f' for each reader of dx, it
-        # stores dx, and reads dy and x once more for it. So dz is stored, where it is
-        # formed: beside its sums, at the end of what made dy.
+    if activation is not None:
+        # Stored on a TPU where it is formed, beside its sums, at the end of what made
+        # dy: else each reader of dx computes f' again or, where that is costly, dx is
+        # stored by one more pass over dy and x.
         (stored,) = read_again(dz.astype(x.dtype), on="tpu")
         dz = stored.astype(dz.dtype)
     dx = (
@@ -286,7 +287,7 @@ def _subtracted(mean, x, target):
 
     factor (x - mean) + constant is factor x + (constant - factor mean), with a vector
     and an operation an entry less. That cancels where the mean is large, by roundings
-    of 2^-24 of it; half-precision x brings some of 2^-9 or 2^-12 itself.
+    of 2^-24 of it; half-precision x brings some of 2^-8 or 2^-11 itself.
     """
     folds = target != "cpu" and jnp.finfo(x.dtype).bits < 32
     return None if folds else mean

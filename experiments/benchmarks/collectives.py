@@ -97,7 +97,7 @@ def count_collectives(text: str) -> dict[str, int]:
 
 def examine(plan: tuple, devices: Sequence[Any], options: argparse.Namespace) -> dict:
     """Compiles the step by one plan and returns its record."""
-    from compiled_steps import StepSettings, compile_step
+    from compiled_steps import StepSettings, trace_step
 
     name, strategy, axis, size, scope = plan
     size = size or len(devices)
@@ -108,7 +108,8 @@ def examine(plan: tuple, devices: Sequence[Any], options: argparse.Namespace) ->
         scope=scope,
         reduce_dtype="bfloat16" if "bfloat16" in name else None,
     )
-    step = compile_step(settings, devices, platform=options.platform, stock=False)
+    traced = trace_step(settings, devices, platform=options.platform, stock=False)
+    step = traced.compile()
     memory = step.program.memory_analysis()
     return {
         "name": name,

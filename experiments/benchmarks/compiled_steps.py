@@ -57,7 +57,7 @@ class CompiledStep:
     Attributes:
       program: The compiled program.
       kept_bytes: What a device keeps of parameters and optimizer state.
-      compile_seconds: What tracing and compiling took.
+      compile_seconds: What compiling took.
     """
 
     program: Any
@@ -65,10 +65,29 @@ class CompiledStep:
     compile_seconds: float
 
 
-def compile_step(
+@dataclasses.dataclass(frozen=True)
+class TracedStep:
+    """A step that can be compiled, beside others in threads.
+
+    Attributes:
+      lowered: The traced program.
+      kept_bytes: What a device keeps of parameters and optimizer state.
+    """
+
+    lowered: Any
+    kept_bytes: int
+
+    def compile(self) -> CompiledStep:
+        """Compiles the step."""
+        started = time.perf_counter()
+        program = self.lowered.compile()
+        return CompiledStep(program, self.kept_bytes, time.perf_counter() - started)
+
+
+def trace_step(
     settings: StepSettings, devices: Sequence[Any], *, platform: str, stock: bool
-) -> CompiledStep:
-    """Compiles a step of SGD with momentum.
+) -> TracedStep:
+    """Traces a step of SGD with momentum.
 
     Args:
       settings: The step.
@@ -100,16 +119,11 @@ def compile_step(
             reduce_dtype=settings.reduce_dtype,
         )
         placed = jax.tree.map(_with_sharding, batch, step.batch(batch))
-        started = time.perf_counter()
         with layers:
-            program = step.jitted().lower(state, placed, key).compile()
+            lowered = step.jitted().lower(state, placed, key)
     kept = {"params": state.params, "opt_state": state.opt_state}
     where = {"params": shardings.params, "opt_state": shardings.opt_state}
-    return CompiledStep(
-        program,
-        sharding.bytes_per_device(kept, where),
-        time.perf_counter() - started,
-    )
+    return TracedStep(lowered, sharding.bytes_per_device(kept, where))
 
 
 def _with_sharding(leaf: Any, where: Any) -> Any:

@@ -7,8 +7,8 @@ Each network is compiled twice for a slice of a TPU pod that need not be there, 
 layers and on stock `flax.linen` ones under JAX's autodiff (see `stock_flax.py`): the
 step that the training loop takes, SGD with momentum. Nothing runs. Compared are the
 compiler's estimates of cycles, the bytes that it counts as accessed, the temporaries
-that it plans, and the all-reduces that stand in the program. A step takes one to two
-minutes to compile on a core of its own.
+that it plans, and the all-reduces that stand in the program. Both compile at a time,
+each for one to three minutes on a core of its own.
 
 Needs jax, libtpu, flax, optax and NumPy only.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import concurrent.futures
 import math
 import pathlib
 import sys
@@ -117,7 +118,7 @@ def compare(
     model: str, strategy: str, options: argparse.Namespace, devices: Sequence[Any]
 ) -> dict[str, Any]:
     """Compiles a network's step on our layers and on stock ones."""
-    from compiled_steps import StepSettings, compile_step
+    from compiled_steps import StepSettings, trace_step
 
     settings = StepSettings(
         *(model, options.batch, options.image_size, options.dtype),
@@ -132,8 +133,14 @@ def compare(
         "scope": settings.scope,
         "batch": options.batch,
     }
+    traced = {
+        side: trace_step(settings, devices, platform="tpu", stock=side == "stock")
+        for side in SIDES
+    }
+    with concurrent.futures.ThreadPoolExecutor(len(SIDES)) as pool:
+        steps = {side: pool.submit(step.compile) for side, step in traced.items()}
     for side in SIDES:
-        step = compile_step(settings, devices, platform="tpu", stock=side == "stock")
+        step = steps[side].result()
         described = describe(step.program)
         described["compile_seconds"] = step.compile_seconds
         record |= {f"{side}_{name}": value for name, value in described.items()}

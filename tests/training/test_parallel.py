@@ -12,7 +12,7 @@ from flax import struct
 from references import ten_steps
 
 import cnn_jax
-from cnn_jax import sharding, trees
+from cnn_jax import kernels, sharding, trees
 from cnn_jax.training import TrainState, train_step
 from cnn_jax.training.parallel import make_step
 
@@ -60,6 +60,24 @@ def assert_same(found, expected, dtype):
 )
 def test_eight_devices_do_what_one_does(name, x64):
     found = ten_steps.run(step_of(name, np.float64), np.float64)
+    assert_same(found, expected(np.float64), np.float64)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "shard_map",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in STRATEGIES
+            if name != "shard_map"
+        ),
+    ],
+)
+def test_statistics_in_one_pass_change_nothing(name, x64):
+    """As on a TPU; one device has taken them in two."""
+    with kernels.target_platform("tpu"):
+        found = ten_steps.run(step_of(name, np.float64), np.float64)
     assert_same(found, expected(np.float64), np.float64)
 
 

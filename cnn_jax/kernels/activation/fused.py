@@ -20,21 +20,19 @@ class Fused(NamedTuple):
       value: z -> f(z), in at least float32.
       pull_back: (z, dy) -> f'(z) dy. It takes dy, too, so that where f' is 0 nothing
         passes, not even an infinite dy.
-      is_costly: Whether they take more than comparisons and products.
     """
 
     value: Callable[[jax.Array], jax.Array]
     pull_back: Callable[[jax.Array, jax.Array], jax.Array]
-    is_costly: bool = False
 
 
 def _clamp_pull_back(mask, dy):
     return piecewise.masked(passed_back(mask, dy), dy)
 
 
-def _from_rule(forward, backward, *, is_costly=False) -> Fused:
+def _from_rule(forward, backward) -> Fused:
     """Makes a row of a kernel's own rule, where that saves its argument."""
-    return Fused(lambda z: forward(z)[0], lambda z, dy: backward(z, dy)[0], is_costly)
+    return Fused(lambda z: forward(z)[0], lambda z, dy: backward(z, dy)[0])
 
 
 FUSED: dict[Callable[[jax.Array], jax.Array], Fused] = {
@@ -55,15 +53,12 @@ FUSED: dict[Callable[[jax.Array], jax.Array], Fused] = {
     ),
     # 1 - sigmoid(z) is sigmoid(-z), without the cancellation where z is large.
     smooth.sigmoid: Fused(
-        lax.logistic,
-        lambda z, dy: dy * lax.logistic(z) * lax.logistic(-z),
-        is_costly=True,
+        lax.logistic, lambda z, dy: dy * lax.logistic(z) * lax.logistic(-z)
     ),
-    smooth.silu: _from_rule(smooth._silu_fwd, smooth._silu_bwd, is_costly=True),
+    smooth.silu: _from_rule(smooth._silu_fwd, smooth._silu_bwd),
     smooth.gelu: Fused(
         lambda z: smooth._gelu_fwd(z, approximate=True)[0],
         functools.partial(smooth.gelu_pull_back, approximate=True),
-        is_costly=True,
     ),
 }
 """What kernels that end in an activation accept: a new one is a new row here."""

@@ -1,4 +1,8 @@
-"""Normalisation by each example's own mean and variance, written out."""
+"""Normalisation by each example's own mean and variance, written out.
+
+As Flax users run it: the variance is E[x^2] - E[x]^2, and 0 where that rounds to less
+(`use_fast_variance`, the default of `flax.linen.LayerNorm` and `GroupNorm`).
+"""
 
 from __future__ import annotations
 
@@ -59,7 +63,8 @@ def group_norm(
 
 def _normalise(x, axes, epsilon):
     mean = jnp.mean(x, axes, keepdims=True)
-    var = jnp.mean(jnp.square(x - mean), axes, keepdims=True)
+    square = jnp.mean(jnp.square(x), axes, keepdims=True)
+    var = jnp.maximum(square - jnp.square(mean), 0.0)
     return (x - mean) * lax.rsqrt(var + epsilon)
 
 

@@ -54,7 +54,7 @@ def batch_statistics(
     Args:
       x: `(n, ..., c)`, with at least one entry a channel.
       shift: `(c,)` in float32 or wider, near the means, the same on all devices that
-        share statistics; None for zeros. Where it is not finite, 0 replaces it.
+        share statistics; None for zeros.
       axis_name: Mapped axes over whose devices the statistics run, or None.
       groups: Groups of devices along `axis_name`, as in `jax.lax.psum`.
       target: The platform, as `current_target()` names it: two passes on a CPU.
@@ -97,7 +97,6 @@ def one_pass(x, shift, axis_name, groups):
     """Averages x - shift and its square in one pass, and devices in one message."""
     d = widen(x)
     if shift is not None:
-        shift = jnp.where(jnp.isfinite(shift), shift, 0)
         d = d - _along_channels(shift, d)
     form = _moments if jnp.finfo(x.dtype).bits < 32 else _exact_moments
     mean, var = form(d, axis_name, groups)
