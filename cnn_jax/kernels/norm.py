@@ -178,9 +178,9 @@ def _batch_norm_bwd(
     dvar = _sum_of_shares(dvar, dy, axis_name, groups) / count
     slope = 2.0 * dvar - jnp.square(r) * mean_g_xhat
     offset = _less_mean(dmean - r * mean_g, slope, mean, subtracted)
-    if activation is not None:
-        # Stored on a TPU where it is formed, beside its sums, at the end of what made
-        # dy: else each reader of dx computes f' again or, where that is costly, dx is
+    if activation is not None and target == "tpu":
+        # Stored where it is formed, beside its sums, at the end of what made dy: else
+        # each reader of dx would compute f' again or, where that is costly, dx would be
         # stored by one more pass over dy and x.
         (stored,) = read_again(dz.astype(x.dtype), on="tpu")
         dz = stored.astype(dz.dtype)

@@ -372,6 +372,7 @@ ACCEPTED = {
     ("avg_pool", FORWARD): "sums in float32, where autodiff adds bfloat16 numbers",
     ("drop_block", FORWARD): "a third of the cycles for 32 KB more of temporaries",
     ("drop_block", BOTH): "the same",
+    ("gelu", BOTH): "reads x again; between layers that saves a float32 array",
 }
 """(kernel, pass) -> why it may need more than autodiff."""
 

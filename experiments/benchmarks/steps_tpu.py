@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import ast
 import concurrent.futures
+import importlib.metadata
 import math
 import pathlib
 import sys
@@ -97,6 +98,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--json", type=pathlib.Path, help="write the records to this file")
     add("--markdown", action="store_true", help="print the table for a README")
     return parser.parse_args(arguments)
+
+
+def compiler_version() -> str:
+    return importlib.metadata.version("libtpu")
 
 
 def describe(program: Any) -> dict[str, Any]:
@@ -209,6 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = ("topology", "batch", "image_size", "dtype")
     facts = {name: getattr(options, name) for name in names}
     facts["fields"] = dict(options.fields)
+    facts["libtpu"] = compiler_version()
     facts["platform"] = f"compiled for {options.topology}"
     records: list[dict[str, Any]] = []
     started = time.monotonic()

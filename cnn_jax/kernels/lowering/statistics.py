@@ -37,6 +37,9 @@ from jax import lax
 
 from cnn_jax.kernels.operands import widen
 
+AxisName = str | tuple[str, ...] | None
+Groups = tuple[tuple[int, ...], ...] | None
+
 _LEAST_BLOCKS = 128
 """With fewer, the roundings of the blocks' own sums would not average out."""
 
@@ -45,8 +48,8 @@ _LEAST_BLOCKS = 128
 def batch_statistics(
     x: jax.Array,
     shift: jax.Array | None,
-    axis_name: str | tuple[str, ...] | None,
-    groups: tuple[tuple[int, ...], ...] | None,
+    axis_name: AxisName,
+    groups: Groups,
     target: str,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the mean and the biased variance over all axes of `x` but the last.
@@ -80,7 +83,12 @@ def _batch_statistics_jvp(axis_name, groups, target, primals, tangents):
     )
 
 
-def two_passes(x, shift, axis_name, groups):
+def two_passes(
+    x: jax.Array,
+    shift: jax.Array | None,
+    axis_name: AxisName,
+    groups: Groups,
+) -> tuple[jax.Array, jax.Array]:
     """Averages x, and then the squares of what remains; needs no shift."""
     del shift
     wide, axes = widen(x), tuple(range(x.ndim - 1))
@@ -93,7 +101,12 @@ def two_passes(x, shift, axis_name, groups):
     return mean, mean_over_devices(var, axis_name, groups)
 
 
-def one_pass(x, shift, axis_name, groups):
+def one_pass(
+    x: jax.Array,
+    shift: jax.Array | None,
+    axis_name: AxisName,
+    groups: Groups,
+) -> tuple[jax.Array, jax.Array]:
     """Averages x - shift and its square in one pass, and devices in one message."""
     d = widen(x)
     if shift is not None:
@@ -176,8 +189,8 @@ def _split(value, parts):
 
 def mean_over_devices(
     value: jax.Array,
-    axis_name: str | tuple[str, ...] | None,
-    groups: tuple[tuple[int, ...], ...] | None,
+    axis_name: AxisName,
+    groups: Groups,
 ) -> jax.Array:
     """Averages a value over mapped axes, or groups of one; None leaves it as it is."""
     if axis_name is None:

@@ -81,6 +81,7 @@ def test_compiles_writes_and_judges(benchmark, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(
         benchmark.tpu_slice, "find_devices", lambda topology: jax.devices()[:2]
     )
+    monkeypatch.setattr(benchmark, "compiler_version", lambda: "none")
     monkeypatch.setattr(benchmark.tpu_slice, "sum_cycles", lambda text: (len(text), 0))
     path = tmp_path / "steps.json"
     options = ["--image-size", "32", "--batch", "1", "--json", str(path)]
