@@ -60,7 +60,7 @@ def run(config: TrainConfig) -> FitResult:
     )
     variables = None
     if config.pretrained is not None:
-        config, variables = _load_pretrained(config, model)
+        config, variables = _load_pretrained(config, model, train)
     if config.run_dir is not None and is_main_process():
         print(f"every option as it is: {config.run_dir}/config.json", flush=True)
     return fit(
@@ -74,14 +74,19 @@ def run(config: TrainConfig) -> FitResult:
     )
 
 
-def _load_pretrained(config: TrainConfig, model: Any) -> tuple[TrainConfig, Any]:
+def _load_pretrained(
+    config: TrainConfig, model: Any, train: data.Source
+) -> tuple[TrainConfig, Any]:
     """Returns the variables to start from, and what is then known of the images."""
     assert config.pretrained is not None  # that is why it is called
     own = describe_own(config.pretrained)
     if own is not None:
         own.require_name(config.pretrained)
     variables, report = load_pretrained(
-        model, config.pretrained, key=make_keys(config.seed).parameters
+        model,
+        config.pretrained,
+        key=make_keys(config.seed).parameters,
+        input_shape=image_shape(config, train),
     )
     if is_main_process():
         print(f"{config.pretrained}: {report}", flush=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import statistics
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,9 +23,12 @@ from PIL import Image
 from cnn_jax.analysis.overlay import overlay
 from cnn_jax.analysis.saliency import grad_cam
 from cnn_jax.data.device import normalize
-from cnn_jax.models import create_model, model_info
-from cnn_jax.pretrained import load_pretrained
-from cnn_jax.pretrained.files import describe_own
+from cnn_jax.models import model_info
+from cnn_jax.models.registry import ModelInfo
+from cnn_jax.pretrained.files import OwnWeights, describe_own
+from cnn_jax.pretrained.load import fill
+from cnn_jax.pretrained.rebuild import rebuild
+from cnn_jax.pretrained.report import ConversionReport
 from cnn_jax.report.captions import with_caption
 from cnn_jax.report.images import contact_sheet
 
@@ -126,36 +130,27 @@ def predict(
         )
     known = describe_own(weights)
     if known is not None:
-        known.require_name(weights)
         model = model or known.model
         num_classes = known.num_classes if num_classes is None else num_classes
         class_names = known.class_names if class_names is None else class_names
-    if model is None:
-        raise ValueError(
-            f"{weights}: does not say which model's weights it has; name the model."
-        )
     if num_classes is None and class_names is not None:
         num_classes = len(class_names)
-    info = model_info(model)
-    network = create_model(model, num_classes=num_classes)
+    network = rebuild(weights, known, name=model, num_classes=num_classes)
     _check_class_names(class_names, network.num_classes, model)
-    variables, report = load_pretrained(model, weights, num_classes=num_classes)
-    said = report.provenance.preprocessing
-    if known is not None and known.is_run and "mean" not in said:
-        warnings.warn(
-            f"{weights}: the run does not say how it normalised images; {model}'s "
-            f"usual mean {info.mean} and std {info.std} are used. What is trained with "
-            "--mean and --std says it.",
-            stacklevel=2,
-        )
+    variables, report = fill(
+        network, weights, source=None, num_classes=num_classes, key=None
+    )
+    info = model_info(model)
+    said = _known_preprocessing(weights, info, known, report)
     preprocessing = _preprocessing(info, said)
     crops = _read_images(images, preprocessing)
     names = class_names or [f"class {index}" for index in range(network.num_classes)]
     places = _picture_paths(images, cam_directory)
+    dtype = "float32" if network.dtype is None else network.dtype
 
     @jax.jit
     def classify(variables, pixels):
-        x = normalize(pixels, preprocessing.mean, preprocessing.std)
+        x = normalize(pixels, preprocessing.mean, preprocessing.std, dtype)
         logits: Any = network.apply(variables, x, train=False)
         probabilities = jax.nn.softmax(logits)
         if cam_directory is None:
@@ -211,7 +206,42 @@ def _check_class_names(
         )
 
 
-def _preprocessing(info: Any, said: Mapping[str, Any]) -> Preprocessing:
+def _known_preprocessing(
+    weights: str | os.PathLike[str],
+    info: ModelInfo,
+    known: OwnWeights | None,
+    report: ConversionReport,
+) -> dict[str, Any]:
+    """Returns what is known of the images, and warns where it has to be guessed."""
+    said = dict(report.provenance.preprocessing)
+    channels = report.input_shape[-1]
+    if channels not in (1, 3):
+        raise ValueError(
+            f"{weights}: got weights for images of {channels} channels; image files "
+            "have 1 or 3, so that cnn_jax.load_pretrained and the model's apply are "
+            "what classifies such arrays."
+        )
+    shape = said.get("input_shape", info.input_shape)
+    said["input_shape"] = (*shape[:-1], channels)
+    is_guess = "mean" not in said and (
+        channels != info.input_shape[-1] or (known is not None and known.is_run)
+    )
+    if is_guess:
+        if channels != info.input_shape[-1]:
+            said["mean"] = [statistics.fmean(info.mean)] * channels
+            said["std"] = [statistics.fmean(info.std)] * channels
+        who = "the run does" if known is not None and known.is_run else "the weights do"
+        warnings.warn(
+            f"{weights}: {who} not say how it normalised images; {info.name}'s usual "
+            f"mean {tuple(said.get('mean', info.mean))} and std "
+            f"{tuple(said.get('std', info.std))} are used. What is trained with --mean "
+            "and --std says it.",
+            stacklevel=3,
+        )
+    return said
+
+
+def _preprocessing(info: ModelInfo, said: Mapping[str, Any]) -> Preprocessing:
     shape = tuple(said.get("input_shape", info.input_shape))
     if shape[0] != shape[1]:
         raise ValueError(

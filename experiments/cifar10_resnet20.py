@@ -3,7 +3,9 @@
     python experiments/cifar10_resnet20.py --data-dir DIR
 
 Every field of the configuration is an option. The run directory gets the resolved
-configuration, the metrics and the result; `--resume` continues it.
+configuration, the metrics and the result; `--resume` continues it. Five epochs take
+about 40 minutes on two CPU cores (`experiments/results/cifar10_resnet20.md`); a
+terminal shows the time left.
 """
 
 from __future__ import annotations

@@ -8,6 +8,9 @@ training split is held out, the same for all; early stopping and the choice of t
 best epoch go by it, and the test split decides nothing. The run directory gets
 `report.html`, `results.json` and one directory for each run; `--resume` skips the runs
 that are finished and continues the one that was interrupted.
+
+The first command takes about three minutes on two CPU cores, CIFAR-10 with one epoch
+and one seed 24 (README); every finished run prints about how long the rest will take.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ Any other set of photographs goes the same way, a folder with a directory per cl
 Every field of the configuration is an option. Images are decoded, cropped and flipped
 on the host by `--num-workers` processes, and normalised on the devices. The learning
 rate and its warm-up follow Goyal et al. (2017); it falls by a cosine instead of steps,
-and labels are smoothed.
+and labels are smoothed. It is meant for accelerators; how long it takes has not been
+measured, but a terminal shows the time left.
 """
 
 from __future__ import annotations

@@ -8,6 +8,10 @@ its optimum, by L-BFGS), a run whose backbone is frozen, and one that trains all
 Nothing is augmented. Times are those of training, with compilation apart and evaluation
 left out. The first probe's is all of its wall time, the test split's features and
 compilation included; the second finds the features in the first's cache.
+
+A tenth of CIFAR-10 takes about seven minutes on two CPU cores
+(`experiments/results/linear_probing_cifar10.json`), nearly all of it the fine-tuning,
+which comes last; every way prints a line when it is done.
 """
 
 from __future__ import annotations
@@ -120,7 +124,10 @@ def compare(options: Probing) -> dict[str, dict[str, float]]:
 def _with_new_head(model: Any, options: Probing, images: jax.ShapeDtypeStruct) -> Any:
     """Returns the trained variables with a last layer of zeros."""
     variables, _ = load_pretrained(
-        model, options.pretrained, key=jax.random.key(options.seed)
+        model,
+        options.pretrained,
+        key=jax.random.key(options.seed),
+        input_shape=images.shape[1:],
     )
     zeros = jax.tree.map(jnp.zeros_like, variables["params"]["head"])
     return with_head(model, variables, zeros, images)

@@ -12,6 +12,7 @@ import pytest
 import cnn_jax
 from cnn_jax import cli, kernels
 from cnn_jax.analysis import gradcheck
+from cnn_jax.cli.usage import working
 from cnn_jax.models import create_model, list_models, model_info
 
 
@@ -104,7 +105,7 @@ def test_mistakes_exit_with_2_and_say_what_is_meant(capsys, arguments, words):
 
 def test_gradcheck_passes_and_prints_every_comparison(capsys):
     status, out, err = run(capsys, "gradcheck", "--kernel", "dense")
-    assert (status, err) == (0, "")
+    assert (status, err) == (0, "[1/1] dense\n")
     rows = [line.split() for line in out.splitlines() if line.startswith("dense")]
     assert [row[1] for row in rows] == ["output", "dx", "dw", "db"]
     assert {row[-1] for row in rows} == {"ok"}
@@ -122,6 +123,35 @@ def test_gradcheck_fails_with_1_when_a_gradient_is_wrong(capsys, monkeypatch):
     by_argument = {row["argument"]: row for row in content["rows"]}
     assert by_argument["output"]["passed"]
     assert by_argument["dx"]["worst_relative_error"] == pytest.approx(0.01)
+
+
+def test_gradcheck_says_at_once_which_kernel_is_at_work(capsys, monkeypatch):
+    """On standard error, so that what is redirected stays what it was."""
+    seen = []
+
+    def look(chosen):
+        seen.append(capsys.readouterr().err)
+        (name,) = chosen
+        return [gradcheck.GradcheckRow(name, "dx", 1, 0.0, 1e-12, True)]
+
+    monkeypatch.setattr(gradcheck, "run_gradcheck", look)
+    arguments = ["gradcheck", "--kernel", "relu", "--kernel", "dense", "--json"]
+    status, out, err = run(capsys, *arguments)
+    assert (status, err) == (0, "")
+    assert seen == ["[1/2] dense\n", "[2/2] relu\n"]
+    assert len(json.loads(out)["rows"]) == 2
+
+
+def test_a_terminal_sees_what_is_at_work(capsys, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with working("tracing a network"):
+        pass
+    assert "tracing a network" in capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    with working("tracing a network"):
+        pass
+    assert capsys.readouterr().err == ""
 
 
 def wrong_of(relu):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from cnn_jax.cli.usage import UsageError, print_json
+from cnn_jax.cli.usage import UsageError, print_json, working
 
-HELP = "Check weights from elsewhere and write them as a checkpoint."
+HELP = "Check weights from elsewhere, or of a run, and write them under our names."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,13 +15,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "weights",
         metavar="SRC",
         help="a .safetensors, .npz, .weights.h5 or .pth file, hf-hub:OWNER/NAME, or "
-        "the directory of a training run",
+        "the directory of a training run or one that `cnn-jax convert` wrote",
     )
     parser.add_argument(
-        "destination", metavar="DST", help="the directory to write; must not exist"
+        "destination",
+        metavar="DST",
+        help="what to write, which must not exist: a .safetensors or .npz file, or, "
+        "without a suffix, a directory",
     )
     parser.add_argument(
-        "--model", required=True, metavar="NAME", help="a name out of `cnn-jax models`"
+        "--model",
+        metavar="NAME",
+        help="a name out of `cnn-jax models`; runs and what `cnn-jax convert` wrote "
+        "know their own",
     )
     parser.add_argument(
         "--source",
@@ -49,14 +55,15 @@ def run(options: argparse.Namespace) -> int:
     from cnn_jax.seeds import check_seed
 
     try:
-        report, metadata = convert(
-            options.weights,
-            options.destination,
-            options.model,
-            source=options.source,
-            num_classes=options.num_classes,
-            key=jax.random.key(check_seed(options.seed, "--seed")),
-        )
+        with working(f"converting {options.weights}"):
+            report, metadata = convert(
+                options.weights,
+                options.destination,
+                options.model,
+                source=options.source,
+                num_classes=options.num_classes,
+                key=jax.random.key(check_seed(options.seed, "--seed")),
+            )
     except (CheckpointError, ImportError, OSError, ValueError) as error:
         raise UsageError(str(error)) from error
     if options.json:

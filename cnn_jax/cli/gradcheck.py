@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -25,8 +26,9 @@ def _check_kernels(names: Sequence[str]) -> list[dict[str, Any]]:
     """Compares kernels one by one, on the CPU: only it has float64 for sure."""
     import jax
 
-    from cnn_jax.analysis.gradcheck import run_gradcheck
+    from cnn_jax.analysis.gradcheck import CASES, run_gradcheck
 
+    num_cases = collections.Counter(case.kernel for case in CASES)
     try:
         cpu = jax.devices("cpu")[0]
     except RuntimeError as error:
@@ -36,7 +38,7 @@ def _check_kernels(names: Sequence[str]) -> list[dict[str, Any]]:
         ) from error
     rows = []
     with jax.default_device(cpu), kernels.target_platform("cpu"):
-        for name in with_progress(names):
+        for name in with_progress({name: num_cases[name] for name in names}):
             rows += run_gradcheck({name: getattr(kernels, name)})
     return [dataclasses.asdict(row) for row in rows]
 

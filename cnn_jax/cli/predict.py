@@ -5,10 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from cnn_jax.cli.usage import (
-    UsageError,
-    print_json,
-)
+from cnn_jax.cli.usage import UsageError, print_json, working
 from cnn_jax.report.table import Column, Table, print_table
 from cnn_jax.report.words import count
 
@@ -20,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "weights",
         metavar="WEIGHTS",
-        help="the directory of a training run, one that `cnn-jax convert` wrote, or "
-        "what it converts",
+        help="the directory of a training run, what `cnn-jax convert` wrote, or what "
+        "it converts",
     )
     parser.add_argument(
         "images",
@@ -32,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help="a name out of `cnn-jax models`; runs and converted checkpoints know "
-        "their own",
+        help="a name out of `cnn-jax models`; runs and what `cnn-jax convert` wrote "
+        "know their own",
     )
     parser.add_argument(
         "--top", type=int, default=5, metavar="COUNT", help="how many classes to name"
@@ -72,16 +69,17 @@ def run(options: argparse.Namespace) -> int:
 
     try:
         names = None if options.classes is None else read_class_names(options.classes)
-        predictions = predict(
-            options.weights,
-            options.images,
-            model=options.model,
-            num_classes=options.num_classes,
-            class_names=names,
-            top=options.top,
-            cam_directory=options.cam,
-            endpoint=options.endpoint,
-        )
+        with working(f"classifying by {options.weights}"):
+            predictions = predict(
+                options.weights,
+                options.images,
+                model=options.model,
+                num_classes=options.num_classes,
+                class_names=names,
+                top=options.top,
+                cam_directory=options.cam,
+                endpoint=options.endpoint,
+            )
     except (CheckpointError, ImportError, OSError, ValueError) as error:
         raise UsageError(str(error)) from error
     if options.json:

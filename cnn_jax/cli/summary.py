@@ -9,6 +9,7 @@ from cnn_jax.cli.usage import (
     UsageError,
     print_json,
     shape_text,
+    working,
 )
 from cnn_jax.models import create_model, model_info
 from cnn_jax.report.table import Column, Table, print_table
@@ -52,7 +53,8 @@ def run(options: argparse.Namespace) -> int:
         info = model_info(options.model)
         size = options.input_size or info.input_size
         model = create_model(options.model, num_classes=options.num_classes)
-        summary = summarize(model, (*size, info.input_shape[-1]))
+        with working(f"tracing {options.model}"):
+            summary = summarize(model, (*size, info.input_shape[-1]))
     except ValueError as error:
         raise UsageError(str(error)) from error
     if options.json:

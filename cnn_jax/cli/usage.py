@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from cnn_jax.report.table import json_value
@@ -45,11 +46,18 @@ def print_json(content: Any) -> None:
     print(json.dumps(json_value(content), indent=2))
 
 
-def with_progress(names: Sequence[str]) -> Iterator[str]:
-    """Yields the names, with a bar on standard error if that is a terminal."""
+def with_progress(steps: Mapping[str, int]) -> Iterator[str]:
+    """Yields names, and says on standard error which one is at work.
+
+    A terminal gets a bar with the time left; anything else a line for each.
+
+    Args:
+      steps: Name -> how much work it is, in any unit.
+    """
     import rich.console
     import rich.progress
 
+    is_terminal = sys.stderr.isatty()
     with rich.progress.Progress(
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(),
@@ -58,11 +66,26 @@ def with_progress(names: Sequence[str]) -> Iterator[str]:
         rich.progress.TextColumn("left"),
         rich.progress.TimeRemainingColumn(),
         console=rich.console.Console(stderr=True),
-        disable=not sys.stderr.isatty(),
+        disable=not is_terminal,
         transient=True,
     ) as progress:
-        task = progress.add_task("", total=len(names))
-        for name in names:
+        task = progress.add_task("", total=sum(steps.values()))
+        for number, (name, amount) in enumerate(steps.items(), start=1):
             progress.update(task, description=name)
+            if not is_terminal:
+                print(f"[{number}/{len(steps)}] {name}", file=sys.stderr, flush=True)
             yield name
-            progress.advance(task)
+            progress.advance(task, amount)
+
+
+@contextlib.contextmanager
+def working(text: str) -> Iterator[None]:
+    """Shows what goes on while it does, on standard error if that is a terminal."""
+    import rich.console
+
+    console = rich.console.Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(text):
+        yield

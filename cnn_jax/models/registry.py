@@ -144,6 +144,9 @@ class ModelInfo:
 
 _FAMILY_OF: dict[str, Family] = {}
 
+_MADE_APART = ("parent", "name", "num_classes", "dtype", "param_dtype")
+"""Fields of modules that are no overrides of `create_model`."""
+
 
 def register(family: Family) -> None:
     """Adds a family's variants to the models that can be made by name.
@@ -215,7 +218,6 @@ def registered_as(
       The name of the nearest variant and the fields that differ from it, without
       `num_classes` and the dtypes; None if no family has such a module.
     """
-    ignored = {"parent", "name", "num_classes", "dtype", "param_dtype"}
     found = []
     for name, family in _FAMILY_OF.items():
         if type(model) is not family.module:
@@ -224,7 +226,7 @@ def registered_as(
         changed = {
             field.name: getattr(model, field.name)
             for field in dataclasses.fields(family.module)
-            if field.name not in ignored
+            if field.name not in _MADE_APART
             and getattr(model, field.name) != getattr(variant, field.name)
         }
         found.append((len(changed), name != prefer, name, changed))
@@ -270,7 +272,7 @@ def create_model(
             "features."
         )
     fields = {field.name for field in dataclasses.fields(family.module)}
-    fields -= {"parent", "name", "num_classes", "dtype", "param_dtype"}
+    fields -= set(_MADE_APART)
     unknown = sorted(set(overrides) - fields)
     if unknown:
         raise ValueError(

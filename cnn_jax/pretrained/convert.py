@@ -1,81 +1,99 @@
-"""Weights from elsewhere, converted once: checked, and kept as our own checkpoint."""
+"""Weights from elsewhere, converted once: checked, and kept under our own names."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
 import pathlib
 import shutil
 import tempfile
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import IO, Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from cnn_jax import trees
-from cnn_jax.models import model_info
-from cnn_jax.pretrained.files import describe_own
-from cnn_jax.pretrained.files.own_checkpoints import KIND, OwnCheckpoint
-from cnn_jax.pretrained.load import load_pretrained
-from cnn_jax.pretrained.report import ConversionReport
+from cnn_jax.pretrained.files import OwnWeights, describe_own
+from cnn_jax.pretrained.files.own_weights import KIND, METADATA_NAME
+from cnn_jax.pretrained.load import fill
+from cnn_jax.pretrained.rebuild import rebuild
+from cnn_jax.pretrained.report import ConversionReport, some
 from cnn_jax.pretrained.rules import Origin
 
 
 def convert(
     path: str | os.PathLike[str],
     destination: str | os.PathLike[str],
-    name: str,
+    name: str | None = None,
     *,
     source: Origin | None = None,
     num_classes: int | None = None,
     key: jax.Array | None = None,
 ) -> tuple[ConversionReport, dict[str, Any]]:
-    """Writes a checkpoint with a model's variables and where they come from.
+    """Writes a model's variables, and what must be known of them.
 
-    `load_pretrained(name, destination)` reads it back; nothing but Orbax is needed for
-    that. The directory appears when it is complete.
+    `load_pretrained(name, destination)` reads them back, and `predict(destination,
+    ...)` needs no name. What is written appears when it is complete.
 
     Args:
       path: What holds the weights, see `load_pretrained`; no mapping.
-      destination: The directory to write, which must not exist.
-      name: The model's name in `list_models()`.
+      destination: What to write, which must not exist: a `.safetensors` or `.npz` file
+        by that suffix, and without a suffix a directory with a checkpoint of ours.
+      name: The model's name in `list_models()`; None takes the one that weights of
+        ours say.
       source: See `load_pretrained`.
       num_classes: See `load_pretrained`; None takes what a checkpoint of ours says.
       key: See `load_pretrained`.
 
     Returns:
-      The report, and the checkpoint's metadata: `kind`, `model`, `num_classes`,
-      `class_names` (None if the source does not say them), `source`, `location`,
-      `revision`, `part`, `sha256` of the file (None for a directory), `preprocessing`,
-      `arrays` (path -> dtype and shape), `keys` (the source's names -> paths),
-      `ignored`, `cast`, `initialized` and `versions`.
+      The report, and the metadata that are written too: `kind`, `model`, `fields` (the
+      model's fields beside its name's), `dtype` (None if the source does not say it),
+      `num_classes`, `class_names` (likewise), `source`, `location`, `revision`, `part`,
+      `sha256` of the file (None for a directory), `preprocessing`, `arrays` (path ->
+      dtype and shape), `keys` (the source's names -> paths), `ignored`, `cast`,
+      `initialized` and `versions`. In a file they are JSON: of a `.safetensors` file
+      the metadata `cnn_jax`, of a `.npz` file the bytes in the array `cnn_jax`.
 
     Raises:
       CheckpointError: If the checkpoint cannot be written.
       FileExistsError: If the destination exists.
       FileNotFoundError: As in `load_pretrained`.
       ImportError: As in `load_pretrained`.
-      ValueError: As in `load_pretrained`.
+      ValueError: As in `load_pretrained`. If the destination has another suffix, or is
+        a `.npz` file and the parameters are bfloat16, which NumPy's files cannot hold.
     """
-    from cnn_jax.checkpoint import Checkpointer, installed_versions
+    from cnn_jax.checkpoint import installed_versions
 
     destination = pathlib.Path(destination)
-    if destination.exists():
+    if destination.suffix not in _WRITERS:
+        raise ValueError(
+            f"{destination}: got a destination that ends in {destination.suffix!r}, "
+            "expected .safetensors or .npz for a file, or no suffix for a directory."
+        )
+    if os.path.lexists(destination):
         raise FileExistsError(
-            f"{destination}: exists already; remove it, or choose another directory."
+            f"{destination}: exists already; remove it, or choose another destination."
         )
     known = describe_own(path)
-    if num_classes is None and known is not None:
-        num_classes = known.num_classes
-    variables, report = load_pretrained(
-        name, path, source=source, num_classes=num_classes, key=key
+    if known is not None:
+        name = name or known.model
+        num_classes = known.num_classes if num_classes is None else num_classes
+    model = rebuild(path, known, name=name, num_classes=num_classes)
+    variables, report = fill(
+        model, path, source=source, num_classes=num_classes, key=key
     )
     provenance = report.provenance
+    is_theirs = known is not None and name == known.model
     metadata = {
         "kind": KIND,
         "model": name,
-        "num_classes": (
-            model_info(name).num_classes if num_classes is None else num_classes
-        ),
+        "fields": dict(known.fields) if is_theirs else {},
+        "dtype": None if known is None else known.dtype,
+        "num_classes": model.num_classes,
         "class_names": _class_names(known, num_classes),
         "source": report.source,
         "location": provenance.location,
@@ -91,6 +109,15 @@ def convert(
         "versions": installed_versions(),
     }
     destination.parent.mkdir(parents=True, exist_ok=True)
+    _WRITERS[destination.suffix](destination, variables, metadata)
+    return report, metadata
+
+
+def _write_directory(
+    destination: pathlib.Path, variables: Any, metadata: Mapping[str, Any]
+) -> None:
+    from cnn_jax.checkpoint import Checkpointer
+
     unfinished = tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}")
     try:
         with Checkpointer(unfinished) as checkpointer:
@@ -100,12 +127,74 @@ def convert(
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    return report, metadata
 
 
-def _class_names(
-    known: OwnCheckpoint | None, num_classes: int | None
-) -> list[str] | None:
+def _write_safetensors(
+    destination: pathlib.Path, variables: Any, metadata: Mapping[str, Any]
+) -> None:
+    import safetensors.numpy
+
+    content = safetensors.numpy.save(
+        _host_arrays(variables), {METADATA_NAME: json.dumps(metadata)}
+    )
+    _write_file(destination, lambda file: file.write(content))
+
+
+def _write_npz(
+    destination: pathlib.Path, variables: Any, metadata: Mapping[str, Any]
+) -> None:
+    arrays = _host_arrays(variables)
+    narrow = [name for name, array in arrays.items() if array.dtype == jnp.bfloat16]
+    if narrow:
+        raise ValueError(
+            f"{destination}: got {len(narrow)} bfloat16 arrays ({some(narrow)}), which "
+            "a .npz file cannot hold; write a .safetensors file."
+        )
+    arrays[METADATA_NAME] = np.frombuffer(json.dumps(metadata).encode(), np.uint8)
+    _write_file(destination, lambda file: np.savez(file, **arrays))
+
+
+_WRITERS = {
+    "": _write_directory,
+    ".safetensors": _write_safetensors,
+    ".npz": _write_npz,
+}
+
+
+def _host_arrays(variables: Any) -> dict[str, np.ndarray]:
+    return {
+        name: np.ascontiguousarray(leaf)
+        for name, leaf in trees.named_leaves(jax.device_get(variables)).items()
+    }
+
+
+def _write_file(destination: pathlib.Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Writes a file that appears when it is complete, unless there is one by then.
+
+    Raises:
+      FileExistsError: If there is.
+    """
+    handle, unfinished = tempfile.mkstemp(
+        dir=destination.parent, prefix=f".{destination.name}"
+    )
+    try:
+        with open(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(unfinished, 0o644)  # mkstemp's are the owner's alone
+        try:
+            os.link(unfinished, destination)  # unlike a rename, it replaces nothing
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            os.rename(unfinished, destination)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(unfinished)
+
+
+def _class_names(known: OwnWeights | None, num_classes: int | None) -> list[str] | None:
     """Returns the names of the classes, unless they are others now."""
     if known is None or known.class_names is None or known.num_classes != num_classes:
         return None

@@ -7,8 +7,9 @@ dtypes are checked before any array is read, the numbers as they are.
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -19,7 +20,7 @@ from cnn_jax import trees
 from cnn_jax.models import create_model
 from cnn_jax.models.registry import sized_for
 from cnn_jax.pretrained import placement
-from cnn_jax.pretrained.files import describe_own, open_weights
+from cnn_jax.pretrained.files import Weights, describe_own, open_weights
 from cnn_jax.pretrained.report import ConversionReport, some
 from cnn_jax.pretrained.rules import Origin
 
@@ -31,6 +32,7 @@ def load_pretrained(
     source: Origin | None = None,
     num_classes: int | None = None,
     key: jax.Array | None = None,
+    input_shape: Sequence[int] | None = None,
 ) -> tuple[dict[str, Any], ConversionReport]:
     """Returns a model's variables, filled with weights trained elsewhere.
 
@@ -39,8 +41,8 @@ def load_pretrained(
     Args:
       model_or_name: A model, or its name in `list_models()`.
       path: What holds the weights:
-        a `.safetensors` file of PyTorch's or our own names;
-        a `.npz` file of any names;
+        a `.safetensors` or `.npz` file of any names, also one that `cnn-jax convert`
+        wrote;
         a `.weights.h5` or `.h5` file of Keras (needs the extra `keras-files`);
         a `.pth`, `.pt`, `.bin` or `.tar` file of PyTorch (needs the extra `torch`);
         a directory that `cnn-jax convert` wrote;
@@ -56,6 +58,9 @@ def load_pretrained(
         the file has, keeps its last layer; another number initialises a new one.
         A `Module` has its own number.
       key: A key for the new last layer, needed if there is one.
+      input_shape: (height, width, channels) of the images that the model will get, for
+        weights that must fit them. None takes what the weights are for: what they say,
+        or what the model was sized for with as many channels as their first filters.
 
     Returns:
       The variables, `{"params": ..., "batch_stats": ...}`, and the report.
@@ -66,31 +71,60 @@ def load_pretrained(
       ValueError: If the file is damaged, no names fit, or any array is missing,
         unexpected, of another shape or not of floating-point numbers; the message
         lists them all. If all that is in order but some values are not finite, or too
-        large for the model's dtype; likewise. Or if the arguments contradict each
+        large for the model's dtype; likewise. If the weights are for images of another
+        number of channels than `input_shape`. Or if the arguments contradict each
         other.
     """
     if not isinstance(model_or_name, nn.Module):
         known = describe_own(path)
         if known is not None:
-            known.require_name(path)
+            known.require_plain(path)
         model = create_model(model_or_name, num_classes=num_classes)
     elif num_classes is None:
         model = model_or_name
-        num_classes = model.num_classes
+        num_classes = _num_classes(model)
     else:
         raise ValueError(
             f"num_classes: got {num_classes} beside a model, which has its own; pass "
             "one of them."
         )
-    shapes = jax.eval_shape(
-        lambda key: _initialize(model, key), jax.eval_shape(jax.random.key, 0)
+    return fill(
+        model,
+        path,
+        source=source,
+        num_classes=num_classes,
+        key=key,
+        input_shape=input_shape,
     )
-    expected = trees.named_leaves(shapes)
+
+
+def fill(
+    model: nn.Module,
+    path: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    source: Origin | None,
+    num_classes: int | None,
+    key: jax.Array | None,
+    input_shape: Sequence[int] | None = None,
+) -> tuple[dict[str, Any], ConversionReport]:
+    """Returns a model's variables; as `load_pretrained`, which made the model.
+
+    Args:
+      model: The model.
+      path: See `load_pretrained`.
+      source: See `load_pretrained`.
+      num_classes: The model's number of classes if it was asked for, so that a last
+        layer for another number may be replaced; else None.
+      key: See `load_pretrained`.
+      input_shape: See `load_pretrained`.
+    """
     with open_weights(path) as weights:
-        source, places = placement.find_places(model, weights.arrays, source, expected)
-        plan = placement.plan(weights.arrays, places, expected, model.num_classes)
+        fit = _fit(model, weights, source, input_shape)
+        expected = trees.named_leaves(fit.shapes)
+        has_head = _num_classes(model) != 0
+        plan = placement.plan(weights.arrays, fit.places, expected, has_head=has_head)
         if plan.heads:
-            _check_head_may_differ(plan.heads, model.num_classes, num_classes, key)
+            _check_head_may_differ(plan.heads, _num_classes(model), num_classes, key)
         values = placement.read(weights.arrays, plan.places, expected)
         loaded = {
             name: place.path
@@ -100,12 +134,12 @@ def load_pretrained(
         dtypes = {path: weights.arrays[name].dtype for name, path in loaded.items()}
     if plan.heads:
         assert key is not None  # checked above
-        values |= _initialize_leaves(model, plan.heads, key)
+        values |= _initialize_leaves(model, fit.input_shape, plan.heads, key)
     variables = jax.tree.unflatten(
-        jax.tree.structure(shapes), [values[path] for path in expected]
+        jax.tree.structure(fit.shapes), [values[path] for path in expected]
     )
     return variables, ConversionReport(
-        source=source,
+        source=fit.source,
         loaded=loaded,
         ignored=(*weights.ignored, *plan.ignored),
         cast={
@@ -115,24 +149,101 @@ def load_pretrained(
         },
         initialized=tuple(plan.heads),
         provenance=weights.provenance,
+        input_shape=fit.input_shape,
     )
 
 
-def _initialize(model: nn.Module, key: jax.Array) -> dict[str, Any]:
-    dtype = getattr(model, "param_dtype", jnp.float32)
-    x = jnp.zeros((1, *sized_for(model)), dtype)
+@dataclasses.dataclass(frozen=True)
+class _Fit:
+    """Where arrays go in a model, and the images that both are for.
+
+    Attributes:
+      source: Whose names the arrays have.
+      places: Name -> place, or None.
+      shapes: The model's variables, as shapes and dtypes.
+      input_shape: (height, width, channels) that these were traced with.
+    """
+
+    source: Origin
+    places: Mapping[str, placement.Place | None]
+    shapes: Any
+    input_shape: tuple[int, int, int]
+
+
+def _fit(
+    model: nn.Module,
+    weights: Weights,
+    source: Origin | None,
+    input_shape: Sequence[int] | None,
+) -> _Fit:
+    """Finds places in the model for the images that are given, or that arrays are for.
+
+    Raises:
+      ValueError: If the arrays are for images of another number of channels than given,
+        or as `placement.find_places` does.
+    """
+    said = weights.provenance.preprocessing.get("input_shape")
+    shape = tuple(input_shape or said or sized_for(model))
+    fit = _fit_to(model, weights, source, shape)
+    expected = trees.named_leaves(fit.shapes)
+    channels = placement.other_channels(weights.arrays, fit.places, expected, shape[-1])
+    if channels is None:
+        return fit
+    if input_shape is not None:
+        raise ValueError(
+            f"{weights.provenance.location}: got weights for images of "
+            f"{_channels_text(channels)}, expected some for the model's images of "
+            f"{_channels_text(shape[-1])}. Filters are not converted from one to the "
+            f"other: start from weights for {_channels_text(shape[-1])}, or give "
+            f"the model images of {_channels_text(channels)}."
+        )
+    return _fit_to(model, weights, source, (*shape[:-1], channels))
+
+
+def _fit_to(
+    model: nn.Module,
+    weights: Weights,
+    source: Origin | None,
+    shape: tuple[int, int, int],
+) -> _Fit:
+    shapes = jax.eval_shape(
+        lambda key: _initialize(model, shape, key),
+        jax.eval_shape(jax.random.key, 0),
+    )
+    expected = trees.named_leaves(shapes)
+    source, places = placement.find_places(model, weights.arrays, source, expected)
+    return _Fit(source, places, shapes, shape)
+
+
+def _channels_text(channels: int) -> str:
+    names = {1: "1 channel (grey)", 3: "3 channels (RGB)"}
+    return names.get(channels, f"{channels} channels")
+
+
+def _num_classes(model: nn.Module) -> int | None:
+    """Returns a model's number of classes, if it is one that has such a field."""
+    return getattr(model, "num_classes", None)
+
+
+def _initialize(
+    model: nn.Module, shape: tuple[int, int, int], key: jax.Array
+) -> dict[str, Any]:
+    x = jnp.zeros((1, *shape), getattr(model, "param_dtype", jnp.float32))
     variables: Any = model.init(key, x, train=False)
     return variables
 
 
 def _initialize_leaves(
-    model: nn.Module, paths: Collection[str], key: jax.Array
+    model: nn.Module,
+    shape: tuple[int, int, int],
+    paths: Collection[str],
+    key: jax.Array,
 ) -> dict[str, jax.Array]:
     # XLA drops all of the initialisation that is not returned.
     initialize = jax.jit(
         lambda key: {
             path: leaf
-            for path, leaf in trees.named_leaves(_initialize(model, key)).items()
+            for path, leaf in trees.named_leaves(_initialize(model, shape, key)).items()
             if path in paths
         }
     )
@@ -141,7 +252,7 @@ def _initialize_leaves(
 
 def _check_head_may_differ(
     heads: Mapping[str, int],
-    model_classes: int,
+    model_classes: int | None,
     num_classes: int | None,
     key: jax.Array | None,
 ) -> None:

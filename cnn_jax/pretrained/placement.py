@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax.pretrained.files import FLOATS, DamagedFileError, StoredArray
-from cnn_jax.pretrained.files.own_checkpoints import HEAD
+from cnn_jax.pretrained.files.own_weights import HEAD
 from cnn_jax.pretrained.key_maps import KEY_MAPS
 from cnn_jax.pretrained.report import some
 from cnn_jax.pretrained.rules import KeyMap, Origin, Rule, Transform
@@ -83,13 +83,56 @@ def find_places(
     return found, candidates[found]
 
 
+def other_channels(
+    arrays: Mapping[str, StoredArray],
+    places: Mapping[str, Place | None],
+    expected: Mapping[str, jax.ShapeDtypeStruct],
+    channels: int,
+) -> int | None:
+    """Returns how many channels the images of the arrays' model have, if it differs.
+
+    Args:
+      arrays: All of them.
+      places: Where they go.
+      expected: Path -> shape and dtype, of a model for images of `channels` channels.
+      channels: The number that may be another in the arrays.
+
+    Returns:
+      The other number, if all that is mis-shaped (but for last layers of another number
+      of classes) are filters that would fit but for it; else None.
+    """
+    found = set()
+    for name, place in places.items():
+        if place is None or place.path not in expected:
+            continue
+        wanted = expected[place.path].shape
+        moved = _moved_shape(place.transform, arrays[name].shape)
+        if moved == wanted or re.fullmatch(HEAD, place.path):
+            continue
+        is_filter = len(wanted) > 2 and wanted[-2] == channels
+        if not is_filter or moved is None or len(moved) != len(wanted):
+            return None
+        if (*moved[:-2], moved[-1]) != (*wanted[:-2], wanted[-1]):
+            return None
+        found.add(moved[-2])
+    return found.pop() if len(found) == 1 else None
+
+
 def plan(
     arrays: Mapping[str, StoredArray],
     places: Mapping[str, Place | None],
     expected: Mapping[str, jax.ShapeDtypeStruct],
-    num_classes: int,
+    *,
+    has_head: bool,
 ) -> Plan:
-    """Decides what is to be read, or raises one error about all that does not fit."""
+    """Decides what is to be read, or raises one error about all that does not fit.
+
+    Args:
+      arrays: All of them.
+      places: Where they go.
+      expected: Path -> shape and dtype, of the model.
+      has_head: Whether the model has a last layer, so that it wants the arrays of one.
+    """
     chosen: dict[str, Place] = {}
     heads: dict[str, int] = {}
     taken: set[str] = set()
@@ -101,7 +144,7 @@ def plan(
             continue
         path = place.path
         is_head = path is not None and re.fullmatch(HEAD, path)
-        if path is None or (is_head and not num_classes):
+        if path is None or (is_head and not has_head):
             ignored.append(name)
             continue
         if path not in expected:

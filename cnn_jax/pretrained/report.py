@@ -21,6 +21,7 @@ class ConversionReport:
       initialized: The paths that were initialised afresh, for another number of
         classes.
       provenance: Where the arrays come from.
+      input_shape: (height, width, channels) of images that the variables are for.
     """
 
     source: Origin
@@ -29,6 +30,7 @@ class ConversionReport:
     cast: Mapping[str, tuple[str, str]]
     initialized: tuple[str, ...]
     provenance: Provenance
+    input_shape: tuple[int, int, int]
 
     def __str__(self) -> str:
         lines = [f"{len(self.loaded)} arrays loaded, named as by {self.source}"]

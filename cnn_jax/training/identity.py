@@ -31,13 +31,19 @@ def identify_model(model: Any, name: str) -> dict[str, Any]:
       name: What the configuration calls it.
 
     Returns:
-      `{"name", "module", "changed"}`: the registered name, or None; the qualified name
-      of its class; and what differs from the registered model, field -> value as text.
-      Regularisers are left out, which evaluation does not see.
+      `{"name", "module", "changed", "fields"}`: the registered name, or None; the
+      qualified name of its class; what differs from the registered model, field ->
+      value as text; and the values themselves of what JSON can hold, for
+      `create_model(name, **fields)`. Regularisers are left out, which evaluation does
+      not see.
     """
     kind = type(model)
     found = registered_as(model, prefer=name)
-    changed = {} if found is None else found[1]
+    changed = {
+        field: value
+        for field, value in ({} if found is None else found[1]).items()
+        if field not in MODEL_FIELDS
+    }
     return {
         "name": None if found is None else found[0],
         "module": f"{kind.__module__}.{kind.__qualname__}",
@@ -45,9 +51,18 @@ def identify_model(model: Any, name: str) -> dict[str, Any]:
             # Without the addresses of functions, which differ from run to run.
             field: re.sub(r" at 0x[0-9a-f]+", "", repr(value))
             for field, value in changed.items()
-            if field not in MODEL_FIELDS
+        },
+        "fields": {
+            field: value for field, value in changed.items() if _is_plain(value)
         },
     }
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON holds a value, but for tuples, which it keeps as lists."""
+    if type(value) in (tuple, list):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def described(

@@ -12,6 +12,9 @@ imported, its `DataLoader`.
 Two shares follow: what cutting a batch out of a resident dataset and augmenting it adds
 to a training step of ResNet-20, and how much of the training time on a JPEG folder is
 spent waiting for images.
+
+Each of its parts is measured until `--repeats` rounds or `--max-seconds` are over; a
+line says about how long the rest will take.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from output import print_tables, write_report
+from output import Steps, print_tables, write_report
 from PIL import Image
 
 import cnn_jax
@@ -517,7 +520,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as directory:
         root = pathlib.Path(directory)
-        _say(f"writing {options.files} files")
+        steps = Steps(6)
+        steps.begin(f"writing {options.files} files")
         write_photographs(root, options.files, tuple(options.size))
         pack(root)
         report: dict[str, Any] = {
@@ -525,15 +529,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "load_before": load_before,
         }
         limits = options.repeats, options.max_seconds
-        _say("parts")
+        steps.begin("parts")
         report["pieces"] = measure_pieces(root, *limits)
-        _say("streams")
+        steps.begin("streams")
         report["streams"] = measure_streams(root, options.batch_size, *limits)
-        _say("parts on the device")
+        steps.begin("parts on the device")
         report["device"] = measure_device_pieces(options.batch_size, *limits)
-        _say("resident data")
+        steps.begin("resident data")
         report["resident"] = measure_resident(options.batch_size, *limits)
-        _say("waiting")
+        steps.begin("waiting")
         report["waiting"] = measure_waiting(root, options.batch_size)
     print_tables(tables(report), as_markdown=options.markdown)
     if options.json:
@@ -543,10 +547,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.report.write_text(page(report), encoding="utf-8")
         print(options.report)
     return 0
-
-
-def _say(text: str) -> None:
-    print(f"{text} ...", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

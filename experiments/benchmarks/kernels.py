@@ -7,7 +7,8 @@
 The opponent is the kernel's twin in `kernels.autodiff` under `jax.vjp`, and PyTorch
 where it can be imported. Rounds are interleaved and medians compared. With
 `--platform tpu` nothing runs: both are compiled for a TPU that need not be there
-(libtpu must be installed) and the compiler's own estimates are compared.
+(libtpu must be installed) and the compiler's own estimates are compared. A line for
+each layer says about how long the rest will take.
 
 Needs jax, flax, optax and NumPy only.
 """
@@ -18,11 +19,9 @@ import argparse
 import dataclasses
 import functools
 import json
-import math
 import pathlib
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +34,7 @@ import jax
 import jax.numpy as jnp
 from kernel_suite import LAYERS, MAX_POOL, Layer
 from kernel_tables import comparison_table, group_table, layer_table
-from output import print_tables, write_report
+from output import Steps, print_tables, write_report
 
 from cnn_jax import kernels as K
 from cnn_jax.analysis.gradcheck import draw_like, relative_error
@@ -346,12 +345,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if on_tpu:
         facts["platform"] = f"compiled for {options.topology}"
     records = []
-    start = time.monotonic()
-    for number, layer in enumerate(layers, start=1):
-        elapsed = time.monotonic() - start
-        left = elapsed / max(number - 1, 1) * (len(layers) - number + 1)
-        eta = f", about {math.ceil(left / 60)} min left" if number > 1 else ""
-        print(f"[{number}/{len(layers)}] {layer}{eta}", file=sys.stderr, flush=True)
+    steps = Steps(len(layers))
+    for layer in layers:
+        steps.begin(str(layer))
         for record in run(layer):
             records.append(record)
             ratio = "?" if record["ratio"] is None else f"{record['ratio']:.2f}"

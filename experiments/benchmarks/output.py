@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +14,30 @@ import jax
 
 from cnn_jax.report.environment import command_line, describe_environment
 from cnn_jax.report.table import Table, json_value, print_table, to_markdown
+from cnn_jax.report.words import duration
+
+
+class Steps:
+    """Says on standard error which step of how many begins, and about the time left.
+
+    Args:
+      number: How many there are; they are taken to cost the same.
+    """
+
+    def __init__(self, number: int):
+        self._number, self._begun = number, 0
+        self._started = time.monotonic()
+
+    def begin(self, what: str) -> None:
+        """Prints the line of the next step."""
+        elapsed = time.monotonic() - self._started
+        left = ""
+        if self._begun:
+            rest = elapsed / self._begun * (self._number - self._begun)
+            left = f", about {duration(rest)} left"
+        self._begun += 1
+        line = f"[{self._begun}/{self._number}] {what}{left}"
+        print(line, file=sys.stderr, flush=True)
 
 
 def print_tables(tables: Sequence[Table], *, as_markdown: bool) -> None:

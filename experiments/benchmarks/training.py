@@ -13,7 +13,8 @@ loss is scaled in all of them.
 A part of a suite is what one run measures. A network that does not compile or does not
 fit into memory is recorded with the reason, and the run goes on. The CSV file has the
 columns of timm's benchmark for training: images per second, milliseconds of a step,
-millions of parameters; and behind them our own.
+millions of parameters; and behind them our own. No group of networks is begun after
+`--budget-seconds`, and a line for each says about how long the rest will take.
 
 Needs jax, flax, optax and NumPy only.
 """
@@ -32,7 +33,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from output import print_tables, write_report
+from output import Steps, print_tables, write_report
 from training_runs import measure
 from training_suite import FRAMEWORKS, PRECISIONS, SUITES, TORCH, Group
 from training_tables import training_table, write_csv
@@ -151,9 +152,10 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     }
     records: list[dict[str, Any]] = []
     started = time.monotonic()
-    for number, (_, group, frameworks) in enumerate(chosen, start=1):
+    steps = Steps(len(chosen))
+    for _, group, frameworks in chosen:
         elapsed = time.monotonic() - started
-        say(f"[{number}/{len(chosen)}] {group} ({elapsed:.0f} s so far)")
+        steps.begin(str(group))
         if elapsed > options.budget_seconds:
             error = f"Not measured: {options.budget_seconds:.0f} s were over."
             fields = dataclasses.asdict(group) | {"error": error}

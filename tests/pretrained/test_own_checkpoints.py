@@ -1,6 +1,5 @@
 """Training runs as weights, and directories that reading leaves as they were."""
 
-import json
 import os
 import warnings
 
@@ -9,6 +8,7 @@ import jax
 import numpy as np
 import PIL.Image
 import pytest
+from references.runs import make_run, scaled
 
 import cnn_jax
 from cnn_jax import cli
@@ -19,8 +19,6 @@ from cnn_jax.pretrained import convert
 from cnn_jax.pretrained.files import describe_own, open_weights
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.loop import fit
-
-CONFIG = {"model": "lenet5", "dataset": "mnist", "mean": [0.1], "std": [0.3]}
 
 
 def snapshot(directory):
@@ -34,39 +32,6 @@ def snapshot(directory):
         )
         for path in paths
     }
-
-
-def scaled(variables, factor):
-    return jax.tree.map(lambda leaf: leaf * np.float32(factor), variables)
-
-
-def make_run(
-    path, variables, *, steps=(1, 2), best=0, average=False, metadata=None, **config
-):
-    """Writes what a run writes; a step's weights are the variables times the step."""
-    config = {**CONFIG, **config}
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "config.json").write_text(json.dumps({"config": config}))
-    where = config.get("checkpoint_dir") or path / "checkpoints"
-    with Checkpointer(where, keep=9) as checkpointer:
-        for step in steps:
-            found = scaled(variables, step)
-            state = {"step": np.int32(step), "batch_stats": {}, **found}
-            state["opt_state"] = [scaled(variables["params"], -1), np.int32(step)]
-            if average:
-                state["average"] = scaled(found, 10)
-            is_known = best and step >= best
-            record = {
-                "best_epoch": int(bool(is_known)),
-                "best_step": best if is_known else 0,
-            }
-            checkpointer.save(
-                step,
-                {"state": state, "epoch": {"loss": np.float32(0)}},
-                {"config": config, "record": record, **(metadata or {})},
-                metric=0.9 if step == best else 0.1 if best else None,
-            )
-    return path
 
 
 def damage(step):
@@ -257,7 +222,7 @@ class TestWhichCheckpoint:
         chex.assert_trees_all_equal(
             loaded, scaled(expected, 10) if average else expected
         )
-        assert "state/opt_state/1" in report.ignored
+        assert not any("opt_state" in path for path in report.ignored)
         assert ("state/params/c1/kernel" in report.ignored) == average
         assert len(report.loaded) == 10
 

@@ -6,6 +6,7 @@ npz_files.py          `.npz`
 keras_files.py        `.weights.h5` and `.h5`; needs the extra `keras-files`
 torch_files.py        `.pth`; needs the extra `torch`
 own_checkpoints.py    directories that `cnn-jax convert` or a training run wrote
+own_weights.py        what such directories, and files that `convert` wrote, say
 hub.py                `hf-hub:OWNER/NAME`; needs the extra `hub`
 """
 
@@ -21,9 +22,13 @@ from typing import Any
 from cnn_jax.pretrained.files import hub
 from cnn_jax.pretrained.files.keras_files import open_keras
 from cnn_jax.pretrained.files.mappings import weights_of
-from cnn_jax.pretrained.files.npz_files import open_npz
-from cnn_jax.pretrained.files.own_checkpoints import describe_own, open_own
-from cnn_jax.pretrained.files.safetensors_files import open_safetensors
+from cnn_jax.pretrained.files.npz_files import describe_npz, open_npz
+from cnn_jax.pretrained.files.own_checkpoints import describe_directory, open_own
+from cnn_jax.pretrained.files.own_weights import OwnWeights
+from cnn_jax.pretrained.files.safetensors_files import (
+    describe_safetensors,
+    open_safetensors,
+)
 from cnn_jax.pretrained.files.stored import (
     FLOATS,
     DamagedFileError,
@@ -36,9 +41,11 @@ from cnn_jax.pretrained.files.torch_files import open_torch
 __all__ = [
     "FLOATS",
     "DamagedFileError",
+    "OwnWeights",
     "Provenance",
     "StoredArray",
     "Weights",
+    "check_exists",
     "describe_own",
     "open_weights",
 ]
@@ -53,6 +60,36 @@ _READERS = {
     ".bin": open_torch,
     ".tar": open_torch,
 }
+
+_DESCRIBERS = {".safetensors": describe_safetensors, ".npz": describe_npz}
+"""Of the files that `cnn-jax convert` writes."""
+
+
+def describe_own(source: object) -> OwnWeights | None:
+    """Returns what weights of ours say of their model; None for all other weights.
+
+    Args:
+      source: What `load_pretrained` takes.
+
+    Raises:
+      FileNotFoundError: If it is a directory without a checkpoint.
+      ValueError: If it is another checkpoint, or is damaged.
+    """
+    if not isinstance(source, str | os.PathLike):
+        return None
+    path = pathlib.Path(source)
+    if path.is_dir():
+        return describe_directory(path)
+    if path.suffix in _DESCRIBERS and path.exists():
+        return _DESCRIBERS[path.suffix](path)
+    return None
+
+
+def check_exists(source: str | os.PathLike[str]) -> None:
+    """Raises FileNotFoundError for a path of nothing; names on the Hub are none."""
+    is_name = isinstance(source, str) and source.startswith(hub.PREFIX)
+    if not is_name and not pathlib.Path(source).exists():
+        raise FileNotFoundError(f"{source}: got no such file of weights.")
 
 
 @contextlib.contextmanager
@@ -80,9 +117,8 @@ def open_weights(
         with open_safetensors(provenance.file) as weights:
             yield dataclasses.replace(weights, provenance=provenance)
         return
+    check_exists(source)
     path = pathlib.Path(source)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: got no such file of weights.")
     if not path.is_dir() and path.suffix not in _READERS:
         raise ValueError(
             f"{path}: got a file that ends in {path.suffix!r}, expected one of "

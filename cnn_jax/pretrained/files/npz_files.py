@@ -7,13 +7,32 @@ import functools
 import math
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
 
 from cnn_jax.pretrained.files.mappings import without_prefixes
+from cnn_jax.pretrained.files.own_weights import (
+    METADATA_NAME,
+    OwnWeights,
+    parse_metadata,
+)
 from cnn_jax.pretrained.files.stored import Provenance, StoredArray, Weights
+
+_LARGEST_METADATA = 2**24
+"""In bytes: more than any model's names can fill."""
+
+
+def describe_npz(path: pathlib.Path) -> OwnWeights | None:
+    """Returns what a file of ours says of its weights; None for any other file.
+
+    Raises:
+      ValueError: As `open_npz`.
+    """
+    with _opened(path) as arrays:
+        return _own(path, arrays)
 
 
 @contextlib.contextmanager
@@ -24,6 +43,22 @@ def open_npz(path: pathlib.Path) -> Iterator[Weights]:
       ValueError: If the file is no zip of `.npy` files, if one of them is pickled, or
         if one's header does not fit its size.
     """
+    with _opened(path) as arrays:
+        own = _own(path, arrays)
+        if own is not None:
+            del arrays[METADATA_NAME]
+        yield Weights(
+            without_prefixes(arrays),
+            Provenance(
+                str(path),
+                path,
+                preprocessing={} if own is None else own.preprocessing,
+            ),
+        )
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[dict[str, StoredArray]]:
     try:
         archive = zipfile.ZipFile(path)
         arrays = {
@@ -45,7 +80,25 @@ def open_npz(path: pathlib.Path) -> Iterator[Weights]:
             "numpy.savez(path, **arrays) wrote."
         ) from error
     with archive:
-        yield Weights(without_prefixes(arrays), Provenance(str(path), path))
+        yield arrays
+
+
+def _own(path: pathlib.Path, arrays: dict[str, StoredArray]) -> OwnWeights | None:
+    found = arrays.get(METADATA_NAME)
+    if found is None or found.dtype != "uint8" or len(found.shape) != 1:
+        return None
+    if found.shape[0] > _LARGEST_METADATA:
+        raise ValueError(
+            f"{path}: got {found.shape[0]} bytes of metadata, expected at most "
+            f"{_LARGEST_METADATA}; convert the weights again."
+        )
+    try:
+        content = found.read().tobytes()
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"{path}: got damaged metadata ({error}); convert the weights again."
+        ) from error
+    return parse_metadata(content, str(path))
 
 
 def _describe(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> StoredArray:

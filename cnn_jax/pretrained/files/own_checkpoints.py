@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,14 @@ import numpy as np
 
 from cnn_jax import trees
 from cnn_jax.models import list_models, model_info
+from cnn_jax.pretrained.files.own_weights import (
+    KIND,
+    OwnWeights,
+    as_fields,
+    from_metadata,
+    num_classes_of,
+    param_dtype_of,
+)
 from cnn_jax.pretrained.files.stored import (
     DamagedFileError,
     Provenance,
@@ -36,77 +43,40 @@ from cnn_jax.pretrained.files.stored import (
 if TYPE_CHECKING:  # Orbax is imported when a checkpoint is opened
     from cnn_jax.checkpoint import Checkpointer, Description
 
-KIND = "cnn_jax.pretrained"
-"""What marks the metadata of converted checkpoints."""
-
-HEAD = r"params/(.*/)?head/(kernel|bias)"
-"""The paths that depend on the number of classes."""
-
 _STATE, _AVERAGE = "state/", "state/average/"
 
 
 @dataclasses.dataclass(frozen=True)
-class OwnCheckpoint:
-    """What a checkpoint says of the weights in it.
+class _Found:
+    """A checkpoint and the weights in it.
 
     Attributes:
       step: Its step.
       specs: Path here -> `"float32[3,3,16,16]"`.
+      says: What it says of the model.
       prefix: What these paths begin with in the checkpoint.
-      ignored: The checkpoint's other leaves.
+      ignored: Other parameters in it: a run's own ones beside their averages. What
+        else training keeps, such as the optimizer's state, is no weight and not listed.
       part: Which part of what was named the weights are; `""` for all.
-      model: The model's name, or None if it is not said.
-      num_classes: How many classes the weights are for, or None if no layer says it.
-      class_names: Their names, or None if they are not said.
-      preprocessing: See `Provenance`.
-      is_run: Whether a training run wrote it.
-      own_model: What the model of a run was that no name stands for: a class of the
-        caller's own, or a registered model with changed fields; None for a registered
-        model.
     """
 
     step: int
     specs: Mapping[str, str]
+    says: OwnWeights
     prefix: str = ""
     ignored: tuple[str, ...] = ()
     part: str = ""
-    model: str | None = None
-    num_classes: int | None = None
-    class_names: tuple[str, ...] | None = None
-    preprocessing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    is_run: bool = False
-    own_model: str | None = None
-
-    def require_name(self, source: object) -> None:
-        """Raises ValueError if no registered name stands for the model.
-
-        Args:
-          source: What was described.
-        """
-        if self.own_model is not None:
-            raise ValueError(
-                f"{source}: its model is {self.own_model}, which no name of `cnn-jax "
-                "models` stands for; make it in Python and pass it to load_pretrained."
-            )
 
 
-def describe_own(source: object) -> OwnCheckpoint | None:
-    """Returns what a checkpoint of ours says; None for what is no directory.
-
-    Args:
-      source: What `load_pretrained` takes.
+def describe_directory(path: pathlib.Path) -> OwnWeights:
+    """Returns what a directory's checkpoint says of the weights in it.
 
     Raises:
       FileNotFoundError: If no checkpoint is in the directory.
       ValueError: If it is another checkpoint, or is damaged.
     """
-    if not isinstance(source, str | os.PathLike):
-        return None
-    path = pathlib.Path(source)
-    if not path.is_dir():
-        return None
     with _opened(path) as (_, found):
-        return found
+        return found.says
 
 
 @contextlib.contextmanager
@@ -146,7 +116,10 @@ def open_own(path: pathlib.Path) -> Iterator[Weights]:
         yield Weights(
             {name: describe(name) for name in template},
             Provenance(
-                str(path), path, part=found.part, preprocessing=found.preprocessing
+                str(path),
+                path,
+                part=found.part,
+                preprocessing=found.says.preprocessing,
             ),
             ignored=found.ignored,
         )
@@ -165,7 +138,7 @@ def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[tuple[Checkpointer, OwnCheckpoint]]:
+def _opened(path: pathlib.Path) -> Iterator[tuple[Checkpointer, _Found]]:
     """Opens what lies in a directory for reading."""
     from cnn_jax.checkpoint import Checkpointer
 
@@ -177,7 +150,8 @@ def _opened(path: pathlib.Path) -> Iterator[tuple[Checkpointer, OwnCheckpoint]]:
         with _named_as_damage(missing=False):
             found = checkpointer.describe(step)
         if found.metadata.get("kind") == KIND:
-            own = _converted(found)
+            says = from_metadata(found.metadata, str(path))
+            own = _Found(found.step, found.leaves, says)
         elif _is_run(found):
             own = _of_run(_chosen(checkpointer, found, step), named=step is not None)
         else:
@@ -226,18 +200,6 @@ def _named_as_damage(*, missing: bool = True) -> Iterator[None]:
         raise DamagedFileError(str(error)) from error
 
 
-def _converted(found: Description) -> OwnCheckpoint:
-    metadata = found.metadata
-    return OwnCheckpoint(
-        step=found.step,
-        specs=found.leaves,
-        model=metadata["model"],
-        num_classes=metadata["num_classes"],
-        class_names=_as_tuple(metadata.get("class_names")),
-        preprocessing=metadata["preprocessing"],
-    )
-
-
 def _is_run(found: Description) -> bool:
     return {"config", "record"} <= found.metadata.keys() and any(
         path.startswith(f"{_STATE}params/") for path in found.leaves
@@ -266,41 +228,67 @@ def _chosen(
         ) from error
 
 
-def _of_run(found: Description, *, named: bool) -> OwnCheckpoint:
+def _of_run(found: Description, *, named: bool) -> _Found:
     has_average = any(path.startswith(f"{_AVERAGE}params/") for path in found.leaves)
     prefix = _AVERAGE if has_average else _STATE
-    is_weight = re.compile(rf"{prefix}(params|batch_stats)/.*").fullmatch
-    taken = {path: spec for path, spec in found.leaves.items() if is_weight(path)}
-    specs = {path.removeprefix(prefix): spec for path, spec in taken.items()}
-    heads = [spec for path, spec in specs.items() if re.fullmatch(HEAD, path)]
-    config, record = found.metadata["config"], found.metadata["record"]
-    images = found.metadata.get("images", {})
-    own_model = _own_model(found.metadata.get("model"))
+    weights = {
+        path: spec
+        for path, spec in found.leaves.items()
+        if re.match(rf"({_STATE}|{_AVERAGE})(params|batch_stats)/", path)
+    }
+    specs = {
+        path.removeprefix(prefix): spec
+        for path, spec in weights.items()
+        if path.startswith((f"{prefix}params/", f"{prefix}batch_stats/"))
+    }
+    record = found.metadata["record"]
     is_best = record.get("best_epoch") and record.get("best_step") == found.step
     which = "best " if is_best and not named else "newest " if not named else ""
-    return OwnCheckpoint(
+    return _Found(
         step=found.step,
         specs=specs,
+        says=_run_says(found.metadata, specs),
         prefix=prefix,
-        ignored=tuple(path for path in found.leaves if path not in taken),
+        ignored=tuple(
+            path for path in weights if path.removeprefix(prefix) not in specs
+        ),
         part=f"{which}checkpoint, step {found.step}"
         + (", moving averages" if has_average else ""),
-        model=config.get("model") if own_model is None else None,
-        num_classes=_abstract(heads[0]).shape[-1] if heads else None,
-        class_names=_as_tuple(images.get("class_names")),
-        preprocessing=_preprocessing(config, images),
-        is_run=True,
-        own_model=own_model,
     )
 
 
-def _own_model(identity: Mapping[str, Any] | None) -> str | None:
-    """Returns what a run says of a model that no name stands for, else None."""
-    if identity is None:  # as older runs have it
-        return None
+def _run_says(metadata: Mapping[str, Any], specs: Mapping[str, str]) -> OwnWeights:
+    config, images = metadata["config"], metadata.get("images", {})
+    # Older runs say the configuration's name alone.
+    identity = metadata.get("model", {"name": config.get("model")})
+    class_names = images.get("class_names")
+    num_classes = num_classes_of(specs)
+    if num_classes is None and class_names is not None:
+        num_classes = len(class_names)
+    return OwnWeights(
+        model=identity["name"],
+        fields=as_fields(identity.get("fields", {})),
+        own_model=_own_model(identity),
+        num_classes=num_classes,
+        dtype=config.get("dtype"),
+        param_dtype=param_dtype_of(specs),
+        class_names=None if class_names is None else tuple(class_names),
+        preprocessing=_preprocessing(config, images),
+        is_run=True,
+    )
+
+
+def _own_model(identity: Mapping[str, Any]) -> str | None:
+    """Returns what a run says of a model that cannot be made by name, else None."""
     if identity["name"] is None:
         return f"the user's own, {identity['module']}"
-    changed = ", ".join(f"{name}={text}" for name, text in identity["changed"].items())
+    kept = identity.get("fields", {})
+    lost = {
+        name: text
+        for name, text in identity.get("changed", {}).items()
+        if name not in kept
+    }
+    changed = ", ".join(f"{name}={text}" for name, text in lost.items())
     return f"{identity['name']} with {changed}" if changed else None
 
 
@@ -321,10 +309,6 @@ def _preprocessing(
         known["input_shape"] = [size, size, model_info(model).input_shape[2]]
     recorded = ("mean", "std", "input_shape", "crop_fraction", "interpolation")
     return known | {name: images[name] for name in recorded if name in images}
-
-
-def _as_tuple(names: list[str] | None) -> tuple[str, ...] | None:
-    return None if names is None else tuple(names)
 
 
 def _abstract(spec: str) -> jax.ShapeDtypeStruct:

@@ -6,8 +6,14 @@ import contextlib
 import functools
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 from cnn_jax.pretrained.files.mappings import without_prefixes
+from cnn_jax.pretrained.files.own_weights import (
+    METADATA_NAME,
+    OwnWeights,
+    parse_metadata,
+)
 from cnn_jax.pretrained.files.stored import Provenance, StoredArray, Weights
 
 _DTYPES = {
@@ -22,6 +28,17 @@ _DTYPES = {
 }
 
 
+def describe_safetensors(path: pathlib.Path) -> OwnWeights | None:
+    """Returns what a file of ours says of its weights; None for any other file.
+
+    Raises:
+      ValueError: As `open_safetensors`.
+    """
+    with _opened(path) as file:
+        text = (file.metadata() or {}).get(METADATA_NAME)
+    return None if text is None else parse_metadata(text, str(path))
+
+
 @contextlib.contextmanager
 def open_safetensors(path: pathlib.Path) -> Iterator[Weights]:
     """Opens a file and describes its arrays.
@@ -33,10 +50,8 @@ def open_safetensors(path: pathlib.Path) -> Iterator[Weights]:
     Raises:
       ValueError: If the file is no safetensors file, or is damaged.
     """
-    import safetensors
-
-    try:
-        file = safetensors.safe_open(path, framework="np")
+    own = describe_safetensors(path)
+    with _opened(path) as file:
         arrays = {}
         for name in file.keys():  # noqa: SIM118 - it is no mapping
             described = file.get_slice(name)
@@ -46,9 +61,25 @@ def open_safetensors(path: pathlib.Path) -> Iterator[Weights]:
                 dtype=_DTYPES.get(dtype, dtype),
                 read=functools.partial(file.get_tensor, name),
             )
+        yield Weights(
+            without_prefixes(arrays),
+            Provenance(
+                str(path),
+                path,
+                preprocessing={} if own is None else own.preprocessing,
+            ),
+        )
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[Any]:
+    import safetensors
+
+    try:
+        file = safetensors.safe_open(path, framework="np")
     except safetensors.SafetensorError as error:
         raise ValueError(
             f"{path}: got a damaged safetensors file ({error}); fetch it again."
         ) from error
     with file:
-        yield Weights(without_prefixes(arrays), Provenance(str(path), path))
+        yield file
