@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from references.runs import make_run
 
 import cnn_jax
 from cnn_jax import experiment
@@ -72,6 +73,44 @@ def test_images_are_normalised_as_the_weights_know_them(calls, weights, monkeypa
         TrainConfig(model="lenet5", pretrained=path, mean=(0.2,), std=(1.0,))
     )
     assert (calls[1].config.mean, calls[1].config.std) == ((0.2,), (1.0,))
+
+
+@pytest.mark.parametrize("model", ["resnet20", "vgg8_cifar", "efficientnet_cifar"])
+def test_a_run_on_grey_images_starts_another_on_such(calls, model, tmp_path):
+    network = cnn_jax.create_model(model, num_classes=10)
+    run = run_on_noise(tmp_path / "run", network, (8, 8, 1))
+    experiment.run(TrainConfig(model=model, pretrained=str(run)))
+    loaded = named_leaves(calls[0].variables)
+    assert sum(leaf.shape[-2:-1] == (1,) for leaf in loaded.values()) == 1
+    assert calls[0].config.mean == (0.4,)
+
+
+@pytest.mark.parametrize(
+    ("channels", "found"), [(3, r"3 channels \(RGB\)"), (2, "2 channels")]
+)
+def test_weights_for_other_channels_than_the_datas_are_refused(
+    calls, channels, found, tmp_path
+):
+    network = cnn_jax.create_model("lenet5", num_classes=10)
+    run = run_on_noise(tmp_path / "run", network, (32, 32, channels))
+    match = rf"run: got weights for images of {found}, expected .* 1 channel \(grey\)"
+    with pytest.raises(ValueError, match=match):
+        experiment.run(TrainConfig(model="lenet5", pretrained=str(run)))
+    assert not calls
+
+
+def run_on_noise(path, model, shape):
+    """Writes a run of a model that was trained on images of a shape."""
+    variables = jax.eval_shape(
+        lambda key: model.init(key, jnp.zeros((1, 32, 32, shape[-1]))),
+        jax.eval_shape(jax.random.key, 0),
+    )
+    ones = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), variables)
+    channels = shape[-1]
+    images = {"mean": [0.4] * channels, "std": [0.2] * channels}
+    images |= {"input_shape": list(shape), "class_names": list("0123456789")}
+    name = {"mean": None, "std": None}
+    return make_run(path, ones, steps=[1], metadata={"images": images}, **name)
 
 
 def test_without_weights_a_run_starts_from_its_seed(calls):

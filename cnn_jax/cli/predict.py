@@ -33,7 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "know their own",
     )
     parser.add_argument(
-        "--top", type=int, default=5, metavar="COUNT", help="how many classes to name"
+        "--top",
+        type=int,
+        default=5,
+        metavar="COUNT",
+        help="how many classes to name (default: 5)",
     )
     parser.add_argument(
         "--classes", metavar="FILE", help="the names of the classes, one a line"

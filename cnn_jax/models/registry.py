@@ -196,13 +196,11 @@ def model_info(name: str) -> ModelInfo:
 def sized_for(model: nn.Module) -> tuple[int, int, int]:
     """Returns an input shape (height, width, channels) that a model accepts.
 
-    That of the first registered family with such a module; ImageNet's for a module
-    that no family has.
+    That of the registered variant that it is most like; ImageNet's for a module that no
+    family has.
     """
-    for family in _FAMILY_OF.values():
-        if type(model) is family.module:
-            return family.input_shape
-    return Family.input_shape
+    found = registered_as(model)
+    return Family.input_shape if found is None else model_info(found[0]).input_shape
 
 
 def registered_as(

@@ -18,12 +18,12 @@ from references.runs import make_run, scaled
 import cnn_jax
 from cnn_jax import cli
 from cnn_jax.data import Dataset
-from cnn_jax.models.registry import describe_model
 from cnn_jax.prediction import predict
 from cnn_jax.pretrained import convert
 from cnn_jax.pretrained.files import describe_own
 from cnn_jax.pretrained.rebuild import rebuild
 from cnn_jax.training import TrainConfig
+from cnn_jax.training.identity import identify_model
 from cnn_jax.training.loop import fit
 from cnn_jax.trees import leaf_specs, named_leaves
 
@@ -57,7 +57,7 @@ def run_of(path, model, shape, **config):
     variables = variables_of(model, shape)
     metadata = {
         "images": images_of(shape, model.num_classes),
-        "model": describe_model(model),
+        "model": identify_model(model, ""),
     }
     name = metadata["model"]["name"]
     config = {"model": name, "mean": None, "std": None, **config}
@@ -178,19 +178,11 @@ class TestChannels:
 
 
 class TestFields:
-    def test_every_model_is_described_by_its_name_alone(self):
-        for name in cnn_jax.list_models():
-            model = cnn_jax.create_model(name, num_classes=3, dtype=jnp.bfloat16)
-            expected = {"name": name, "fields": {}, "unrecorded": []}
-            assert describe_model(model, name) == expected
-            assert describe_model(model) == expected
-
     def test_that_json_holds_make_the_model_again(self, tmp_path):
         model = cnn_jax.create_model(
             "resnet20",
             num_classes=5,
             stage_sizes=(1, 1, 2),
-            drop_block_rate=0.1,
             dtype="bfloat16",
         )
         run, variables = run_of(tmp_path / "run", model, (32, 32, 1), dtype="bfloat16")
@@ -202,34 +194,23 @@ class TestFields:
             assert found == model
             loaded, _ = cnn_jax.load_pretrained(found, where)
             chex.assert_trees_all_equal(loaded, variables)
+            message = r"resnet20 with stage_sizes=\(1, 1, 2\); make it by create_model"
+            with pytest.raises(ValueError, match=message):
+                cnn_jax.load_pretrained("resnet20", where, num_classes=5)
 
     def test_that_no_file_holds_are_said(self, tmp_path, photo):
         model = cnn_jax.create_model("lenet5", num_classes=5, activation=nn.relu)
-        described = describe_model(model, "lenet5")
-        assert described["unrecorded"] == ["activation"]
+        described = identify_model(model, "lenet5")
+        assert (list(described["changed"]), described["fields"]) == (["activation"], {})
         run, variables = run_of(tmp_path / "run", model, (32, 32, 1))
         for use in (
             lambda: predict(run, [photo]),
             lambda: convert(run, tmp_path / "weights.npz"),
         ):
-            with pytest.raises(ValueError, match=r"lenet5 .*\(activation\).*load_pre"):
+            with pytest.raises(ValueError, match=r"lenet5 with activation=.*pass it to load_pre"):
                 use()
         loaded, _ = cnn_jax.load_pretrained(model, run)
         chex.assert_trees_all_equal(loaded, variables)
-
-    def test_a_module_of_no_family_has_no_name(self, tmp_path, photo):
-        assert describe_model(nn.Dense(3))["name"] is None
-        run, _ = run_of(
-            tmp_path / "run", cnn_jax.create_model("lenet5", num_classes=4), (32, 32, 1)
-        )
-        metadata = {"model": describe_model(nn.Dense(3))}
-        run = make_run(
-            tmp_path / "other",
-            variables_of(cnn_jax.create_model("lenet5"), (32, 32, 1)),
-            metadata=metadata,
-        )
-        with pytest.raises(ValueError, match="name the model"):
-            predict(run, [photo])
 
     def test_a_run_records_them(self, tmp_path):
         """Whatever the configuration calls the model."""
