@@ -42,7 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the number of logits; another one than the file's gets a new last layer",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the new last layer, if there is one (default: 0)"
+        "--seed",
+        type=int,
+        default=0,
+        help="of the new last layer, if there is one (default: 0)",
     )
 
 
