@@ -136,6 +136,7 @@ def predict(
     if num_classes is None and class_names is not None:
         num_classes = len(class_names)
     network = rebuild(weights, known, name=model, num_classes=num_classes)
+    assert model is not None  # else there were no network
     _check_class_names(class_names, network.num_classes, model)
     variables, report = fill(
         network, weights, source=None, num_classes=num_classes, key=None

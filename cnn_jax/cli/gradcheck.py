@@ -26,7 +26,8 @@ def _check_kernels(names: Sequence[str]) -> list[dict[str, Any]]:
     """Compares kernels one by one, on the CPU: only it has float64 for sure."""
     import jax
 
-    from cnn_jax.analysis.gradcheck import CASES, run_gradcheck
+    from cnn_jax.analysis.cases import CASES
+    from cnn_jax.analysis.gradcheck import run_gradcheck
 
     num_cases = collections.Counter(case.kernel for case in CASES)
     try:

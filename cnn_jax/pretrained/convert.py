@@ -87,11 +87,11 @@ def convert(
         model, path, source=source, num_classes=num_classes, key=key
     )
     provenance = report.provenance
-    is_theirs = known is not None and name == known.model
+    theirs = known if known is not None and name == known.model else None
     metadata = {
         "kind": KIND,
         "model": name,
-        "fields": dict(known.fields) if is_theirs else {},
+        "fields": {} if theirs is None else dict(theirs.fields),
         "dtype": None if known is None else known.dtype,
         "num_classes": model.num_classes,
         "class_names": _class_names(known, num_classes),
@@ -143,7 +143,7 @@ def _write_safetensors(
 def _write_npz(
     destination: pathlib.Path, variables: Any, metadata: Mapping[str, Any]
 ) -> None:
-    arrays = _host_arrays(variables)
+    arrays: dict[str, Any] = {**_host_arrays(variables)}
     narrow = [name for name, array in arrays.items() if array.dtype == jnp.bfloat16]
     if narrow:
         raise ValueError(

@@ -103,7 +103,7 @@ def other_channels(
     """
     found = set()
     for name, place in places.items():
-        if place is None or place.path not in expected:
+        if place is None or place.path is None or place.path not in expected:
             continue
         wanted = expected[place.path].shape
         moved = _moved_shape(place.transform, arrays[name].shape)

@@ -207,7 +207,9 @@ class TestFields:
             lambda: predict(run, [photo]),
             lambda: convert(run, tmp_path / "weights.npz"),
         ):
-            with pytest.raises(ValueError, match=r"lenet5 with activation=.*pass it to load_pre"):
+            with pytest.raises(
+                ValueError, match=r"lenet5 with activation=.*pass it to load_pre"
+            ):
                 use()
         loaded, _ = cnn_jax.load_pretrained(model, run)
         chex.assert_trees_all_equal(loaded, variables)

@@ -76,7 +76,9 @@ class OwnWeights:
         """
         self.require_name(source)
         if self.fields:
-            changed = ", ".join(f"{name}={value}" for name, value in self.fields.items())
+            changed = ", ".join(
+                f"{name}={value}" for name, value in self.fields.items()
+            )
             raise ValueError(
                 f"{source}: its model is {self.model} with {changed}; make it by "
                 f"create_model({self.model!r}, {changed}) and pass it to "
