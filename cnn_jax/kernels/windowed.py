@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,8 +40,8 @@ def conv_general_dilated(
     padding: str | Sequence[tuple[int, int]],
     lhs_dilation: Sequence[int] | None = None,
     rhs_dilation: Sequence[int] | None = None,
-    dimension_numbers: lax.ConvDimensionNumbers | Sequence[str] | None = None,
-    **options: object,
+    dimension_numbers: lax.ConvDimensionNumbers | tuple[str, str, str] | None = None,
+    **options: Any,
 ) -> jax.Array:
     """`lax.conv_general_dilated` that crops before it convolves.
 
@@ -108,7 +109,7 @@ def conv_general_dilated(
         pairs.append((low, high))
     if is_nothing:
         output = jax.eval_shape(lambda lhs: convolve(lhs, padding), lhs)
-        return _sum_of_nothing(lhs, rhs, output)
+        return _linear_zeros(lhs, rhs, output)
     if limits != list(lhs.shape) or any(starts):
         lhs = lax.slice(lhs, starts, limits)
     y = convolve(lhs, pairs)
@@ -117,7 +118,7 @@ def conv_general_dilated(
     return y
 
 
-def _sum_of_nothing(lhs, rhs, output):
+def _linear_zeros(lhs, rhs, output):
     """Returns zeros that vary over both operands' manual axes, linear in each."""
     dtype = output.dtype
     nothing = jnp.sum(lhs[:0]).astype(dtype) * jnp.sum(rhs[:0]).astype(dtype)
