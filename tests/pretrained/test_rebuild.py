@@ -52,12 +52,12 @@ def images_of(shape, num_classes):
     }
 
 
-def run_of(path, model, shape, **config):
+def run_of(path, network, shape, **config):
     """Writes a run of a model; returns it and the weights that it reports."""
-    variables = variables_of(model, shape)
+    variables = variables_of(network, shape)
     metadata = {
-        "images": images_of(shape, model.num_classes),
-        "model": identify_model(model, ""),
+        "images": images_of(shape, network.num_classes),
+        "model": identify_model(network, config.get("model", "")),
     }
     name = metadata["model"]["name"]
     config = {"model": name, "mean": None, "std": None, **config}
@@ -185,7 +185,9 @@ class TestFields:
             stage_sizes=(1, 1, 2),
             dtype="bfloat16",
         )
-        run, variables = run_of(tmp_path / "run", model, (32, 32, 1), dtype="bfloat16")
+        run, variables = run_of(
+            tmp_path / "run", model, (32, 32, 1), model="resnet20", dtype="bfloat16"
+        )
         for where in (run, *(tmp_path / name for name in DESTINATIONS)):
             if where != run:
                 convert(run, where)
