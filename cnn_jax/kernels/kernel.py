@@ -67,7 +67,7 @@ class custom_vjp(jax.custom_vjp[Any]):  # noqa: N801 (named as what it stands fo
     error.
     """
 
-    def __call__(self, *args):
+    def __call__(self, *args: Any) -> Any:
         """Applies the function to positional arguments."""
         if any(map(_has_tangent, args)):
             raise ForwardModeError(_no_forward_mode("the twin"))

@@ -61,7 +61,7 @@ class TrainConfig(
 ):
     """Everything that decides a run's numbers, and where its files go."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         # A seed out of np.arange is one number as well, but not to JSON, and sums in a
         # narrow dtype of NumPy wrap around.
         for field in dataclasses.fields(self):
