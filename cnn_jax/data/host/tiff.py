@@ -65,7 +65,7 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
             raise SyntaxError(
                 f"a TIFF with {self.mode} planes of {self._bits} bits is not read here"
             )
-        self.tile = [
+        self.tile[:] = [
             tile._replace(args=self._layout(tile.codec_name, tile.args))
             for tile in self.tile
         ]

@@ -28,7 +28,6 @@ digits, has lost more than that before it comes here: there the sums are plain.
 
 from __future__ import annotations
 
-import functools
 import math
 
 import jax
@@ -44,8 +43,7 @@ _LEAST_BLOCKS = 128
 """With fewer, the roundings of the blocks' own sums would not average out."""
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
-def batch_statistics(
+def _batch_statistics(
     x: jax.Array,
     shift: jax.Array | None,
     axis_name: AxisName,
@@ -67,6 +65,11 @@ def batch_statistics(
     """
     form = two_passes if target == "cpu" else one_pass
     return form(x, shift, axis_name, groups)
+
+
+batch_statistics: jax.custom_jvp[tuple[jax.Array, jax.Array]] = jax.custom_jvp(
+    _batch_statistics, nondiff_argnums=(2, 3, 4)
+)
 
 
 @batch_statistics.defjvp
