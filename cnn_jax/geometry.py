@@ -464,6 +464,24 @@ def layout_hint(shape: Sequence[int], channels: int, name: str = "x") -> str:
     return ""
 
 
+MOST_IMAGE_CHANNELS = 4
+"""Of what is called an image where layouts are told apart."""
+
+_SHORTEST_IMAGE_SIDE = 8
+
+
+def looks_like_images_channels_first(shape: Sequence[int]) -> bool:
+    """Whether an array looks like a batch of images `(n, c, *spatial)`.
+
+    The sides of images are longer than those of maps that a window may well not fit.
+    """
+    return (
+        shape[1] <= MOST_IMAGE_CHANNELS
+        and looks_channels_first(shape)
+        and min(shape[2:]) >= _SHORTEST_IMAGE_SIDE
+    )
+
+
 def looks_channels_first(shape: Sequence[int]) -> bool:
     """Whether the axes after the second look like sides of an image, unlike the second.
 

@@ -27,6 +27,7 @@ for the geometry.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -34,7 +35,7 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax.geometry import Padding, Window, layout_hint
-from cnn_jax.kernels import autodiff, lowering
+from cnn_jax.kernels import autodiff, lowering, windowed
 from cnn_jax.kernels.bias import add_bias, sum_to_channels
 from cnn_jax.kernels.kernel import custom_vjp, kernel
 from cnn_jax.kernels.operands import (
@@ -85,8 +86,18 @@ def conv(
     require_floating("conv", x=x, w=w, b=b)
     if b is not None and b.shape != w.shape[-1:]:
         raise ValueError(f"conv: got b {b.shape}, expected {w.shape[-1:]}.")
+    x, window = _crop(x, window)
     y = _conv(*align_manual_axes(x, w), window, groups, precision)
     return add_bias(y, b)
+
+
+def _crop(x, window):
+    """Cuts off what negative padding removes, so that it is not saved, either."""
+    cut, padding = windowed.crop(x, window.padding)
+    if cut.size == 0:
+        return x, window
+    sizes = cut.shape[1:-1]
+    return cut, dataclasses.replace(window, input_sizes=sizes, padding=padding)
 
 
 @functools.partial(custom_vjp, nondiff_argnums=(2, 3, 4))

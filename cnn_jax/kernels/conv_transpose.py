@@ -42,8 +42,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from cnn_jax.geometry import Padding, Window
-from cnn_jax.kernels import autodiff, lowering
+from cnn_jax.geometry import Padding, Window, explicit_transposed_padding
+from cnn_jax.kernels import autodiff, lowering, windowed
 from cnn_jax.kernels.bias import add_bias
 from cnn_jax.kernels.kernel import custom_vjp, kernel
 from cnn_jax.kernels.operands import (
@@ -104,8 +104,21 @@ def conv_transpose(
         padding=padding,
         dilation=dilation,
     )
+    x, window = _crop(x, window, padding)
     y = _conv_transpose(*align_manual_axes(x, w), window, groups, precision)
     return add_bias(y, b)
+
+
+def _crop(x, window, padding):
+    """Cuts off what negative padding removes, so that it is not saved, either."""
+    geometry = {"strides": window.strides, "dilation": window.dilation}
+    pairs = explicit_transposed_padding(padding, window.sizes, **geometry)
+    cut, pairs = windowed.crop(x, pairs, window.strides)
+    if cut.size in (0, x.size):
+        return x, window
+    return cut, Window.resolve_transposed(
+        cut.shape[1:-1], window.sizes, padding=pairs, **geometry
+    )
 
 
 @functools.partial(custom_vjp, nondiff_argnums=(2, 3, 4))

@@ -100,14 +100,16 @@ def _explicit_mesh(values) -> jax.sharding.AbstractMesh | None:
 
 
 def _with_automatic_axes(function, twin, mesh, args, kwargs):
-    names = (*range(len(args)), *kwargs)
+    # Strings, all of them, since JAX sorts them.
+    positions = [str(position) for position in range(len(args))]
+    names = (*positions, *kwargs)
     values = dict(zip(names, (*args, *kwargs.values()), strict=True))
     arrays = {name: value for name, value in values.items() if _is_operand(value)}
 
     def call(function, arrays):
         merged = values | arrays
         return function(
-            *(merged[position] for position in range(len(args))),
+            *(merged[position] for position in positions),
             **{name: merged[name] for name in kwargs},
         )
 

@@ -28,7 +28,7 @@ from cnn_jax.geometry import (
     Padding,
     Window,
     layout_hint,
-    looks_channels_first,
+    looks_like_images_channels_first,
     output_size,
 )
 from cnn_jax.kernels import autodiff, lowering
@@ -304,7 +304,7 @@ def _resolve(name, input_shape, window, strides, padding, dilation):
     resolved = over(input_shape[1:-1])
     if (
         0 in resolved.output_sizes
-        and looks_channels_first(input_shape)
+        and looks_like_images_channels_first(input_shape)
         and 0 not in over(input_shape[2:]).output_sizes
     ):
         raise ValueError(

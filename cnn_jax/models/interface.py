@@ -5,9 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from cnn_jax.geometry import layout_hint, looks_channels_first
-
-_MOST_IMAGE_CHANNELS = 4
+from cnn_jax.geometry import MOST_IMAGE_CHANNELS, layout_hint, looks_channels_first
 
 Output = jax.Array | tuple[jax.Array, dict[str, jax.Array]]
 """The logits, or with `endpoints=True` the logits and the named features."""
@@ -29,7 +27,7 @@ def check_images(x: jax.Array, *, minimum_size: int, model: str) -> None:
             f"{model}: got an input of shape {x.shape}, expected (n, height, width, "
             f"channels); add a batch dimension to a single image: {_batched(x.shape)}."
         )
-    if x.shape[1] <= _MOST_IMAGE_CHANNELS and looks_channels_first(x.shape):
+    if x.shape[1] <= MOST_IMAGE_CHANNELS and looks_channels_first(x.shape):
         raise ValueError(
             f"{model}: got an input of shape {x.shape}, expected (n, height, width, "
             f"channels){layout_hint(x.shape, x.shape[1])}."
