@@ -20,7 +20,7 @@ The draws are derandomized: the same ones in every run. Compiling their programs
 nearly all of the time, so by default there is a share of them; CI makes 500. By hand:
 
     pytest -m slow -k 500 tests/kernels/test_geometry_draws.py
-    pytest -m slow -k 2000 tests/kernels/test_geometry_draws.py
+    pytest -m nightly tests/kernels/test_geometry_draws.py
 """
 
 import math
@@ -350,7 +350,8 @@ def test_there_are_as_many_as_they_are_called(draws):
 
 
 def draws_of(kernel):
-    marked = [pytest.param(kernel, n, marks=pytest.mark.slow) for n in ("500", "2000")]
+    marks = {"500": pytest.mark.slow, "2000": pytest.mark.nightly}
+    marked = [pytest.param(kernel, n, marks=mark) for n, mark in marks.items()]
     share = [pytest.param(kernel, "a share")] if how_many(kernel, "a share") else []
     return share + marked
 
