@@ -18,8 +18,9 @@ from cnn_jax.pretrained.files.own_weights import (
     METADATA_NAME,
     OwnWeights,
     parse_metadata,
+    provenance_of,
 )
-from cnn_jax.pretrained.files.stored import Provenance, StoredArray, Weights
+from cnn_jax.pretrained.files.stored import StoredArray, Weights
 
 _LARGEST_METADATA = 2**24
 """In bytes: more than any model's names can fill."""
@@ -47,14 +48,7 @@ def open_npz(path: pathlib.Path) -> Iterator[Weights]:
         own = _own(path, arrays)
         if own is not None:
             del arrays[METADATA_NAME]
-        yield Weights(
-            without_prefixes(arrays),
-            Provenance(
-                str(path),
-                path,
-                preprocessing={} if own is None else own.preprocessing,
-            ),
-        )
+        yield Weights(without_prefixes(arrays), provenance_of(path, own))
 
 
 @contextlib.contextmanager

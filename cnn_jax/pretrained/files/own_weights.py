@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from cnn_jax.pretrained.files.stored import FLOATS
+from cnn_jax.pretrained.files.stored import FLOATS, Provenance
 
 KIND = "cnn_jax.pretrained"
 """What marks the metadata of converted weights."""
@@ -84,6 +85,17 @@ class OwnWeights:
                 f"create_model({self.model!r}, {changed}) and pass it to "
                 "load_pretrained."
             )
+
+
+def provenance_of(path: pathlib.Path, own: OwnWeights | None) -> Provenance:
+    """Returns where a file's weights come from.
+
+    Args:
+      path: The file.
+      own: What it says of its weights; None if it is none of ours.
+    """
+    preprocessing = {} if own is None else own.preprocessing
+    return Provenance(str(path), path, preprocessing=preprocessing)
 
 
 def from_metadata(metadata: Mapping[str, Any], origin: str) -> OwnWeights:

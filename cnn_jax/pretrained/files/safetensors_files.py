@@ -13,8 +13,9 @@ from cnn_jax.pretrained.files.own_weights import (
     METADATA_NAME,
     OwnWeights,
     parse_metadata,
+    provenance_of,
 )
-from cnn_jax.pretrained.files.stored import Provenance, StoredArray, Weights
+from cnn_jax.pretrained.files.stored import StoredArray, Weights
 
 _DTYPES = {
     "BF16": "bfloat16",
@@ -61,14 +62,7 @@ def open_safetensors(path: pathlib.Path) -> Iterator[Weights]:
                 dtype=_DTYPES.get(dtype, dtype),
                 read=functools.partial(file.get_tensor, name),
             )
-        yield Weights(
-            without_prefixes(arrays),
-            Provenance(
-                str(path),
-                path,
-                preprocessing={} if own is None else own.preprocessing,
-            ),
-        )
+        yield Weights(without_prefixes(arrays), provenance_of(path, own))
 
 
 @contextlib.contextmanager
