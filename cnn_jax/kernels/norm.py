@@ -44,6 +44,7 @@ from jax import lax
 
 from cnn_jax.kernels import autodiff
 from cnn_jax.kernels.activation.fused import FUSED, require_fused
+from cnn_jax.kernels.activation.piecewise import relu
 from cnn_jax.kernels.kernel import custom_vjp, kernel
 from cnn_jax.kernels.lowering import current_target, read_again
 from cnn_jax.kernels.lowering.statistics import batch_statistics, mean_over_devices
@@ -145,7 +146,7 @@ def _batch_norm_fwd(
 ):
     mean, var = batch_statistics(x, shift, axis_name, groups, target)
     r = lax.rsqrt(var + epsilon)
-    subtracted = _subtracted(mean, x, target)
+    subtracted = _subtracted(mean, x, activation, target)
     gain = r * scale.astype(r.dtype)
     constant = _less_mean(bias.astype(r.dtype), gain, mean, subtracted)
     y = _activated(_centred(x, subtracted), gain, constant, activation)
@@ -162,7 +163,7 @@ def _batch_norm_bwd(
     count = math.prod(x.shape[:-1])
     wide_scale = scale.astype(r.dtype)
     gain = r * wide_scale
-    subtracted = _subtracted(mean, x, target)
+    subtracted = _subtracted(mean, x, activation, target)
     centred = _centred(x, subtracted)
     constant = bias
     if activation is not None:
@@ -178,10 +179,10 @@ def _batch_norm_bwd(
     dvar = _sum_of_shares(dvar, dy, axis_name, groups) / count
     slope = 2.0 * dvar - jnp.square(r) * mean_g_xhat
     offset = _less_mean(dmean - r * mean_g, slope, mean, subtracted)
-    if activation is not None and target == "tpu":
+    if _is_costly_on_tpu(activation, target):
         # Stored where it is formed, beside its sums, at the end of what made dy: else
-        # each reader of dx would compute f' again or, where that is costly, dx would be
-        # stored by one more pass over dy and x.
+        # each reader of dx would compute f' again, or dx would be stored by one more
+        # pass over dy and x.
         (stored,) = read_again(dz.astype(x.dtype), on="tpu")
         dz = stored.astype(dz.dtype)
     dx = (
@@ -282,15 +283,24 @@ def _batch_norm_inference_bwd(epsilon, activation, residuals, dy):
 _batch_norm_inference.defvjp(_batch_norm_inference_fwd, _batch_norm_inference_bwd)
 
 
-def _subtracted(mean, x, target):
+def _is_costly_on_tpu(activation, target):
+    """Whether f' costs a TPU more than storing what it would be computed again for.
+
+    A relu's is one comparison, and does not: `experiments/benchmarks/steps_tpu.py`
+    compares whole steps.
+    """
+    return target == "tpu" and activation is not None and activation is not relu
+
+
+def _subtracted(mean, x, activation, target):
     """Returns the mean if it is to be taken from each entry, None if from sums.
 
     factor (x - mean) + constant is factor x + (constant - factor mean), with a vector
     and an operation an entry less. That cancels where the mean is large, by roundings
     of 2^-24 of it; half-precision x brings some of 2^-8 or 2^-11 itself.
     """
-    folds = target != "cpu" and jnp.finfo(x.dtype).bits < 32
-    return None if folds else mean
+    is_half = jnp.finfo(x.dtype).bits < 32
+    return None if is_half and _is_costly_on_tpu(activation, target) else mean
 
 
 def _centred(x, subtracted):
