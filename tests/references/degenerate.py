@@ -54,6 +54,8 @@ def draw(generator: np.random.Generator, kernel: str) -> Case:
     sizes = each(0, 1, 1, 2, 3, 3, 6, 6)
     taps = each(1, 1, 2, (9, 5, 3)[rank - 1])
     options = {"strides": each(1, 1, 1, 2, 7, 100), "dilation": each(1, 1, 2, 50)}
+    if generator.random() < 0.4:  # such a window does nothing but crop and pad
+        taps = options["strides"] = (1,) * rank
     options["padding"] = padding(generator, sizes)
     x = (batch, *sizes, groups * inputs)
     if kernel == "global_avg_pool":
@@ -102,11 +104,11 @@ def draw(generator: np.random.Generator, kernel: str) -> Case:
 
 
 def padding(generator, sizes):
-    """Draws amounts of which two thirds crop, up to all of the input."""
-    pairs = []
+    """Draws amounts of which most crop, up to all of the input; half only crop."""
+    pairs, most = [], int(generator.choice([0, 2]))
     for size in sizes:
-        low = int(generator.integers(-size, 3))
-        high = int(generator.integers(-size - min(low, 0), 3))
+        low = int(generator.integers(-size, most + 1))
+        high = int(generator.integers(-size - min(low, 0), most + 1))
         pairs.append((low, high))
     return tuple(pairs)
 
