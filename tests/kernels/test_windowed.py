@@ -166,3 +166,12 @@ class TestPoolingByOneElement:
             else textbook.avg_pool_grad(dy, 1, input_shape=self.X.shape, **options)
         )
         np.testing.assert_array_equal(pullback(jnp.ones(y.shape))[0], gradient)
+
+
+@pytest.mark.parametrize("taps", [1, 3])
+def test_a_convolution_to_no_channels_has_empty_and_zero_gradients(taps):
+    x, w = jnp.ones((2, 4, 3)), jnp.ones((taps, 3, 0))
+    y, pullback = jax.vjp(kernels.conv, x, w)
+    dx, dw = pullback(y)
+    assert (y.shape, dw.shape) == ((2, 4, 0), w.shape)
+    np.testing.assert_array_equal(dx, jnp.zeros_like(x))

@@ -47,7 +47,7 @@ def conv(
     precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Correlates `x` with the filters `w`."""
-    if _is_empty(x, window):
+    if _is_empty(window, x, w):
         return xla.conv(x, w, window, groups, precision)
     if _is_depthwise(x.shape[-1], window, groups):
         return depthwise.conv(x, w, window)
@@ -67,7 +67,7 @@ def conv_input_grad(
 ) -> jax.Array:
     """Returns dL/dx of `conv`."""
     inputs = w.shape[-2] * groups
-    if _is_empty(dy, window):
+    if _is_empty(window, dy, w):
         return xla.conv_input_grad(dy, w, window, groups, precision)
     if _is_depthwise(inputs, window, groups):
         return depthwise.conv_input_grad(dy, w, window, inputs)
@@ -126,7 +126,7 @@ def conv_filter_grad(
     precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Returns dL/dw of `conv`."""
-    if _is_empty(x, window):
+    if _is_empty(window, x, dy):
         return xla.conv_filter_grad(x, dy, window, groups, precision)
     if _is_depthwise(x.shape[-1], window, groups):
         return depthwise.conv_filter_grad(x, dy, window)
@@ -168,8 +168,8 @@ def _is_left_to_onednn(dtype) -> bool:
     )
 
 
-def _is_empty(array: jax.Array, window: Window) -> bool:
-    return array.size == 0 or 0 in window.output_sizes
+def _is_empty(window: Window, *operands: jax.Array) -> bool:
+    return 0 in window.output_sizes or any(a.size == 0 for a in operands)
 
 
 def _is_depthwise(inputs: int, window: Window, groups: int) -> bool:
