@@ -413,8 +413,9 @@ def draws_in_dtypes():
             name = f"{kernel}-{dtype.__name__}"
             if dtype != jnp.float16:
                 yield pytest.param(kernel, dtype, DRAWS_PER_PROGRAM, id=f"{name}-few")
-            slow = pytest.mark.slow
-            yield pytest.param(kernel, dtype, count, id=f"{name}-500", marks=slow)
+            mark = "nightly" if dtype == jnp.float16 else "slow"
+            marks = getattr(pytest.mark, mark)
+            yield pytest.param(kernel, dtype, count, id=f"{name}-500", marks=marks)
 
 
 def test_there_are_500_in_each_dtype():
