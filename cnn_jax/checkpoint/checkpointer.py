@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 import os
 import threading
@@ -431,6 +432,7 @@ class Checkpointer:
 
     def _not_saved(self, step: int, error: BaseException) -> SaveError:
         self._has_failed = True
+        logging.getLogger("asyncio").addFilter(_is_worth_saying)
         what = f"{self._steps.step_path(step)}: step {step} could not be saved"
         try:
             self._steps.check_in_place()
@@ -494,3 +496,18 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(
         leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None)
     )
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    """Keeps asyncio from reporting what Orbax left behind when a save failed.
+
+    It does so whenever such a future is collected, maybe after the sentence that says
+    what failed; errors from elsewhere pass.
+    """
+    traceback = record.exc_info[2] if record.exc_info else None
+    while traceback is not None:
+        module = traceback.tb_frame.f_globals.get("__name__", "")
+        if module.partition(".")[0] == "orbax":
+            return False
+        traceback = traceback.tb_next
+    return True

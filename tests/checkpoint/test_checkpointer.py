@@ -1,5 +1,8 @@
 """Checkpoints: what is saved comes back bit for bit, or with a sentence why not."""
 
+import logging
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +19,7 @@ from cnn_jax.checkpoint import (
     check_unchanged,
     files,
 )
+from cnn_jax.checkpoint.checkpointer import _is_worth_saying
 
 
 def make_tree(seed=0):
@@ -292,3 +296,16 @@ def test_a_changed_description_is_refused_with_all_differences():
         "  gone: saved None, now absent",
         "  new: saved absent, now 1",
     ]
+
+
+@pytest.mark.parametrize(("module", "is_kept"), [("orbax.path", False), ("mine", True)])
+def test_what_orbax_leaves_behind_is_not_reported(module, is_kept):
+    space = {"__name__": module}
+    exec("def fail():\n    raise OSError(28, 'No space left on device')", space)
+    try:
+        space["fail"]()
+    except OSError:
+        information = sys.exc_info()
+    message = "Future exception was never retrieved"
+    record = logging.LogRecord("asyncio", 40, "", 0, message, (), information)
+    assert _is_worth_saying(record) is is_kept
