@@ -197,6 +197,6 @@ def test_a_run_that_stopped_early_says_so(start, capsys, tmp_path):
 
 @pytest.mark.parametrize("arguments", [("--seed", "4294967296"), ("--epochs", "0")])
 def test_an_error_stands_alone(arguments, capsys):
-    with pytest.raises(SystemExit, match="The configuration has mistakes"):
+    with pytest.raises(SystemExit, match="The configuration is invalid"):
         experiment.main(TrainConfig(), "", list(arguments))
     assert capsys.readouterr().out == ""

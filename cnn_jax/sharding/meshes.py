@@ -65,7 +65,7 @@ def make_mesh(
       The mesh, with the axes of the specification in its order.
 
     Raises:
-      ValueError: If `devices` is empty, the specification has mistakes, or its sizes do
+      ValueError: If `devices` is empty, the specification is invalid, or its sizes do
         not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else list(np.ravel(devices))

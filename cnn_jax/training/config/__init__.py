@@ -81,7 +81,7 @@ class TrainConfig(
             if not holds
         ]
         if problems:
-            raise ValueError("The configuration has mistakes:\n" + "\n".join(problems))
+            raise ValueError("The configuration is invalid:\n" + "\n".join(problems))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as a mapping that JSON can hold."""

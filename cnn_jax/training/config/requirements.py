@@ -22,31 +22,23 @@ Requirement = tuple[str, bool, str]
 def at_least_one(config: Any, *fields: str) -> Iterable[Requirement]:
     """Requires counts: whole numbers, 1 or more."""
     for field in fields:
-        value = getattr(config, field)
-        yield (
-            field,
-            is_integer(value) and index(value) >= 1,
-            "a whole number of at least 1",
-        )
+        holds = _is_count(getattr(config, field), least=1)
+        yield field, holds, "a whole number of at least 1"
 
 
 def at_least_one_if_given(config: Any, *fields: str) -> Iterable[Requirement]:
     """Requires counts, or None."""
     for field in fields:
         value = getattr(config, field)
-        holds = value is None or (is_integer(value) and index(value) >= 1)
+        holds = value is None or _is_count(value, least=1)
         yield field, holds, "a whole number of at least 1, or None"
 
 
 def count_from_zero(config: Any, *fields: str) -> Iterable[Requirement]:
     """Requires counts that may be 0."""
     for field in fields:
-        value = getattr(config, field)
-        yield (
-            field,
-            is_integer(value) and index(value) >= 0,
-            "a whole number, 0 or more",
-        )
+        holds = _is_count(getattr(config, field), least=0)
+        yield field, holds, "a whole number, 0 or more"
 
 
 def not_negative(config: Any, *fields: str) -> Iterable[Requirement]:
@@ -92,3 +84,7 @@ def is_pattern(text: str) -> bool:
     except re.error:
         return False
     return True
+
+
+def _is_count(value: object, *, least: int) -> bool:
+    return is_integer(value) and index(value) >= least
