@@ -20,12 +20,12 @@ from cnn_jax.pretrained import load_pretrained
 from cnn_jax.pretrained.files import describe_own
 from cnn_jax.report.run_page import write_run_page
 from cnn_jax.training import TrainConfig
-from cnn_jax.training.feeds import image_shape
-from cnn_jax.training.hosts import connected_hosts, is_main_process
-from cnn_jax.training.keys import make_keys
-from cnn_jax.training.loop import FitResult, fit
-from cnn_jax.training.speed import PEAK_FLOPS
-from cnn_jax.training.stopping import STOPPED_EXIT_CODE, RunStoppedError
+from cnn_jax.training.devices.processes import connected_hosts, is_main_process
+from cnn_jax.training.run.feeds import image_shape
+from cnn_jax.training.run.keys import make_keys
+from cnn_jax.training.run.loop import FitResult, fit
+from cnn_jax.training.run.stopping import STOPPED_EXIT_CODE, RunStoppedError
+from cnn_jax.training.run.timing import PEAK_FLOPS
 
 REFUSALS = (ValueError, OSError, ArithmeticError, ImportError, CheckpointError)
 """What ends an experiment with a sentence rather than a traceback."""
@@ -133,7 +133,7 @@ def main(
     Every field of the configuration is an option. Exits with 2 for a command line that
     cannot be meant, with 1 and one sentence when the run cannot go on or its page not
     be written, and with 75 when a signal stopped a run that is saved (see
-    `cnn_jax.training.stopping`).
+    `cnn_jax.training.run.stopping`).
 
     Args:
       default: What the options change.

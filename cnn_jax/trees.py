@@ -112,6 +112,52 @@ def digest(tree: Any) -> str:
     return total.hexdigest()
 
 
+def is_narrow(leaf: Any) -> bool:
+    """Returns whether an array is of floating-point numbers narrower than float32."""
+    return jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize < 4
+
+
+def wide(tree: Any) -> Any:
+    """Returns a tree of arrays whose floating-point leaves are float32 at least.
+
+    Parameters may be narrow (a model's `param_dtype`), but whatever adds up many small
+    steps, such as moments, averages or microbatches' gradients, is to be wide: in
+    bfloat16 a thousandth of a number added to it changes nothing.
+    """
+    return jax.tree.map(
+        lambda leaf: leaf.astype(jnp.float32) if is_narrow(leaf) else leaf, tree
+    )
+
+
+def as_dtypes_of(like: Any, tree: Any) -> Any:
+    """Returns a tree of arrays in the dtypes of another one, if it has leaves."""
+    if not jax.tree.leaves(tree):
+        return tree
+    return jax.tree.map(
+        lambda model, leaf: (
+            leaf if leaf.dtype == model.dtype else leaf.astype(model.dtype)
+        ),
+        like,
+        tree,
+    )
+
+
+def first_bad_leaf(tree: Any) -> jax.Array:
+    """Returns which leaf is the first with an infinity or a NaN in it.
+
+    Args:
+      tree: A tree of arrays.
+
+    Returns:
+      Its place among the tree's leaves, int32; -1 if all numbers are finite.
+    """
+    leaves = jax.tree.leaves(tree)
+    if not leaves:
+        return jnp.full((), -1, jnp.int32)
+    bad = jnp.stack([~jnp.all(jnp.isfinite(leaf)) for leaf in leaves])
+    return jnp.where(jnp.any(bad), jnp.argmax(bad), -1).astype(jnp.int32)
+
+
 def _join(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 

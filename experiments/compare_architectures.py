@@ -36,8 +36,8 @@ from cnn_jax.report.statistics import Interval, accuracy_interval, student_inter
 from cnn_jax.report.words import count, listed
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.config import RESUME_MAY_CHANGE
-from cnn_jax.training.loop import NonFiniteLossError, fit
-from cnn_jax.training.programs import Programs
+from cnn_jax.training.run.loop import NonFiniteLossError, fit
+from cnn_jax.training.run.programs import Programs
 
 TITLE = "Architectures compared"
 

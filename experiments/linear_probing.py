@@ -33,8 +33,8 @@ from cnn_jax.models import create_model
 from cnn_jax.pretrained import load_pretrained
 from cnn_jax.report.environment import command_line, describe_environment
 from cnn_jax.training import TrainConfig
-from cnn_jax.training.loop import fit
-from cnn_jax.training.transfer import feature_extraction, freeze_backbone, with_head
+from cnn_jax.training.run.loop import fit
+from cnn_jax.transfer.policies import feature_extraction, freeze_backbone, with_head
 
 
 @dataclasses.dataclass(frozen=True)

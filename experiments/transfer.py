@@ -52,7 +52,7 @@ from cnn_jax.pretrained.rebuild import rebuild
 from cnn_jax.report import environment, study
 from cnn_jax.report.progress import PlannedRun, RunProgress
 from cnn_jax.training import TrainConfig
-from cnn_jax.training.loop import NonFiniteLossError, fit
+from cnn_jax.training.run.loop import NonFiniteLossError, fit
 
 BatchNorm = Literal["train", "adapt", "frozen"]
 

@@ -29,7 +29,7 @@ from cnn_jax.analysis.saliency import grad_cam
 from cnn_jax.data import Dataset
 from cnn_jax.report import environment, html, images, plots, study, table
 from cnn_jax.report.words import count, listed
-from cnn_jax.training.probe import extract_features
+from cnn_jax.transfer.probe import extract_features
 
 TITLE = "Transfer: which approach when"
 

@@ -16,15 +16,15 @@ from transfer_findings import Treatment
 from cnn_jax import sharding, trees
 from cnn_jax.data import Dataset, normalize
 from cnn_jax.training import TrainConfig
-from cnn_jax.training.anatomy import head_parameters
-from cnn_jax.training.loop import fit
-from cnn_jax.training.probe import (
+from cnn_jax.training.optimizers.roles import head_parameters
+from cnn_jax.training.run.loop import fit
+from cnn_jax.training.run.programs import Programs
+from cnn_jax.transfer.policies import with_head
+from cnn_jax.transfer.probe import (
     Parameters,
     extract_features,
     fit_logistic_regression,
 )
-from cnn_jax.training.programs import Programs
-from cnn_jax.training.transfer import with_head
 
 FEATURE_BATCH = 128
 """Images that features are computed of at once."""

@@ -44,10 +44,10 @@ PUBLIC = (
     "cnn_jax.sharding",
     "cnn_jax.testing",
     "cnn_jax.training",
-    "cnn_jax.training.loop",
-    "cnn_jax.training.parallel",
-    "cnn_jax.training.probe",
-    "cnn_jax.training.transfer",
+    "cnn_jax.training.run.loop",
+    "cnn_jax.training.devices.spread",
+    "cnn_jax.transfer.probe",
+    "cnn_jax.transfer.policies",
     "cnn_jax.trees",
 )
 # They are made to be called by those that are used, or by the tests.

@@ -1,8 +1,9 @@
 """The page of one training run, from the files that it leaves behind.
 
 Everything on it is read from `config.json`, `metrics.jsonl` and `result.json` (see
-`cnn_jax.training.records`), and of these only what a finished run writes again when it
-is resumed: no date, and nothing of the process that happens to write the page.
+`cnn_jax.training.run.directory.files`), and of these only what a finished run writes
+again when it is resumed: no date, and nothing of the process that happens to write the
+page.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from cnn_jax.report.statistics import accuracy_interval, student_interval
 from cnn_jax.report.table import Column, Table, table_of
 from cnn_jax.report.words import count, duration
 from cnn_jax.training import TrainConfig
-from cnn_jax.training.evaluation import NUM_BINS
-from cnn_jax.training.records import replace_text
+from cnn_jax.training.run.directory.files import replace_text
+from cnn_jax.training.step.evaluation import NUM_BINS
 
 PAGE = "report.html"
 """The page's name in the run directory."""

@@ -1,16 +1,16 @@
 """Training: a pure step, what surrounds it, and the loop that runs it.
 
 Only what needs nothing but jax, flax, optax and NumPy is exported here. The loop, which
-also logs and saves, is `cnn_jax.training.loop.fit`.
+also logs and saves, is `cnn_jax.training.run.loop.fit`.
 """
 
 from cnn_jax.training.config import TrainConfig
-from cnn_jax.training.evaluation import eval_step, evaluation_metrics, zero_sums
-from cnn_jax.training.optim import make_optimizer
-from cnn_jax.training.precision import LossScale
-from cnn_jax.training.schedules import make_schedule
-from cnn_jax.training.state import TrainState, state_options
-from cnn_jax.training.steps import step_options, train_step
+from cnn_jax.training.optimizers.optimizer import make_optimizer
+from cnn_jax.training.optimizers.schedules import make_schedule
+from cnn_jax.training.step.evaluation import eval_step, evaluation_metrics, zero_sums
+from cnn_jax.training.step.loss_scale import LossScale
+from cnn_jax.training.step.state import TrainState, state_options
+from cnn_jax.training.step.training import step_options, train_step
 
 __all__ = [
     "LossScale",

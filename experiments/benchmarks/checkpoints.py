@@ -26,7 +26,7 @@ from output import Steps, print_tables, write_report
 import cnn_jax
 from cnn_jax.checkpoint import Checkpointer
 from cnn_jax.report.table import Column, table_of
-from cnn_jax.training.state import TrainState
+from cnn_jax.training.step.state import TrainState
 
 COLUMNS = (
     Column("model", "model"),

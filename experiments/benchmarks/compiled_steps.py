@@ -20,7 +20,7 @@ from stock_flax import stock_flax, with_stock_activation
 import cnn_jax
 from cnn_jax import kernels, sharding
 from cnn_jax.training import TrainState, train_step
-from cnn_jax.training.parallel import make_step
+from cnn_jax.training.devices.spread import make_step
 
 
 @dataclasses.dataclass(frozen=True)

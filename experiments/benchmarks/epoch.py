@@ -2,13 +2,13 @@
 
     python experiments/benchmarks/epoch.py --json epoch.json
 
-`cnn_jax.training.loop.fit` trains a network for some epochs on noise of CIFAR-10's size
-that lies on the device, with crops and flips and its usual logging. After each epoch,
-in the same process, as many steps of the same compiled program are called one after the
-other and waited for once. An epoch's wall time runs from where the previous one left
-off to the fetching of its last metrics, evaluation left out, by a clock outside of the
-loop; it is compared with the mean of the bare steps before and after it, so that a
-machine that drifts slows both. The median of the ratios is the result.
+`cnn_jax.training.run.loop.fit` trains a network for some epochs on noise of CIFAR-10's
+size that lies on the device, with crops and flips and its usual logging. After each
+epoch, in the same process, as many steps of the same compiled program are called one
+after the other and waited for once. An epoch's wall time runs from where the previous
+one left off to the fetching of its last metrics, evaluation left out, by a clock
+outside of the loop; it is compared with the mean of the bare steps before and after it,
+so that a machine that drifts slows both. The median of the ratios is the result.
 
 Seven rounds of 40 steps take about ten minutes on two CPU cores
 (`experiments/results/epoch_cpu_jax_0.10.json`); a line for each round says how many
@@ -35,8 +35,8 @@ import cnn_jax
 from cnn_jax import data, sharding
 from cnn_jax.report.table import Column, Table, table_of
 from cnn_jax.training import TrainConfig
-from cnn_jax.training.loop import fit
-from cnn_jax.training.programs import Programs
+from cnn_jax.training.run.loop import fit
+from cnn_jax.training.run.programs import Programs
 
 
 class Laps:

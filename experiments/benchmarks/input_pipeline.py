@@ -52,9 +52,9 @@ from cnn_jax.report import html
 from cnn_jax.report.environment import command_line, describe_environment
 from cnn_jax.report.table import Column, Table, table_of
 from cnn_jax.training import TrainConfig, TrainState, train_step
-from cnn_jax.training.feeds import ResidentFeed
-from cnn_jax.training.loop import fit
-from cnn_jax.training.programs import augment, preparation
+from cnn_jax.training.run.feeds import ResidentFeed
+from cnn_jax.training.run.loop import fit
+from cnn_jax.training.run.programs import augment, preparation
 
 SYNSETS = ("n01440764", "n01443537")
 ALONE = "bare Pillow loop"

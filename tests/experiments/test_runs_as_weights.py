@@ -9,7 +9,7 @@ import pytest
 import cnn_jax
 from cnn_jax import cli, data, experiment
 from cnn_jax.training import TrainConfig
-from cnn_jax.training.loop import fit
+from cnn_jax.training.run.loop import fit
 
 MODELS = ("lenet5", "vgg8_cifar", "efficientnet_cifar", "plain20", "resnet20")
 

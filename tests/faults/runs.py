@@ -1,8 +1,8 @@
 """Whole training runs in processes that are killed, or whose disk fails; see `forks`.
 
-A plan is either a *tiny* run, of `cnn_jax.training.loop.fit`, or an *experiment*, of
-`cnn_jax.experiment.main` with the arguments of a command line. Beside those of `forks`
-its keys are
+A plan is either a *tiny* run, of `cnn_jax.training.run.loop.fit`, or an *experiment*,
+of `cnn_jax.experiment.main` with the arguments of a command line. Beside those of
+`forks` its keys are
 
     variant, run_dir, resume   of a tiny run
     arguments                  of an experiment
@@ -30,8 +30,8 @@ from cnn_jax.data import Dataset
 from cnn_jax.data.sources import Synthetic
 from cnn_jax.data.subset import Subset
 from cnn_jax.training import TrainConfig
-from cnn_jax.training.loop import fit
-from cnn_jax.training.records import RunFiles
+from cnn_jax.training.run.directory.files import RunFiles
+from cnn_jax.training.run.loop import fit
 from faults.forks import at_point, kill_self, serve
 
 COMMON = TrainConfig(

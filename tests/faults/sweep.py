@@ -29,7 +29,7 @@ from references.run_files import read_end
 
 from cnn_jax.checkpoint import points
 from cnn_jax.report.environment import command_line, describe_environment
-from cnn_jax.training.stopping import STOPPED_EXIT_CODE
+from cnn_jax.training.run.stopping import STOPPED_EXIT_CODE
 from faults.forks import Server
 from faults.runs import VARIANTS
 

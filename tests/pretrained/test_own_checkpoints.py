@@ -18,7 +18,7 @@ from cnn_jax.prediction import predict
 from cnn_jax.pretrained import convert
 from cnn_jax.pretrained.files import describe_own, open_weights
 from cnn_jax.training import TrainConfig
-from cnn_jax.training.loop import fit
+from cnn_jax.training.run.loop import fit
 
 
 def snapshot(directory):

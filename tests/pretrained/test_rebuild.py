@@ -23,8 +23,8 @@ from cnn_jax.pretrained import convert
 from cnn_jax.pretrained.files import describe_own
 from cnn_jax.pretrained.rebuild import rebuild
 from cnn_jax.training import TrainConfig
-from cnn_jax.training.identity import identify_model
-from cnn_jax.training.loop import fit
+from cnn_jax.training.run.directory.identity import identify_model
+from cnn_jax.training.run.loop import fit
 from cnn_jax.trees import leaf_specs, named_leaves
 
 DESTINATIONS = ("weights", "weights.safetensors", "weights.npz")

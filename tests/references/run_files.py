@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from cnn_jax.training.records import CLOCKED
+from cnn_jax.training.run.directory.files import CLOCKED
 
 
 def without_clock(records):

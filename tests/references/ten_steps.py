@@ -22,7 +22,7 @@ import cnn_jax
 from cnn_jax import sharding, trees
 from cnn_jax.layers import statistics_scope
 from cnn_jax.training import TrainState, train_step
-from cnn_jax.training.parallel import ParallelStep, make_step
+from cnn_jax.training.devices.spread import ParallelStep, make_step
 
 NUM_STEPS = 10
 BATCH_SIZE = 16
@@ -148,7 +148,7 @@ def _place(array, where):
 
 
 def main(address, num_processes, process_id, directory, fails=""):
-    from cnn_jax.training.hosts import connected_hosts, is_main_process
+    from cnn_jax.training.devices.processes import connected_hosts, is_main_process
 
     jax.config.update("jax_enable_x64", True)
     with connected_hosts(

@@ -14,7 +14,7 @@ from cnn_jax.training import TrainConfig
 from cnn_jax.training.config import RESUME_MAY_CHANGE
 from cnn_jax.training.config.optimizer import OptimizerConfig
 from cnn_jax.training.config.regularization import RegularizationConfig
-from cnn_jax.training.keys import make_keys
+from cnn_jax.training.run.keys import make_keys
 
 SMALL = data.Dataset(
     "small",

@@ -1,0 +1,1 @@
+"""One step on many devices: how it is spread, what they exchange, and processes."""

@@ -1,0 +1,1 @@
+"""A run: what it is made of, the compiled programs, and the loop around them."""

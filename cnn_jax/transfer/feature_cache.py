@@ -1,0 +1,189 @@
+"""The features of a whole split: computed once, then read from a file.
+
+A file's name is the sha256 of all that features follow from: the weights, the program
+that computes them (the network's, as lowered, so that a field of the model or another
+jax counts as well), the dataset's fingerprint and what is done to images before. It is
+written whole or not at all, and what is read is compared with its own digest; a file
+that does not agree is computed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from cnn_jax import data, sharding, trees
+from cnn_jax.training.config import TrainConfig
+from cnn_jax.training.run.feeds import image_shape, make_evaluation
+from cnn_jax.training.run.programs import preparation
+from cnn_jax.transfer.probe import extract_features
+
+
+class Features(NamedTuple):
+    """What the last layer would see of a split.
+
+    Attributes:
+      features: float32 `(n, d)`, in the order of the split.
+      labels: int32 `(n,)`.
+      was_cached: Whether they were read from a file.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    was_cached: bool
+
+
+def split_features(
+    model: Any,
+    variables: Mapping[str, Any],
+    config: TrainConfig,
+    train: data.Source,
+    split: data.Source,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    mesh: Mesh | None = None,
+) -> Features:
+    """Returns the features of a split, images as evaluation sees them.
+
+    Args:
+      model: A linen module with `num_classes`; its last layer is not computed.
+      variables: Its variables; those of a last layer are not read.
+      config: What says how images are read and normalised.
+      train: The training split, whose statistics may be what is normalised with.
+      split: The split.
+      cache_dir: Where files of features lie, made if need be; None for nowhere.
+      mesh: The devices; when None, all of them on `config.mesh`.
+    """
+    mesh = sharding.make_mesh(specification=config.mesh) if mesh is None else mesh
+    backbone = model.clone(num_classes=0)
+    prepare = preparation(config, train)
+    image = jax.ShapeDtypeStruct(
+        (1, *image_shape(config, split)), prepare.keywords["dtype"]
+    )
+    variables = _backbone_variables(backbone, variables, image)
+    path = None
+    if cache_dir is not None:
+        about = {
+            "weights": trees.digest(variables),
+            "program": _program_digest(backbone, variables, image),
+            "dataset": split.fingerprint,
+            "preprocessing": {
+                "mean": list(prepare.keywords["mean"]),
+                "std": list(prepare.keywords["std"]),
+                "dtype": str(image.dtype),
+                "shape": list(image.shape[1:]),
+            },
+        }
+        text = json.dumps(about, sort_keys=True)
+        name = hashlib.sha256(text.encode()).hexdigest()
+        path = pathlib.Path(cache_dir).expanduser() / f"{name}.npz"
+        found = _read(path)
+        if found is not None:
+            return Features(*found, was_cached=True)
+
+    feed = make_evaluation(split, config, mesh)
+    labels: list[np.ndarray] = []
+
+    def images() -> Iterator[jax.Array]:
+        for batch in feed.batches():
+            counts = np.asarray(batch["mask"]) > 0
+            labels.append(np.asarray(batch["label"])[counts])
+            image = prepare_batch(batch["image"])
+            yield image if counts.all() else image[np.flatnonzero(counts)]
+
+    prepare_batch = jax.jit(prepare)
+    variables = jax.device_put(variables, sharding.replicated(mesh))
+    features = extract_features(backbone, variables, images())
+    found = features, np.concatenate(labels).astype(np.int32)
+    if path is not None:
+        _write(path, *found, text)
+    return Features(*found, was_cached=False)
+
+
+def _backbone_variables(
+    backbone: Any, variables: Mapping[str, Any], image: jax.ShapeDtypeStruct
+) -> Any:
+    """Returns the variables without those of the head."""
+    key = jax.eval_shape(jax.random.key, 0)
+    shapes = jax.eval_shape(
+        lambda key, image: backbone.init(key, image, train=False), key, image
+    )
+    leaves = trees.named_leaves(variables)
+    expected = trees.leaf_specs(shapes)
+    problems = [
+        f"  {path}: expected {spec}"
+        for path, spec in expected.items()
+        if trees.leaf_specs({"leaf": leaves.get(path, 0)})["leaf"] != spec
+    ]
+    if problems:
+        raise ValueError(
+            "variables: got others than the model's:\n" + "\n".join(problems)
+        )
+    return jax.tree.unflatten(
+        jax.tree.structure(shapes), [leaves[path] for path in expected]
+    )
+
+
+def _program_digest(backbone: Any, variables: Any, image: jax.ShapeDtypeStruct) -> str:
+    def apply(variables, image):
+        return backbone.apply(variables, image, train=False)
+
+    text = jax.jit(apply).lower(variables, image).as_text()
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns the arrays of a sound file, or None."""
+    if not path.exists():
+        return None
+    try:
+        # NumPy leaves what it cannot read open, unless the file is another's.
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            features, labels = file["features"], file["labels"]
+            digest = str(file["digest"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        digest = None
+    if digest is None or digest != _digest(features, labels):
+        print(f"{path} is damaged and is made again.", file=sys.stderr, flush=True)
+        return None
+    return features, labels
+
+
+def _write(
+    path: pathlib.Path, features: np.ndarray, labels: np.ndarray, about: str
+) -> None:
+    """Writes a file whole or not at all, whoever else writes the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".new")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            np.savez(
+                file,
+                features=features,
+                labels=labels,
+                digest=np.array(_digest(features, labels)),
+                about=np.array(about),
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+
+
+def _digest(features: np.ndarray, labels: np.ndarray) -> str:
+    return trees.digest({"features": features, "labels": labels})
