@@ -1,7 +1,8 @@
 """Convolutional networks in JAX: hand-derived kernels, landmark models, training.
 
-The door of the house. Kernels are pure functions (`cnn_jax.kernels`), models are Flax
-modules made by name, and everything else is imported from its own room.
+The public API. Kernels are pure functions (`cnn_jax.kernels`), models are Flax modules
+made by name, `fit` trains any of them or a module of one's own; everything else is
+imported from the package that it is in.
 """
 
 import importlib
@@ -13,12 +14,16 @@ from cnn_jax.models import create_model, list_models, model_info
 if TYPE_CHECKING:
     from cnn_jax import testing
     from cnn_jax.pretrained import load_pretrained
+    from cnn_jax.training import TrainConfig
+    from cnn_jax.training.run.fit import fit
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "TrainConfig",
     "__version__",
     "create_model",
+    "fit",
     "kernels",
     "list_models",
     "load_pretrained",
@@ -26,15 +31,20 @@ __all__ = [
     "testing",
 ]
 
+# Imported when first asked for: `testing` needs chex and `fit` Orbax, which a machine
+# that only runs the kernels may lack.
+_LAZY = {
+    "TrainConfig": "cnn_jax.training",
+    "fit": "cnn_jax.training.run.fit",
+    "load_pretrained": "cnn_jax.pretrained",
+}
 
 # Not for type checkers, to whom it would make every misspelt name one of the package.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str):
-        # `testing` needs chex, which a machine that only runs the kernels may lack.
         if name == "testing":
             return importlib.import_module("cnn_jax.testing")
-        # The key maps are read only by those who load weights.
-        if name == "load_pretrained":
-            return importlib.import_module("cnn_jax.pretrained").load_pretrained
+        if name in _LAZY:
+            return getattr(importlib.import_module(_LAZY[name]), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

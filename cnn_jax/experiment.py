@@ -21,9 +21,10 @@ from cnn_jax.pretrained.files import describe_own
 from cnn_jax.report.run_page import write_run_page
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.devices.processes import connected_hosts, is_main_process
-from cnn_jax.training.run.feeds import image_shape
+from cnn_jax.training.run.fit import fit
+from cnn_jax.training.run.images import image_shape
 from cnn_jax.training.run.keys import make_keys
-from cnn_jax.training.run.loop import FitResult, fit
+from cnn_jax.training.run.result import FitResult
 from cnn_jax.training.run.stopping import STOPPED_EXIT_CODE, RunStoppedError
 from cnn_jax.training.run.timing import PEAK_FLOPS
 
@@ -65,11 +66,11 @@ def run(config: TrainConfig) -> FitResult:
         print(f"every option as it is: {config.run_dir}/config.json", flush=True)
     return fit(
         model,
-        config,
         train,
-        test,
+        test=test,
+        config=config,
         initial_variables=variables,
-        hooks=[print_epoch],
+        callbacks=[print_epoch],
         macs_per_example=_count_macs(model, image_shape(config, train)),
     )
 
@@ -91,7 +92,7 @@ def _load_pretrained(
     if is_main_process():
         print(f"{config.pretrained}: {report}", flush=True)
     known = report.provenance.preprocessing
-    if config.mean is None and {"mean", "std"} <= known.keys():
+    if config.mean is None and None not in (known.get("mean"), known.get("std")):
         mean, std = (tuple(map(float, known[name])) for name in ("mean", "std"))
         config = dataclasses.replace(config, mean=mean, std=std)
     return config, variables
@@ -171,6 +172,7 @@ def _conclude(result: FitResult) -> None:
             f"accuracy since epoch {result.best_epoch} ({best:.2%})",
             flush=True,
         )
+    assert result.test is not None  # `run` gives a test split
     print(
         f"test accuracy {result.test['accuracy']:.2%} on "
         f"{result.test['num_examples']} examples (epoch {result.best_epoch}), "

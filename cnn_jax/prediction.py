@@ -222,6 +222,12 @@ def _known_preprocessing(
             "have 1 or 3, so that cnn_jax.load_pretrained and the model's apply are "
             "what classifies such arrays."
         )
+    if "mean" in said and said["mean"] is None:
+        raise ValueError(
+            f"{weights}: got the weights of a run on floating-point images, which its "
+            "caller had prepared; image files cannot be prepared likewise, so that "
+            "cnn_jax.load_pretrained and the model's apply are what classifies."
+        )
     shape = said.get("input_shape", info.input_shape)
     said["input_shape"] = (*shape[:-1], channels)
     is_guess = "mean" not in said and (

@@ -36,8 +36,9 @@ from cnn_jax.report.statistics import Interval, accuracy_interval, student_inter
 from cnn_jax.report.words import count, listed
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.config import RESUME_MAY_CHANGE
-from cnn_jax.training.run.loop import NonFiniteLossError, fit
-from cnn_jax.training.run.programs import Programs
+from cnn_jax.training.run.build import build_run, compile_run
+from cnn_jax.training.run.fit import fit
+from cnn_jax.training.run.result import NonFiniteLossError
 
 TITLE = "Architectures compared"
 
@@ -218,34 +219,35 @@ def train_all(
     ]
     with RunProgress(planned) as progress:
 
-        def follow(record: Mapping[str, Any], state: object) -> None:
-            if record["event"] == "epoch":
-                progress.show(record["epoch"] / config.epochs)
+        def follow(line: Mapping[str, Any], state: object) -> None:
+            if line["event"] == "epoch":
+                progress.show(line["epoch"] / config.epochs)
 
         for name in config.models:
             model = create_model(
                 name, num_classes=splits["train"].num_classes, dtype=config.dtype
             )
-            programs = None
+            compiled = None
             for seed in range(config.seeds):
                 progress.begin()
                 train_config = config.train_config(name, seed, run_dir)
                 is_kept = _is_finished(train_config, splits)
                 try:
                     if not is_kept:
-                        if programs is None:
+                        if compiled is None:
                             mesh = sharding.make_mesh()
-                            programs = Programs(model, train_config, splits, mesh)
+                            parts = build_run(model, train_config, splits, mesh)
+                            compiled = compile_run(parts)
                             progress.compiled()
                         fit(
                             model,
-                            train_config,
                             splits["train"],
-                            splits["test"],
+                            test=splits["test"],
+                            config=train_config,
                             validation=splits["validation"],
                             progress=False,
-                            hooks=[follow],
-                            programs=programs,
+                            callbacks=[follow],
+                            compiled=compiled,
                         )
                 except NonFiniteLossError as error:
                     failures.append(f"{name}, seed {seed}: {error}")

@@ -33,7 +33,7 @@ from cnn_jax.models import create_model
 from cnn_jax.pretrained import load_pretrained
 from cnn_jax.report.environment import command_line, describe_environment
 from cnn_jax.training import TrainConfig
-from cnn_jax.training.run.loop import fit
+from cnn_jax.training.run.fit import fit
 from cnn_jax.transfer.policies import feature_extraction, freeze_backbone, with_head
 
 
@@ -110,7 +110,12 @@ def compare(options: Probing) -> dict[str, dict[str, float]]:
     }
     for name, each in configs.items():
         result = fit(
-            model, each, train, test, initial_variables=variables, progress=False
+            model,
+            train,
+            test=test,
+            config=each,
+            initial_variables=variables,
+            progress=False,
         )
         rows[name] = {
             "accuracy": result.test["accuracy"],

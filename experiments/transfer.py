@@ -52,7 +52,8 @@ from cnn_jax.pretrained.rebuild import rebuild
 from cnn_jax.report import environment, study
 from cnn_jax.report.progress import PlannedRun, RunProgress
 from cnn_jax.training import TrainConfig
-from cnn_jax.training.run.loop import NonFiniteLossError, fit
+from cnn_jax.training.run.fit import fit
+from cnn_jax.training.run.result import NonFiniteLossError
 
 BatchNorm = Literal["train", "adapt", "frozen"]
 
@@ -261,7 +262,7 @@ def _learn_source(config: Transfer, train: Dataset, test: Dataset) -> Backbone:
         mean=mean,
         std=std,
     )
-    result = fit(model, recipe, train, test)
+    result = fit(model, train, test=test, config=recipe)
     save_variables(path, result.best_variables)
     return Backbone(model, result.best_variables, mean, std)
 

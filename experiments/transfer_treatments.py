@@ -17,8 +17,9 @@ from cnn_jax import sharding, trees
 from cnn_jax.data import Dataset, normalize
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.optimizers.roles import head_parameters
-from cnn_jax.training.run.loop import fit
-from cnn_jax.training.run.programs import Programs
+from cnn_jax.training.run.build import build_run, compile_run
+from cnn_jax.training.run.compiled import CompiledRun
+from cnn_jax.training.run.fit import fit
 from cnn_jax.transfer.policies import with_head
 from cnn_jax.transfer.probe import (
     Parameters,
@@ -102,9 +103,9 @@ class Learner:
         self._steps, self._probe_l2 = steps, probe_l2
         self._images = jax.ShapeDtypeStruct((1, *test.image_shape), jnp.float32)
         self._head = head_parameters(backbone.model, self._images)
-        self._programs: dict[Treatment, Programs] = {}
+        self._compiled: dict[Treatment, CompiledRun] = {}
         self.compile_seconds = 0.0
-        self._compiled: set[Hashable] = set()
+        self._warmed_up: set[Hashable] = set()
         self._initialize = jax.jit(
             lambda key: backbone.model.init(
                 key, jnp.zeros(self._images.shape), train=False
@@ -134,18 +135,23 @@ class Learner:
         config = self._recipe(treatment, seed)
         splits = {"train": self._repeated(examples, seed), "test": self._test}
         model = self._backbone.model
-        if treatment not in self._programs:
-            self._programs[treatment] = Programs(
-                model, config, splits, sharding.make_mesh(), variables
+        if treatment not in self._compiled:
+            parts = build_run(
+                model,
+                config,
+                splits,
+                sharding.make_mesh(),
+                initial_variables=variables,
             )
-            self.compile_seconds += self._programs[treatment].compile_seconds
+            self._compiled[treatment] = compile_run(parts)
+            self.compile_seconds += self._compiled[treatment].compile_seconds
         return fit(
             model,
-            config,
             splits["train"],
-            splits["test"],
+            test=splits["test"],
+            config=config,
             progress=False,
-            programs=self._programs[treatment],
+            compiled=self._compiled[treatment],
             initial_variables=variables,
         )
 
@@ -195,9 +201,9 @@ class Learner:
 
     def _timed(self, kind: Hashable, function: Callable[[], Any]) -> tuple[Any, float]:
         """Returns a result and its seconds, once whatever it compiles is compiled."""
-        if kind not in self._compiled:
+        if kind not in self._warmed_up:
             jax.block_until_ready(function())
-            self._compiled.add(kind)
+            self._warmed_up.add(kind)
         started = time.perf_counter()
         result = jax.block_until_ready(function())
         return result, time.perf_counter() - started

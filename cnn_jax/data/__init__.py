@@ -4,10 +4,13 @@ source.py    the protocol: examples by number; `dataset.py` holds one in memory
 sources/     digits, TFDS sets, folders, made-up images
 resident.py  small sets: on the device as bytes, batches cut inside jit
 stream.py    other sets: read, decoded and transformed on the host, by Grain
+batches.py   iterables of the caller's own, such as Grain datasets
+given.py     from what `fit` is given to one of these
 host/        transforms of single images with Pillow and NumPy
 device/      transforms of batches, inside jit
 """
 
+from cnn_jax.data.batches import Batches
 from cnn_jax.data.dataset import Dataset
 from cnn_jax.data.device import (
     mixup_or_cutmix,
@@ -17,6 +20,7 @@ from cnn_jax.data.device import (
     random_erasing,
     random_flip,
 )
+from cnn_jax.data.given import Given, as_split, given_image, is_source
 from cnn_jax.data.host import ImageError, eval_transform, train_transform
 from cnn_jax.data.opening import open_split
 from cnn_jax.data.prefetch import device_prefetch
@@ -42,21 +46,26 @@ from cnn_jax.data.subset import Subset, hold_out
 __all__ = [
     "Arrays",
     "BadImage",
+    "Batches",
     "Dataset",
     "EvalStream",
     "Example",
     "Features",
+    "Given",
     "ImageError",
     "LabelError",
     "Source",
     "Subset",
     "TooManyBadImagesError",
     "TrainStream",
+    "as_split",
     "device_prefetch",
     "epoch_order",
     "eval_transform",
     "evaluation_batch",
+    "given_image",
     "hold_out",
+    "is_source",
     "load_dataset",
     "locate",
     "mixup_or_cutmix",

@@ -20,7 +20,8 @@ class Dataset:
     Attributes:
       name: Which dataset this is.
       split: Which part of it.
-      images: uint8, shape `(n, height, width, channels)`.
+      images: uint8, or floating-point numbers as the model wants them, which become
+        float32; shape `(n, height, width, channels)`.
       labels: int32, shape `(n,)`, each in `[0, num_classes)`.
       class_names: One name per class.
 
@@ -37,10 +38,12 @@ class Dataset:
 
     def __post_init__(self) -> None:
         where = f"dataset {self.name!r}, split {self.split!r}"
-        if self.images.dtype != np.uint8 or self.images.ndim != 4:
+        is_float = np.issubdtype(self.images.dtype, np.floating)
+        if not (is_float or self.images.dtype == np.uint8) or self.images.ndim != 4:
             raise ValueError(
                 f"{where}: got images {self.images.dtype}{list(self.images.shape)}, "
-                "expected uint8 of shape (n, height, width, channels)."
+                "expected uint8 or floating-point numbers of shape (n, height, width, "
+                "channels)."
             )
         if len(self.images) == 0:
             raise ValueError(f"{where}: got no examples, expected at least one.")
@@ -61,6 +64,8 @@ class Dataset:
                 f"{self.num_classes - 1} for {self.num_classes} classes; the first "
                 f"wrong one is at index {first}."
             )
+        if is_float:
+            object.__setattr__(self, "images", self.images.astype(np.float32))
         object.__setattr__(self, "labels", self.labels.astype(np.int32))
         object.__setattr__(self, "class_names", tuple(self.class_names))
 
@@ -97,7 +102,13 @@ class Dataset:
 
     @cached_property
     def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of each channel, of pixels scaled to [0, 1]."""
+        """Mean and standard deviation of each channel, of pixels scaled to [0, 1].
+
+        Floating-point images count as they are.
+        """
+        if self.images.dtype != np.uint8:
+            rows = self.images.reshape(-1, self.image_shape[2]).astype(np.float64)
+            return tuple(rows.mean(axis=0).tolist()), tuple(rows.std(axis=0).tolist())
         values = np.arange(256, dtype=np.float64) / 255
         means, deviations = [], []
         for channel in range(self.image_shape[2]):

@@ -141,6 +141,11 @@ class InceptionV3(nn.Module):
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
 
+    @property
+    def auxiliary_endpoints(self) -> tuple[str, ...]:
+        """The endpoints that are auxiliary classifiers, for the training loss."""
+        return ("aux1",) if self.aux_heads else ()
+
     @nn.compact
     def __call__(
         self, x: jax.Array, *, train: bool = False, endpoints: bool = False

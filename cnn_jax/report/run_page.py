@@ -110,6 +110,11 @@ class FinishedRun:
         return self.config["model"] + (f" ({fields})" if fields else "")
 
     @property
+    def metrics(self) -> Sequence[str]:
+        """The names of the user's own metrics."""
+        return list(self.about.get("own_parts", {}).get("metrics", ()))
+
+    @property
     def history(self) -> Sequence[Record]:
         """The epochs."""
         return self.result["history"]
@@ -214,11 +219,15 @@ def render_run(run: FinishedRun) -> str:
 def summarize_run(run: FinishedRun) -> str:
     """Returns the outcome in one paragraph."""
     test, num_epochs = run.result["test"], len(run.history)
+    reached = "was trained without a test split, up to"
+    if test is not None:
+        reached = (
+            f"reached {ACCURACY.text(test['accuracy'])} % on "
+            f"{count(test['num_examples'], 'test example')} with"
+        )
     sentences = [
-        f"On {_public_text(run.config['dataset'])}, {run.model} reached "
-        f"{ACCURACY.text(test['accuracy'])} % on "
-        f"{count(test['num_examples'], 'test example')} with the weights of epoch "
-        f"{run.best_epoch} of {num_epochs}; training took "
+        f"On {_public_text(run.config['dataset'])}, {run.model} {reached} the weights "
+        f"of epoch {run.best_epoch} of {num_epochs}; training took "
         f"{duration(run.result['train_seconds'])}.",
         "That epoch's validation accuracy is the best of all."
         if run.validates
@@ -243,18 +252,21 @@ def split_table(run: FinishedRun) -> Table:
             column.key: run.best.get(f"{name}_{column.key}")
             for column in SPLIT_COLUMNS[1:]
         }
+        | {metric: run.best.get(f"{name}_{metric}") for metric in run.metrics}
         for name, label in SPLITS.items()
         if any(key.startswith(f"{name}_") for key in run.best) and name != "test"
     ]
-    test = dict(run.result["test"])
     notes = ["Training: the mean over the epoch, while its steps changed the weights."]
-    if test["accuracy"] is not None:
-        accuracy = accuracy_interval([test["accuracy"]], test["num_examples"])
-        test["accuracy"] = accuracy
-        notes.append(study.interval_note(1))
-    rows.append({"split": SPLITS["test"], **test})
+    if run.result["test"] is not None:
+        test = dict(run.result["test"])
+        if test["accuracy"] is not None:
+            accuracy = accuracy_interval([test["accuracy"]], test["num_examples"])
+            test["accuracy"] = accuracy
+            notes.append(study.interval_note(1))
+        rows.append({"split": SPLITS["test"], **test})
     title = f"Epoch {run.best_epoch} of {len(run.history)}"
-    return table_of(title, SPLIT_COLUMNS, rows, notes=notes)
+    columns = (*SPLIT_COLUMNS, *(Column(name, name, "", ".4g") for name in run.metrics))
+    return table_of(title, columns, rows, notes=notes)
 
 
 def epoch_table(run: FinishedRun) -> Table:
@@ -478,6 +490,12 @@ def _making(run: FinishedRun) -> dict[str, str]:
     prints = [f"{name} {value}" for name, value in about["dataset"].items()]
     versions = [f"{name} {value}" for name, value in about["versions"].items()]
     facts = _model_facts(run)
+    own = run.about.get("own_parts", {})
+    facts |= {
+        f"{part.capitalize()} of the user's own": own[name]
+        for part, name in (("optimizer", "optimizer"), ("loss", "loss_fn"))
+        if name in own
+    }
     facts |= {
         "Dataset": f"{_public_text(config['dataset'])}: trained on "
         f"{config['train_split']}, tested on {config['test_split']}",

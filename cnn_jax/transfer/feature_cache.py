@@ -26,8 +26,9 @@ from jax.sharding import Mesh
 
 from cnn_jax import data, sharding, trees
 from cnn_jax.training.config import TrainConfig
-from cnn_jax.training.run.feeds import image_shape, make_evaluation
-from cnn_jax.training.run.programs import preparation
+from cnn_jax.training.optimizers.roles import abstract_variables
+from cnn_jax.training.run.feeds import make_evaluation
+from cnn_jax.training.run.images import image_format
 from cnn_jax.transfer.probe import extract_features
 
 
@@ -68,10 +69,8 @@ def split_features(
     """
     mesh = sharding.make_mesh(specification=config.mesh) if mesh is None else mesh
     backbone = model.clone(num_classes=0)
-    prepare = preparation(config, train)
-    image = jax.ShapeDtypeStruct(
-        (1, *image_shape(config, split)), prepare.keywords["dtype"]
-    )
+    form = image_format(config, train, split)
+    image = form.specification
     variables = _backbone_variables(backbone, variables, image)
     path = None
     if cache_dir is not None:
@@ -80,8 +79,8 @@ def split_features(
             "program": _program_digest(backbone, variables, image),
             "dataset": split.fingerprint,
             "preprocessing": {
-                "mean": list(prepare.keywords["mean"]),
-                "std": list(prepare.keywords["std"]),
+                "mean": form.mean and list(form.mean),
+                "std": form.std and list(form.std),
                 "dtype": str(image.dtype),
                 "shape": list(image.shape[1:]),
             },
@@ -93,7 +92,7 @@ def split_features(
         if found is not None:
             return Features(*found, was_cached=True)
 
-    feed = make_evaluation(split, config, mesh)
+    feed = make_evaluation(split, config, mesh, form.shape)
     labels: list[np.ndarray] = []
 
     def images() -> Iterator[jax.Array]:
@@ -103,7 +102,7 @@ def split_features(
             image = prepare_batch(batch["image"])
             yield image if counts.all() else image[np.flatnonzero(counts)]
 
-    prepare_batch = jax.jit(prepare)
+    prepare_batch = jax.jit(form.prepare)
     variables = jax.device_put(variables, sharding.replicated(mesh))
     features = extract_features(backbone, variables, images())
     found = features, np.concatenate(labels).astype(np.int32)
@@ -116,10 +115,7 @@ def _backbone_variables(
     backbone: Any, variables: Mapping[str, Any], image: jax.ShapeDtypeStruct
 ) -> Any:
     """Returns the variables without those of the head."""
-    key = jax.eval_shape(jax.random.key, 0)
-    shapes = jax.eval_shape(
-        lambda key, image: backbone.init(key, image, train=False), key, image
-    )
+    shapes = abstract_variables(backbone, image)
     leaves = trees.named_leaves(variables)
     expected = trees.leaf_specs(shapes)
     problems = [

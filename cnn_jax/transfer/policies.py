@@ -31,10 +31,11 @@ from jax.sharding import Mesh
 from cnn_jax import data, trees
 from cnn_jax import kernels as K
 from cnn_jax.training.config import TrainConfig
-from cnn_jax.training.optimizers import roles as anatomy
+from cnn_jax.training.optimizers import roles
 from cnn_jax.training.run.checks import check_source
+from cnn_jax.training.run.fit import fit
 from cnn_jax.training.run.keys import make_keys
-from cnn_jax.training.run.loop import FitResult, fit
+from cnn_jax.training.run.result import FitResult
 from cnn_jax.transfer.feature_cache import Features, split_features
 from cnn_jax.transfer.probe import (
     FitReport,
@@ -166,7 +167,7 @@ def freeze_backbone(
       model: A linen module with `num_classes`.
       images: Shape and dtype of a batch that it takes.
     """
-    backbone = anatomy.backbone_pattern(model, images)
+    backbone = roles.backbone_pattern(model, images)
     return dataclasses.replace(
         config,
         frozen_parameters=(*config.frozen_parameters, backbone),
@@ -203,7 +204,7 @@ def fine_tune(
     """
     if epochs_per_stage is None:
         return (config,)
-    depths = anatomy.parameter_depths(model, images)
+    depths = roles.parameter_depths(model, images)
     last = max(depths.values()) * epochs_per_stage
     if not 0 < last < config.epochs:
         raise ValueError(
@@ -277,7 +278,7 @@ def fit_in_turn(
       train: The training split.
       test: The test split.
       initial_variables: What the first starts from; None for what `model.init` draws.
-      **options: Of `loop.fit`, for each.
+      **options: Of `cnn_jax.fit`, for each.
 
     Returns:
       The result of each run; the next one starts from its `best_variables`.
@@ -287,7 +288,12 @@ def fit_in_turn(
     results = []
     for config in configs:
         result = fit(
-            model, config, train, test, initial_variables=initial_variables, **options
+            model,
+            train,
+            test=test,
+            config=config,
+            initial_variables=initial_variables,
+            **options,
         )
         initial_variables = result.best_variables
         results.append(result)
@@ -312,7 +318,7 @@ def with_head(
     Raises:
       ValueError: If the model's head is not one dense layer of this shape.
     """
-    head = anatomy.head_parameters(model, images)
+    head = roles.head_parameters(model, images)
     specs = trees.leaf_specs(variables["params"])
     wanted = trees.leaf_specs(parameters)
     found = {path.rpartition("/")[2]: specs[path] for path in head}

@@ -2,7 +2,7 @@
 
     python experiments/benchmarks/epoch.py --json epoch.json
 
-`cnn_jax.training.run.loop.fit` trains a network for some epochs on noise of CIFAR-10's
+`cnn_jax.fit` trains a network for some epochs on noise of CIFAR-10's
 size that lies on the device, with crops and flips and its usual logging. After each
 epoch, in the same process, as many steps of the same compiled program are called one
 after the other and waited for once. An epoch's wall time runs from where the previous
@@ -35,8 +35,8 @@ import cnn_jax
 from cnn_jax import data, sharding
 from cnn_jax.report.table import Column, Table, table_of
 from cnn_jax.training import TrainConfig
-from cnn_jax.training.run.loop import fit
-from cnn_jax.training.run.programs import Programs
+from cnn_jax.training.run.build import build_run, compile_run
+from cnn_jax.training.run.fit import fit
 
 
 class Laps:
@@ -126,14 +126,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     model = cnn_jax.create_model(options.model, num_classes=10, dtype=options.dtype)
     mesh = sharding.make_mesh(specification=config.mesh)
     print("compiling ...", file=sys.stderr, flush=True)
-    programs = Programs(model, config, splits, mesh)
+    parts = build_run(model, config, splits, mesh)
+    compiled = compile_run(parts)
 
     def bare_seconds() -> float:
-        carry, inputs = programs.start(), programs.feed.inputs(0)
+        carry = compiled.start(parts.keys.parameters, parts.initial)
+        inputs = parts.feed.inputs(0)
         jax.block_until_ready((carry, inputs))
         started = time.perf_counter()
         for _ in range(options.steps):
-            carry = programs.step(carry, inputs)
+            carry = compiled.step(carry, inputs, parts.keys.steps)
         jax.block_until_ready(carry)
         return time.perf_counter() - started
 
@@ -142,7 +144,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         print(f"{text}steps {bare:.2f} s", file=sys.stderr, flush=True)
 
     laps = Laps(bare_seconds, options.steps, say)
-    fit(model, config, **splits, hooks=[laps], mesh=mesh, programs=programs)
+    fit(model, config=config, **splits, callbacks=[laps], mesh=mesh, compiled=compiled)
     ratios = laps.ratios()
     return {
         "model": options.model,

@@ -53,8 +53,8 @@ from cnn_jax.report.environment import command_line, describe_environment
 from cnn_jax.report.table import Column, Table, table_of
 from cnn_jax.training import TrainConfig, TrainState, train_step
 from cnn_jax.training.run.feeds import ResidentFeed
-from cnn_jax.training.run.loop import fit
-from cnn_jax.training.run.programs import augment, preparation
+from cnn_jax.training.run.fit import fit
+from cnn_jax.training.run.images import augment, image_format
 
 SYNSETS = ("n01440764", "n01443537")
 ALONE = "bare Pillow loop"
@@ -305,7 +305,7 @@ def measure_resident(
     config = TrainConfig(batch_size=batch_size, crop_padding=4, flip=True)
     mesh = cnn_jax.sharding.make_mesh(jax.devices()[:1])
     feed = ResidentFeed(dataset, batch_size, 0, mesh)
-    prepare_images = preparation(config, dataset)
+    images = image_format(config, dataset)
     model = cnn_jax.create_model("resnet20", num_classes=10)
     state = TrainState.create(
         model, optax.sgd(0.1), jax.random.key(0), jnp.zeros((1, 32, 32, 3))
@@ -315,19 +315,19 @@ def measure_resident(
     def whole(state, inputs):
         step_key = jax.random.fold_in(key, state.step)
         batch, model_key = augment(
-            step_key, feed.batch(inputs, state.step), config, 10, prepare_images
+            step_key, feed.batch(inputs, state.step), config, 10, images
         )
         return train_step(state, batch, model_key)
 
     def alone(state, inputs):
         batch = feed.batch(inputs, state.step)
-        return augment(key, batch, config, 10, prepare_images)[0]
+        return augment(key, batch, config, 10, images)[0]
 
     def bare(state, batch):
         return train_step(state, batch, jax.random.fold_in(key, state.step))
 
     inputs = feed.inputs(0)
-    ready, _ = augment(key, feed.batch(inputs, state.step), config, 10, prepare_images)
+    ready, _ = augment(key, feed.batch(inputs, state.step), config, 10, images)
     calls = {
         name: functools.partial(jax.jit(function), state, argument)
         for name, function, argument in (
@@ -365,7 +365,7 @@ def measure_waiting(root: pathlib.Path, batch_size: int) -> dict[str, Any]:
     )
     model = cnn_jax.create_model("resnet20", num_classes=2)
     mesh = cnn_jax.sharding.make_mesh(jax.devices()[:1])
-    result = fit(model, config, source, source, progress=False, mesh=mesh)
+    result = fit(model, source, test=source, config=config, progress=False, mesh=mesh)
     return {
         "model": "resnet20",
         "image_size": 64,

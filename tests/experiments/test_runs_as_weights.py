@@ -9,7 +9,7 @@ import pytest
 import cnn_jax
 from cnn_jax import cli, data, experiment
 from cnn_jax.training import TrainConfig
-from cnn_jax.training.run.loop import fit
+from cnn_jax.training.run.fit import fit
 
 MODELS = ("lenet5", "vgg8_cifar", "efficientnet_cifar", "plain20", "resnet20")
 
@@ -30,7 +30,7 @@ def test_predict_convert_and_pretrained(
     }
     config = comparison.train_config(name, 0, tmp_path)
     model = cnn_jax.create_model(name, num_classes=10, dtype=comparison.dtype)
-    fit(model, config, **splits, validation=splits["test"], progress=False)
+    fit(model, config=config, **splits, validation=splits["test"], progress=False)
     photo = tmp_path / "photo.png"
     pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
     PIL.Image.fromarray(pixels).save(photo)

@@ -31,7 +31,7 @@ from cnn_jax.data.sources import Synthetic
 from cnn_jax.data.subset import Subset
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.run.directory.files import RunFiles
-from cnn_jax.training.run.loop import fit
+from cnn_jax.training.run.fit import fit
 from faults.forks import at_point, kill_self, serve
 
 COMMON = TrainConfig(
@@ -97,7 +97,7 @@ def train(variant, run_dir, *, resume):
     ]
     if config.data_path != "stream":
         splits = [read(split) for split in splits]
-    return fit(Net(), config, *splits, progress=False)
+    return fit(Net(), splits[0], test=splits[1], config=config, progress=False)
 
 
 def read(split):

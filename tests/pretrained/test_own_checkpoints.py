@@ -18,7 +18,7 @@ from cnn_jax.prediction import predict
 from cnn_jax.pretrained import convert
 from cnn_jax.pretrained.files import describe_own, open_weights
 from cnn_jax.training import TrainConfig
-from cnn_jax.training.run.loop import fit
+from cnn_jax.training.run.fit import fit
 
 
 def snapshot(directory):
@@ -167,7 +167,7 @@ class TestWhatARunReports:
             seed=3,
         )
         model = cnn_jax.create_model("lenet5", num_classes=7)
-        result = fit(model, config, train, test, progress=False)
+        result = fit(model, train, test=test, config=config, progress=False)
         last = len(result.history)
         if decides:
             assert result.best_epoch < last

@@ -24,7 +24,7 @@ from cnn_jax.pretrained.files import describe_own
 from cnn_jax.pretrained.rebuild import rebuild
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.run.directory.identity import identify_model
-from cnn_jax.training.run.loop import fit
+from cnn_jax.training.run.fit import fit
 from cnn_jax.trees import leaf_specs, named_leaves
 
 DESTINATIONS = ("weights", "weights.safetensors", "weights.npz")
@@ -224,7 +224,7 @@ class TestFields:
         config = TrainConfig(
             model="resnet20", epochs=1, batch_size=8, run_dir=str(tmp_path / "run")
         )
-        fit(model, config, data, data, progress=False)
+        fit(model, data, test=data, config=config, progress=False)
         own = describe_own(tmp_path / "run")
         assert (own.model, own.fields) == ("lenet5", {"remat": True})
         assert own.preprocessing["input_shape"] == [32, 32, 2]

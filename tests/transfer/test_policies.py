@@ -15,8 +15,8 @@ from cnn_jax.data import Dataset
 from cnn_jax.data.device import normalize
 from cnn_jax.training import TrainConfig, TrainState
 from cnn_jax.training.optimizers.freezing import first_steps
-from cnn_jax.training.run.loop import fit
-from cnn_jax.training.run.programs import Programs
+from cnn_jax.training.run.build import build_run, check_compiled_for, compile_run
+from cnn_jax.training.run.fit import fit
 from cnn_jax.transfer.feature_cache import split_features
 from cnn_jax.transfer.policies import (
     feature_extraction,
@@ -65,18 +65,27 @@ def test_a_run_starts_from_what_it_is_given_time_and_again(splits, one_device):
     config = dataclasses.replace(CONFIG, ema_decay=0.9, l2_sp=0.1)
     named = dict(zip(("train", "test"), splits, strict=True))
     variables = make_variables()
-    programs = Programs(StagedNet(), config, named, one_device, variables)
+
+    def build(variables):
+        return build_run(
+            StagedNet(), config, named, one_device, initial_variables=variables
+        )
+
+    parts = build(variables)
+    compiled = compile_run(parts)
     for _ in range(2):
-        carry = programs.start()
+        carry = compiled.start(parts.keys.parameters, parts.initial)
         state = carry["state"]
         assert same_bits(state.variables, variables)
         assert same_bits(state.average, variables)
-        programs.step(carry, programs.feed.inputs(0))
+        compiled.step(carry, parts.feed.inputs(0), parts.keys.steps)
     other = make_variables(seed=7)
-    reused = programs.reuse(StagedNet(), config, named, other)
-    assert same_bits(reused.start()["state"].variables, other)
+    again = build(other)
+    check_compiled_for(compiled, again)
+    carry = compiled.start(again.keys.parameters, again.initial)
+    assert same_bits(carry["state"].variables, other)
     with pytest.raises(ValueError, match="initial_variables"):
-        programs.reuse(StagedNet(), config, named)
+        check_compiled_for(compiled, build(None))
 
 
 def test_a_state_that_is_consumed_leaves_the_callers_variables_alone():
@@ -96,8 +105,9 @@ def test_variables_of_another_network_are_refused_as_a_whole(splits, one_device)
     with pytest.raises(ValueError, match="initial_variables") as error:
         fit(
             StagedNet(),
-            CONFIG,
-            *splits,
+            splits[0],
+            test=splits[1],
+            config=CONFIG,
             mesh=one_device,
             initial_variables=variables,
             progress=False,
@@ -139,23 +149,30 @@ def test_a_resumed_run_remembers_where_it_started_and_what_waits(
     )
     options = {"mesh": one_device, "progress": False}
     whole = fit(
-        StagedNet(), config, *splits, initial_variables=make_variables(), **options
+        StagedNet(),
+        splits[0],
+        test=splits[1],
+        config=config,
+        initial_variables=make_variables(),
+        **options,
     )
     broken = dataclasses.replace(config, run_dir=str(tmp_path / "run"))
     with pytest.raises(KilledError):
         fit(
             StagedNet(),
-            broken,
-            *splits,
+            splits[0],
+            test=splits[1],
+            config=broken,
             initial_variables=make_variables(),
-            hooks=[kill_at(3)],
+            callbacks=[kill_at(3)],
             **options,
         )
     # The start is in the checkpoint: what is given now plays no part.
     resumed = fit(
         StagedNet(),
-        dataclasses.replace(broken, resume=True),
-        *splits,
+        splits[0],
+        test=splits[1],
+        config=dataclasses.replace(broken, resume=True),
         initial_variables=make_variables(seed=9),
         **options,
     )

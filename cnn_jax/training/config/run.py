@@ -100,6 +100,7 @@ class RunConfig:
             "two rising whole numbers, and a run_dir to write to",
         )
         fields = [field.name for field in dataclasses.fields(self)]
+        fields += ["loss_fn", "metrics"]
         unknown = [name for name in self.allow_changed if name not in fields]
         yield "allow_changed", not unknown, f"names of fields, not {unknown}"
         yield (

@@ -1,19 +1,15 @@
 """A training step on many devices: three strategies over the same pure function.
 
 The step is written for one device and one batch; it reaches the network only through
-`state.apply_fn`. A strategy hands it a state whose `apply_fn` knows of the devices:
+`state.apply_fn`. A strategy gives it a state whose `apply_fn` is aware of the devices:
 
-`"jit"`: one program with a global view. Batch and state lie as their shardings say, and
-XLA inserts what must be exchanged. Leaves that are split (FSDP) are gathered where the
-network reads them, and their gradients are summed and split again on the way back.
+`"jit"`: one program with a global view. Batch and state are placed by their shardings,
+and XLA inserts what must be exchanged. Leaves that are split (FSDP) are gathered where
+the network reads them, and their gradients are summed and split again in the backward
+pass.
 
-`"shard_map"`: each device runs the step on its part of the batch. The network reads the
-parameters through a function that copies them to the devices and whose transpose is the
-mean over the devices: of all gradients at once, raveled into one buffer, hence one
-all-reduce. Optimizers, averages of weights and the like then do the same everywhere,
-without talking. What else differs between the devices when the step has ended (running
-statistics, metrics) is averaged by a second, small all-reduce, which waits for the
-forward pass only.
+`"shard_map"`: each device runs the step on its part of the batch, and one all-reduce
+averages the gradients; see `mapped`.
 
 `"pmap"`: the same under `jax.pmap`, for its users; one process only.
 
@@ -27,24 +23,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cnn_jax import sharding, trees
+from cnn_jax import sharding
 from cnn_jax.layers import statistics_scope
 from cnn_jax.training.config.parallel import BatchNormScope, Strategy
-from cnn_jax.training.devices.collectives import (
-    average_leaves,
-    differing_leaves,
-    spread_over,
+from cnn_jax.training.devices.mapped import (
+    StepFn,
+    mapped_step,
+    pmapped_step,
+    reading_through,
 )
-
-StepFn = Callable[[Any, Mapping[str, jax.Array], jax.Array], tuple[Any, Any]]
-"""`(state, batch, key) -> (state, metrics)`, pure."""
 
 
 # jit keys its cache on the callable: compared by identity, for trees have no hash.
@@ -58,7 +51,7 @@ class ParallelStep:
     Attributes:
       function: The step; it expects arrays of any sharding.
       mesh: The devices.
-      state: Where the state lies: a tree of shardings, or one for all leaves.
+      state: The state's shardings: a tree, or one for all leaves.
     """
 
     function: StepFn
@@ -85,7 +78,7 @@ class ParallelStep:
         return run(state, dict(batch), key)
 
     def batch(self, batch: Mapping[str, Any]) -> dict[str, NamedSharding]:
-        """Returns where a batch of these names lies."""
+        """Returns the shardings of a batch with these names."""
         return sharding.batch_shardings(self.mesh, batch)
 
     def jitted(self, **options: Any) -> Any:
@@ -127,7 +120,7 @@ def make_step(
       mesh: The devices. The last two strategies take the axis `"data"` alone. Where its
         axes are explicit, the step runs with them automatic.
       batch_norm_scope: `"global"`, `"device"`, or a number of devices.
-      state_shardings: For `"jit"`, where the state lies, from
+      state_shardings: For `"jit"`, those of the state, from
         `sharding.state_shardings`; None for a copy on every device.
       reduce_dtype: For `"shard_map"` and `"pmap"`, the dtype in which gradients are
         summed, such as bfloat16; None for their own.
@@ -150,7 +143,7 @@ def make_step(
         whole = sharding.replicated(mesh)
         return ParallelStep(function, mesh, state_shardings or whole)
     _check_local(strategy, mesh, state_shardings)
-    make = _mapped_step if strategy == "shard_map" else _pmapped_step
+    make = mapped_step if strategy == "shard_map" else pmapped_step
     function = make(step_fn, mesh, group_size, reduce_dtype)
     return ParallelStep(function, mesh, sharding.replicated(mesh))
 
@@ -166,7 +159,7 @@ def _global_step(
             dict(batch), sharding.batch_shardings(mesh, batch)
         )
         with statistics_scope(num_groups=num_groups):
-            new_state, metrics = _reading_through(gather, step_fn, state, batch, key)
+            new_state, metrics = reading_through(gather, step_fn, state, batch, key)
         if state_shardings is not None:
             new_state = jax.lax.with_sharding_constraint(new_state, state_shardings)
         return new_state, metrics
@@ -193,134 +186,6 @@ def _gather(mesh: Mesh, state_shardings: Any, params: Any) -> Any:
         return gathered(leaf)
 
     return jax.tree.map(gather_leaf, params, state_shardings.params)
-
-
-def _mapped_step(
-    step_fn: StepFn, mesh: Mesh, group_size: int, reduce_dtype: Any
-) -> StepFn:
-    axes: tuple[str, ...] = (sharding.DATA_AXIS,)
-    shape: tuple[int, ...] = (mesh.size,)
-    if 1 < group_size < mesh.size:
-        # `axis_index_groups` is not for a shard_map that checks types; an axis is.
-        axes, shape = ("group", "member"), (mesh.size // group_size, group_size)
-    scope = {"axis_name": None if group_size == 1 else axes[-1]}
-    types = (AxisType.Auto,) * len(axes)
-
-    def local_step(state, batch, key):
-        new = _local_step(step_fn, axes, scope, reduce_dtype, state, batch, key)
-        return average_leaves(new, _differing(new), axes)
-
-    return jax.shard_map(
-        local_step,
-        mesh=Mesh(mesh.devices.reshape(shape), axes, axis_types=types),
-        in_specs=(PartitionSpec(), PartitionSpec(axes), PartitionSpec()),
-        out_specs=PartitionSpec(),
-    )
-
-
-def _pmapped_step(
-    step_fn: StepFn, mesh: Mesh, group_size: int, reduce_dtype: Any
-) -> StepFn:
-    axes = (sharding.DATA_AXIS,)
-    scope: dict[str, Any] = {"axis_name": None if group_size == 1 else axes[0]}
-    if 1 < group_size < mesh.size:
-        indices = np.arange(mesh.size).reshape(-1, group_size)
-        scope["axis_index_groups"] = indices.tolist()
-
-    def step(state, batch, key):
-        differing = _differing_abstractly(step_fn, mesh, state, batch, key)
-
-        def local_step(state, batch, key):
-            new = _local_step(step_fn, axes, scope, reduce_dtype, state, batch, key)
-            return average_leaves(new, differing, axes)
-
-        mapped = jax.pmap(
-            local_step,
-            axis_name=axes[0],
-            in_axes=(None, 0, None),
-            out_axes=None,
-            devices=list(mesh.devices.flat),
-        )
-        parts = jax.tree.map(
-            lambda leaf: leaf.reshape(mesh.size, -1, *leaf.shape[1:]), dict(batch)
-        )
-        return mapped(state, parts, key)
-
-    return step
-
-
-def _local_step(
-    step_fn: StepFn,
-    axes: tuple[str, ...],
-    scope: Mapping[str, Any],
-    reduce_dtype: Any,
-    state: Any,
-    batch: Mapping[str, jax.Array],
-    key: jax.Array,
-) -> tuple[Any, Any]:
-    """Takes the step as one device does, up to the mean of what still differs."""
-    spread = spread_over(axes, reduce_dtype=reduce_dtype)
-    key = jax.random.fold_in(key, jax.lax.axis_index(axes))
-    with statistics_scope(**scope):
-        return _reading_through(spread, step_fn, state, batch, key)
-
-
-def _reading_through(
-    read: Callable[[Any], Any],
-    step_fn: StepFn,
-    state: Any,
-    batch: Mapping[str, jax.Array],
-    key: jax.Array,
-) -> tuple[Any, Any]:
-    """Takes a step whose network sees `read(params)` in place of its parameters."""
-    apply_fn = state.apply_fn
-
-    def apply(variables, *operands, **options):
-        variables = {**variables, "params": read(variables["params"])}
-        return apply_fn(variables, *operands, **options)
-
-    new_state, metrics = step_fn(state.replace(apply_fn=apply), batch, key)
-    return new_state.replace(apply_fn=apply_fn), metrics
-
-
-def _differing(new: tuple[Any, Any]) -> list[bool]:
-    """Tells which leaves of the new state and the metrics differ between devices."""
-    differing = differing_leaves(new)
-    names = trees.named_leaves(new)
-    split = [
-        name
-        for name, differs in zip(names, differing, strict=True)
-        if differs and name.split("/")[:2] in (["0", "params"], ["0", "opt_state"])
-    ]
-    if split:
-        raise ValueError(
-            f"step: got an update of {split[0]} and {len(split) - 1} other leaves that "
-            "depends on one device's part of the batch beside its gradients; expected "
-            "it to follow from gradients and state."
-        )
-    return differing
-
-
-def _differing_abstractly(
-    step_fn: StepFn, mesh: Mesh, state: Any, batch: Any, key: jax.Array
-) -> list[bool]:
-    """Asks the types of `shard_map` what `pmap` does not track."""
-    axes = (sharding.DATA_AXIS,)
-    found: list[bool] = []
-
-    def local_step(state, batch, key):
-        new = _local_step(step_fn, axes, {}, None, state, batch, key)
-        found.extend(_differing(new))
-        return average_leaves(new, found, axes)
-
-    mapped = jax.shard_map(
-        local_step,
-        mesh=sharding.make_mesh(list(mesh.devices.flat)),
-        in_specs=(PartitionSpec(), PartitionSpec(axes), PartitionSpec()),
-        out_specs=PartitionSpec(),
-    )
-    jax.eval_shape(mapped, state, dict(batch), key)
-    return found
 
 
 def _group_size(scope: BatchNormScope, mesh: Mesh) -> int:

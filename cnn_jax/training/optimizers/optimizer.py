@@ -6,17 +6,16 @@ Which parameters something applies to is said by patterns on their paths
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
 import optax
-import optax.contrib
 
 from cnn_jax import trees
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.optimizers.freezing import first_steps, unfreeze_steps
-from cnn_jax.training.optimizers.roles import Anatomy
+from cnn_jax.training.optimizers.roles import ParameterRoles
+from cnn_jax.training.optimizers.rules import RULES, among, matching
 from cnn_jax.training.optimizers.transforms import (
     after,
     decay_to_start,
@@ -25,23 +24,12 @@ from cnn_jax.training.optimizers.transforms import (
     scale_groups,
 )
 
-TRUST_COEFFICIENT = 1e-3
-"""Of LARS: the share of a parameter's norm that a step at learning rate 1 moves it."""
-
-MUON_RMS = 0.2
-"""The root mean square of Muon's updates at learning rate 1: about AdamW's."""
-
-_SECOND_MOMENT_DECAY = {"rmsprop": 0.9}
-_EPSILON = {"rmsprop": 1e-3, "lamb": 1e-6}
-
-Mask = Callable[[Any], Any]
-
 
 def make_optimizer(
     config: TrainConfig,
     schedule: optax.Schedule,
     *,
-    anatomy: Anatomy | None = None,
+    roles: ParameterRoles | None = None,
     steps_per_epoch: int | None = None,
 ) -> optax.GradientTransformation:
     """Makes the optimizer; weight decay touches `config.decayed_parameters` alone.
@@ -53,7 +41,7 @@ def make_optimizer(
     - `adamw` subtracts `r c w` from the weight itself (Loshchilov and Hutter 2019),
       untouched by the moments, as in PyTorch's `AdamW`.
     - `lars` (You et al. 2017) is `sgd` whose decayed gradient is first scaled to the
-      norm `TRUST_COEFFICIENT |w|`.
+      norm `rules.TRUST_COEFFICIENT |w|`.
     - `lamb` (You et al. 2020) is Adam's direction plus `c w`, scaled to the norm |w|.
       Both scale what is decayed and leave norms and biases at the plain rate.
     - `rmsprop` is TensorFlow's, which EfficientNet was trained with: v starts at 1,
@@ -86,8 +74,8 @@ def make_optimizer(
       config: The run's configuration.
       schedule: The learning rate of a step's number; of updates, where loss scaling
         skipped some.
-      anatomy: What the parameters are to their network, see
-        `anatomy.needed_anatomy`; needed for `batch_norm`, `l2_sp` and `layer_decay`.
+      roles: What the parameters are to their network, see
+        `roles.required_roles`; needed for `batch_norm`, `l2_sp` and `layer_decay`.
       steps_per_epoch: How many steps an epoch has; needed for `unfreeze_epochs`.
 
     Returns:
@@ -97,33 +85,18 @@ def make_optimizer(
     Raises:
       ValueError: If something needed is not given.
     """
-    if anatomy is None:
-        _check_needs_no_anatomy(config)
-        anatomy = Anatomy()
-    parts = [_unfreezing(config, schedule, anatomy, steps_per_epoch)]
+    if roles is None:
+        _check_requires_no_roles(config)
+        roles = ParameterRoles()
+    parts = [_unfreezing(config, schedule, roles, steps_per_epoch)]
     if config.maximum_gradient_norm is not None:
         parts.insert(0, optax.clip_by_global_norm(config.maximum_gradient_norm))
     if config.learning_rate_groups:
         parts.append(scale_groups(config.learning_rate_groups))
     if config.layer_decay is not None:
-        parts.append(scale_depths(config.layer_decay, anatomy.depths))
+        parts.append(scale_depths(config.layer_decay, roles.depths))
     optimizer = optax.chain(*parts) if len(parts) > 1 else parts[0]
-    norms = anatomy.norms if config.batch_norm != "train" else frozenset()
-    if config.frozen_parameters or norms:
-
-        def labels(params):
-            is_frozen = _mask(config.frozen_parameters)(params)
-            return jax.tree.map(
-                lambda frozen, norm: "frozen" if frozen or norm else "trained",
-                is_frozen,
-                _chosen(norms)(params),
-            )
-
-        optimizer = optax.partition(
-            {"trained": optimizer, "frozen": optax.set_to_zero()}, labels
-        )
-
-    optimizer = in_wide_dtype(optimizer)
+    optimizer = _of_trained_parameters(optimizer, config, roles)
 
     def init(params):
         _check_patterns(config, params)
@@ -132,20 +105,119 @@ def make_optimizer(
     return optax.GradientTransformation(init, optimizer.update)
 
 
+def adapt_optimizer(
+    optimizer: optax.GradientTransformation,
+    config: TrainConfig,
+    *,
+    roles: ParameterRoles | None = None,
+) -> optax.GradientTransformation:
+    """Makes an optimizer of the caller's own fit for a run.
+
+    It sees float32 at least, and nothing of `frozen_parameters` and, unless
+    `batch_norm` is `"train"`, of batch normalisation's, which have no state and no
+    update. Its learning rate, decay and clipping are its own.
+
+    Args:
+      optimizer: An optax transformation whose `update` takes gradients, state and
+        parameters.
+      config: The run's configuration.
+      roles: As for `make_optimizer`.
+
+    Returns:
+      An optax transformation.
+
+    Raises:
+      ValueError: If it is something else, or the configuration asks for another
+        optimizer's settings.
+    """
+    if not (
+        callable(getattr(optimizer, "init", None))
+        and callable(getattr(optimizer, "update", None))
+    ):
+        raise ValueError(
+            f"optimizer: got {optimizer!r}, expected an optax.GradientTransformation "
+            "such as optax.adamw(1e-3)."
+        )
+    default = type(config)()
+    ignored = [
+        name for name in OWN_FIELDS if getattr(config, name) != getattr(default, name)
+    ]
+    if ignored:
+        given = ", ".join(f"{name}={getattr(config, name)!r}" for name in ignored)
+        raise ValueError(
+            f"optimizer: got one of your own and a configuration with {given}, which "
+            "it would not heed; expected the defaults there, and the same said to "
+            "your optimizer (optax.chain, optax.masked, a schedule)."
+        )
+    if roles is None:
+        _check_requires_no_roles(config)
+        roles = ParameterRoles()
+    return _of_trained_parameters(
+        optax.with_extra_args_support(optimizer), config, roles
+    )
+
+
+OWN_FIELDS = (
+    "optimizer",
+    "learning_rate",
+    "momentum",
+    "nesterov",
+    "second_moment_decay",
+    "epsilon",
+    "weight_decay",
+    "decayed_parameters",
+    "muon_parameters",
+    "learning_rate_groups",
+    "maximum_gradient_norm",
+    "schedule",
+    "warmup_epochs",
+    "step_milestones",
+    "step_factor",
+    "l2_sp",
+    "layer_decay",
+    "unfreeze_epochs",
+)
+"""Fields of the configuration that an optimizer of the caller's own takes the place of.
+"""
+
+
+def _of_trained_parameters(
+    optimizer: optax.GradientTransformation,
+    config: TrainConfig,
+    roles: ParameterRoles,
+) -> optax.GradientTransformation:
+    """Has an optimizer see what is not frozen alone, in float32 at least."""
+    norms = roles.norms if config.batch_norm != "train" else frozenset()
+    if config.frozen_parameters or norms:
+
+        def labels(params):
+            is_frozen = matching(config.frozen_parameters)(params)
+            return jax.tree.map(
+                lambda frozen, norm: "frozen" if frozen or norm else "trained",
+                is_frozen,
+                among(norms)(params),
+            )
+
+        optimizer = optax.partition(
+            {"trained": optimizer, "frozen": optax.set_to_zero()}, labels
+        )
+    return in_wide_dtype(optimizer)
+
+
 def _unfreezing(
     config: TrainConfig,
     schedule: optax.Schedule,
-    anatomy: Anatomy,
+    roles: ParameterRoles,
     steps_per_epoch: int | None,
 ) -> optax.GradientTransformation:
     """Gives what begins to move at the same step an optimizer of its own."""
     starts = unfreeze_steps(config, steps_per_epoch)
     if not starts:
-        return _descent(config, schedule, anatomy)
+        return _descent(config, schedule, roles)
 
     def begin(first: int) -> optax.GradientTransformation:
         # It counts its own updates, as the bias corrections of moments must.
-        later = _descent(config, lambda count: schedule(count + first), anatomy)
+        later = _descent(config, lambda count: schedule(count + first), roles)
         return after(later, first) if first else later
 
     return optax.partition(
@@ -155,13 +227,13 @@ def _unfreezing(
 
 
 def _descent(
-    config: TrainConfig, schedule: optax.Schedule, anatomy: Anatomy
+    config: TrainConfig, schedule: optax.Schedule, roles: ParameterRoles
 ) -> optax.GradientTransformation:
     """Makes the optimizer with its decay, and that towards the start."""
-    is_decayed = _mask(config.decayed_parameters)
+    is_decayed = matching(config.decayed_parameters)
     if not config.l2_sp:
-        return _UPDATES[config.optimizer](config, schedule, is_decayed)
-    is_head = _chosen(anatomy.head)
+        return RULES[config.optimizer](config, schedule, is_decayed)
+    is_head = among(roles.head)
 
     def is_anchored(tree):
         return jax.tree.map(
@@ -173,7 +245,7 @@ def _descent(
             lambda decayed, head: decayed and head, is_decayed(tree), is_head(tree)
         )
 
-    update = _UPDATES[config.optimizer](config, schedule, is_decayed_to_zero)
+    update = RULES[config.optimizer](config, schedule, is_decayed_to_zero)
     if config.optimizer in ("sgd", "lars", "rmsprop"):
         decay = decay_to_start(lambda count: config.l2_sp)
         return optax.chain(optax.masked(decay, is_anchored), update)
@@ -181,154 +253,17 @@ def _descent(
     return optax.chain(update, optax.masked(decay, is_anchored))
 
 
-def _sgd(config: TrainConfig, schedule: optax.Schedule, is_decayed: Mask):
-    return optax.chain(
-        optax.add_decayed_weights(config.weight_decay, mask=is_decayed),
-        # With momentum 0 there is no trace to keep, nor anything to look ahead to.
-        optax.sgd(
-            schedule,
-            momentum=config.momentum or None,
-            nesterov=config.nesterov and config.momentum > 0,
-        ),
-    )
-
-
-def _adamw(config: TrainConfig, schedule: optax.Schedule, is_decayed: Mask):
-    second_moment_decay, epsilon = _second_moment(config)
-    return optax.adamw(
-        schedule,
-        b1=config.momentum,
-        b2=second_moment_decay,
-        eps=epsilon,
-        weight_decay=config.weight_decay,
-        mask=is_decayed,
-        nesterov=config.nesterov,
-    )
-
-
-def _lamb(config: TrainConfig, schedule: optax.Schedule, is_decayed: Mask):
-    second_moment_decay, epsilon = _second_moment(config)
-    # optax.lamb scales norms and biases too, which the paper's own code does not.
-    return optax.chain(
-        optax.scale_by_adam(
-            b1=config.momentum,
-            b2=second_moment_decay,
-            eps=epsilon,
-            nesterov=config.nesterov,
-        ),
-        optax.add_decayed_weights(config.weight_decay, mask=is_decayed),
-        optax.masked(optax.scale_by_trust_ratio(), _mask(config.decayed_parameters)),
-        optax.scale_by_learning_rate(schedule),
-    )
-
-
-def _lars(config: TrainConfig, schedule: optax.Schedule, is_decayed: Mask):
-    return optax.lars(
-        schedule,
-        weight_decay=config.weight_decay,
-        weight_decay_mask=is_decayed,
-        trust_coefficient=TRUST_COEFFICIENT,
-        trust_ratio_mask=_mask(config.decayed_parameters),
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-    )
-
-
-def _rmsprop(config: TrainConfig, schedule: optax.Schedule, is_decayed: Mask):
-    second_moment_decay, epsilon = _second_moment(config)
-    return optax.chain(
-        optax.add_decayed_weights(config.weight_decay, mask=is_decayed),
-        optax.rmsprop(
-            schedule,
-            decay=second_moment_decay,
-            eps=epsilon,
-            initial_scale=1.0,
-            eps_in_sqrt=True,
-            momentum=config.momentum or None,
-            nesterov=config.nesterov and config.momentum > 0,
-        ),
-    )
-
-
-def _muon(config: TrainConfig, schedule: optax.Schedule, is_decayed: Mask):
-    is_muon = _mask(config.muon_parameters)
-
-    def labels(params):
-        return jax.tree.map(
-            lambda chosen, leaf: "muon" if chosen and _is_matrix(leaf) else "adamw",
-            is_muon(params),
-            params,
-        )
-
-    orthogonalized = optax.contrib.muon(
-        schedule,
-        beta=config.momentum,
-        weight_decay=config.weight_decay,
-        weight_decay_mask=is_decayed,
-        nesterov=config.nesterov,
-        consistent_rms=MUON_RMS,
-        muon_weight_dimension_numbers=lambda params: jax.tree.map(_as_matrix, params),
-    )
-    return optax.partition(
-        {"muon": orthogonalized, "adamw": _adamw(config, schedule, is_decayed)},
-        labels,
-    )
-
-
-_UPDATES = {
-    "sgd": _sgd,
-    "adamw": _adamw,
-    "lamb": _lamb,
-    "lars": _lars,
-    "rmsprop": _rmsprop,
-    "muon": _muon,
-}
-
-
-def _second_moment(config: TrainConfig) -> tuple[float, float]:
-    """Returns the second moment's decay, and epsilon."""
-    decay, epsilon = config.second_moment_decay, config.epsilon
-    if decay is None:
-        decay = _SECOND_MOMENT_DECAY.get(config.optimizer, 0.999)
-    if epsilon is None:
-        epsilon = _EPSILON.get(config.optimizer, 1e-8)
-    return decay, epsilon
-
-
-def _is_matrix(leaf: jax.Array) -> bool:
-    return leaf.ndim == 2 or (leaf.ndim > 2 and leaf.shape[-2] > 1)
-
-
-def _as_matrix(leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers:
-    last = leaf.ndim - 1
-    return optax.contrib.MuonDimensionNumbers(tuple(range(last)), last)
-
-
-def _mask(patterns: Sequence[str]) -> Mask:
-    # optax shows parts of a tree to what it partitions; the whole is checked in `init`.
-    return lambda tree: trees.path_mask(tree, patterns, allow_unmatched=True)
-
-
-def _chosen(paths: Collection[str]) -> Mask:
-    def mask(tree):
-        names = trees.named_leaves(tree)
-        structure = jax.tree.structure(tree)
-        return jax.tree.unflatten(structure, [name in paths for name in names])
-
-    return mask
-
-
-def _check_needs_no_anatomy(config: TrainConfig) -> None:
-    needy = {
+def _check_requires_no_roles(config: TrainConfig) -> None:
+    requires_roles = {
         "batch_norm": config.batch_norm != "train",
         "l2_sp": config.l2_sp > 0,
         "layer_decay": config.layer_decay is not None,
     }
-    fields = [field for field, needs in needy.items() if needs]
+    fields = [field for field, needs in requires_roles.items() if needs]
     if fields:
         raise ValueError(
-            f"anatomy: got None with {', '.join(fields)}, which apply to parameters by "
-            "what they are to the network; pass needed_anatomy(config, model, images)."
+            f"roles: got None with {', '.join(fields)}, which apply to parameters by "
+            "what they are to the network; pass required_roles(config, model, images)."
         )
 
 

@@ -21,7 +21,7 @@ from cnn_jax.training.config import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Anatomy:
+class ParameterRoles:
     """Parameters by what they are to a network; their '/'-joined paths below `params`.
 
     Attributes:
@@ -37,9 +37,9 @@ class Anatomy:
     depths: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
-def needed_anatomy(
+def required_roles(
     config: TrainConfig, model: Any, images: jax.ShapeDtypeStruct
-) -> Anatomy:
+) -> ParameterRoles:
     """Finds what `make_optimizer` needs to know for a configuration, and no more.
 
     Args:
@@ -54,13 +54,13 @@ def needed_anatomy(
     head: frozenset[str] = frozenset()
     depths: Mapping[str, int] = {}
     if config.batch_norm != "train":
-        variables = _shapes(model, images)
+        variables = abstract_variables(model, images)
         norms = norm_parameters(variables["params"], variables.get("batch_stats", {}))
     if config.l2_sp:
         head = head_parameters(model, images)
     if config.layer_decay is not None:
         depths = parameter_depths(model, images)
-    return Anatomy(norms, head, depths)
+    return ParameterRoles(norms, head, depths)
 
 
 def norm_parameters(params: Any, batch_stats: Any) -> frozenset[str]:
@@ -88,7 +88,7 @@ def head_parameters(model: Any, images: jax.ShapeDtypeStruct) -> frozenset[str]:
             "model with classes, whose last layer can be told from the others."
         )
     whole, features = (
-        trees.leaf_specs(_shapes(each, images)["params"])
+        trees.leaf_specs(abstract_variables(each, images)["params"])
         for each in (model, model.clone(num_classes=0))
     )
     return frozenset(path for path, spec in whole.items() if features.get(path) != spec)
@@ -129,7 +129,7 @@ def parameter_depths(model: Any, images: jax.ShapeDtypeStruct) -> dict[str, int]
             f"model: got {type(model).__name__}, whose call has no endpoints that say "
             "where its stages end; name rates in learning_rate_groups instead."
         )
-    variables = dict(_shapes(model, images))
+    variables = dict(abstract_variables(model, images))
     params = variables.pop("params")
 
     def outputs(params, variables, images):
@@ -172,7 +172,8 @@ def _dependencies(jaxpr: Any, output: Any) -> set[Any]:
     return needed
 
 
-def _shapes(model: Any, images: jax.ShapeDtypeStruct) -> dict[str, Any]:
+def abstract_variables(model: Any, images: jax.ShapeDtypeStruct) -> dict[str, Any]:
+    """Returns the shapes and dtypes of a model's variables."""
     key = jax.eval_shape(jax.random.key, 0)
     return jax.eval_shape(
         lambda key, images: model.init(key, images, train=False), key, images

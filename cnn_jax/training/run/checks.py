@@ -1,19 +1,23 @@
-"""What `fit` is given, checked before anything is compiled or written."""
+"""Checks of the arguments of `fit`, before anything is compiled or written."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from cnn_jax import data, trees
 from cnn_jax.training.config import TrainConfig
-
-_SOURCE = (
-    *("name", "split", "class_names", "features", "fingerprint"),
-    *("__len__", "__getitem__"),
+from cnn_jax.training.optimizers.optimizer import adapt_optimizer
+from cnn_jax.training.optimizers.roles import ParameterRoles
+from cnn_jax.training.step.evaluation import (
+    RESERVED,
+    LossFn,
+    MetricFns,
+    losses_of,
 )
 
 
@@ -21,21 +25,13 @@ def check_source(name: str, source: Any) -> None:
     """Checks that a split is a source of labelled images.
 
     Args:
-      name: Which argument of `fit` it is.
+      name: Which argument it is.
       source: What was given.
 
     Raises:
       ValueError: If it is something else.
     """
-    # Without calling properties: a fingerprint reads the whole set.
-    static = object()
-    missing = [
-        attribute
-        for attribute in _SOURCE
-        if inspect.getattr_static(source, attribute, static) is static
-        and attribute not in getattr(source, "__dict__", {})
-    ]
-    if missing or isinstance(source, type):
+    if not data.is_source(source):
         raise ValueError(
             f"{name}: got {_kind(source)}, expected a data.Dataset or another "
             "data.Source; arrays become one by data.Dataset(name, split, images, "
@@ -88,9 +84,9 @@ def check_regularizers(model: Any, config: TrainConfig) -> None:
 
 
 def check_model(
-    model: Any, image_shape: tuple[int, int, int], num_classes: int, dtype: Any
-) -> None:
-    """Checks what a model makes of images, by shapes alone.
+    model: Any, image_shape: tuple[int, ...], num_classes: int, dtype: Any
+) -> dict[str, Any]:
+    """Checks a model's variables and logits, by shapes alone.
 
     Args:
       model: Anything with linen's `init` and `apply`.
@@ -98,30 +94,16 @@ def check_model(
       num_classes: How many logits the data needs.
       dtype: Of the images.
 
+    Returns:
+      The shapes and dtypes of its variables.
+
     Raises:
       ValueError: If it cannot be called as training calls it, or its output is not
         floating-point logits `(n, num_classes)`.
     """
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.dtype(dtype))
     key = jax.eval_shape(jax.random.key, 0)
-    variables = _traced(
-        model,
-        images,
-        lambda key, images: model.init(key, images, train=False),
-        key,
-        images,
-    )
-    if not isinstance(variables, Mapping) or "params" not in variables:
-        raise ValueError(
-            f"model: got {_kind(variables)} from {_name(model)}'s init, expected "
-            "{'params': ..., 'batch_stats': ...}."
-        )
-    others = sorted(set(variables) - {"params", "batch_stats"})
-    if others:
-        raise ValueError(
-            f"model: got the variables {', '.join(others)} from {_name(model)}'s init, "
-            "expected params and batch_stats alone, which training keeps."
-        )
+    variables = _abstract_variables(model, images)
 
     def train(variables, images, key):
         found = model.apply(
@@ -138,11 +120,8 @@ def check_model(
             )
         return found[0]
 
-    def evaluate(variables, images):
-        return model.apply(variables, images, train=False)
-
     for function, arguments in (
-        (evaluate, (variables, images)),
+        (_inference(model), (variables, images)),
         (train, (variables, images, key)),
     ):
         try:
@@ -153,9 +132,116 @@ def check_model(
                 continue
             raise
         _check_logits(model, logits, num_classes)
+    return variables
 
 
-def _check_logits(model: Any, logits: Any, num_classes: int) -> None:
+def num_logits(model: Any, image_shape: tuple[int, ...], dtype: Any) -> int:
+    """Returns how many logits a model gives, by shapes alone.
+
+    Raises:
+      ValueError: If it cannot be called as training calls it, or its output has no
+        second dimension.
+    """
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.dtype(dtype))
+    variables = _abstract_variables(model, images)
+    logits = _traced(model, images, _inference(model), variables, images)
+    if len(getattr(logits, "shape", ())) != 2:
+        _check_logits(model, logits, "classes")
+    return logits.shape[1]
+
+
+def check_losses(
+    config: TrainConfig,
+    num_classes: int,
+    loss_fn: LossFn | None,
+    metrics: MetricFns | None,
+) -> None:
+    """Checks a loss function and metrics of the caller's own, by shapes alone.
+
+    Args:
+      config: The run's configuration.
+      num_classes: How many logits the model gives.
+      loss_fn: The loss function, or None.
+      metrics: The metrics by name, or None.
+
+    Raises:
+      ValueError: If one is no function of logits and labels that returns one number per
+        example, has a name that is taken, or the configuration smooths labels that
+        only the loss function sees.
+    """
+    if loss_fn is not None and config.label_smoothing:
+        raise ValueError(
+            f"label_smoothing: got {config.label_smoothing} with a loss_fn, expected "
+            "0: a loss function of your own smooths its labels itself."
+        )
+    taken = sorted(set(metrics or {}) & set(RESERVED))
+    if taken:
+        raise ValueError(
+            f"metrics: got {', '.join(taken)}, which are reported anyway; expected "
+            "other names."
+        )
+    mixes = config.mixup_alpha or config.cutmix_alpha
+    logits = jax.ShapeDtypeStruct((2, num_classes), jnp.float32)
+    integers = jax.ShapeDtypeStruct((2,), jnp.int32)
+    given = {} if loss_fn is None else {"loss_fn": loss_fn}
+    given |= {f"metrics[{name!r}]": each for name, each in (metrics or {}).items()}
+    for name, function in given.items():
+        if not callable(function):
+            raise ValueError(
+                f"{name}: got {_kind(function)}, expected a function of logits and "
+                "labels."
+            )
+        # Training on mixed images has probabilities for labels, evaluation never.
+        for labels in (
+            (integers, logits) if mixes and name == "loss_fn" else (integers,)
+        ):
+            try:
+                jax.eval_shape(
+                    lambda logits, labels, function=function, name=name: losses_of(
+                        function, logits, labels, name=name
+                    ),
+                    logits,
+                    labels,
+                )
+            except Exception as error:
+                if isinstance(error, ValueError) and str(error).startswith(name):
+                    raise
+                raise ValueError(
+                    f"{name}: got {type(error).__name__} for logits "
+                    f"{logits.dtype}{[*logits.shape]} and labels "
+                    f"{labels.dtype}{[*labels.shape]}: {_first_line(error)}"
+                ) from error
+
+
+def check_optimizer(
+    config: TrainConfig, optimizer: optax.GradientTransformation | None, params: Any
+) -> None:
+    """Checks an optimizer of the caller's own, by shapes alone.
+
+    Raises:
+      ValueError: If it is none, the configuration asks for another one's settings, or
+        its update needs more than gradients, state and parameters.
+    """
+    if optimizer is None:
+        return
+    adapted = adapt_optimizer(optimizer, config, roles=ParameterRoles())
+    try:
+        updates, _ = jax.eval_shape(
+            lambda params: adapted.update(params, adapted.init(params), params), params
+        )
+    except Exception as error:
+        raise ValueError(
+            f"optimizer: got {type(error).__name__} from its update of gradients, "
+            f"state and parameters, which is what a run gives it: {_first_line(error)}"
+        ) from error
+    if trees.leaf_specs(updates).keys() != trees.leaf_specs(params).keys():
+        raise ValueError(
+            "optimizer: got updates of another tree than the parameters', expected one "
+            "update for each."
+        )
+
+
+def _check_logits(model: Any, logits: Any, num_classes: int | str) -> None:
     expected = f"logits (n, {num_classes}), one for each class of the training split"
     if not isinstance(logits, jax.ShapeDtypeStruct):
         raise ValueError(
@@ -177,6 +263,33 @@ def _check_logits(model: Any, logits: Any, num_classes: int) -> None:
         )
 
 
+def _abstract_variables(model: Any, images: jax.ShapeDtypeStruct) -> dict[str, Any]:
+    """Returns the shapes and dtypes of a model's variables, which training keeps."""
+    variables = _traced(
+        model,
+        images,
+        lambda key, images: model.init(key, images, train=False),
+        jax.eval_shape(jax.random.key, 0),
+        images,
+    )
+    if not isinstance(variables, Mapping) or "params" not in variables:
+        raise ValueError(
+            f"model: got {_kind(variables)} from {_name(model)}'s init, expected "
+            "{'params': ..., 'batch_stats': ...}."
+        )
+    others = sorted(set(variables) - {"params", "batch_stats"})
+    if others:
+        raise ValueError(
+            f"model: got the variables {', '.join(others)} from {_name(model)}'s init, "
+            "expected params and batch_stats alone, which training keeps."
+        )
+    return dict(variables)
+
+
+def _inference(model: Any) -> Callable[..., Any]:
+    return lambda variables, images: model.apply(variables, images, train=False)
+
+
 def _traced(
     model: Any,
     images: jax.ShapeDtypeStruct,
@@ -189,7 +302,6 @@ def _traced(
     except NameError:
         raise
     except Exception as error:
-        said = str(error).strip().splitlines()
         if isinstance(error, TypeError) and "'train'" in str(error):
             raise ValueError(
                 f"model: got {_name(model)}, whose call takes no `train`; expected "
@@ -198,8 +310,13 @@ def _traced(
         raise ValueError(
             f"model: got {type(error).__name__} from {_name(model)} for images "
             f"{list(images.shape[1:])} (height, width, channels) of the training "
-            f"split: {said[0] if said else error!r}"
+            f"split: {_first_line(error)}"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else repr(error)
 
 
 def _name(model: Any) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -52,11 +53,30 @@ class StopSignals:
     """Listens for the signals while it is entered.
 
     In another than the main thread, where Python lets nobody listen, it hears nothing.
+    Without a run directory there is nothing to save: signals do what they do, but for
+    SIGINT in an interactive session, which ends the run with its result so far.
+
+    Args:
+      is_interactive: Whether a second signal is a `KeyboardInterrupt` rather than the
+        end of the process, which is then a notebook's.
+      has_directory: Whether the run is saved.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, *, is_interactive: bool = False, has_directory: bool = True
+    ) -> None:
         self._received: list[int] = []
         self._may_raise = False
+        self._is_interactive = is_interactive
+        self._listener: threading.Thread | None = None
+        self._announcement = (
+            "saving at the next safe point, then ending. Once more ends at once.\n"
+            if has_directory
+            else "ending at the next safe point, with the result so far.\n"
+        )
+        self._signals: tuple[signal.Signals, ...] = SIGNALS
+        if not has_directory:
+            self._signals = (signal.SIGINT,) if is_interactive else ()
 
     @property
     def name(self) -> str:
@@ -65,7 +85,8 @@ class StopSignals:
         return signal.Signals(number).name
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is not threading.main_thread():
+        is_main_thread = threading.current_thread() is threading.main_thread()
+        if not is_main_thread or not self._signals:
             return self
         # Python runs a handler between two of its instructions, which a compilation
         # keeps waiting for minutes; the wake-up descriptor is written to at once, and a
@@ -74,7 +95,7 @@ class StopSignals:
         os.set_blocking(self._writer, False)
         self._previous_writer = signal.set_wakeup_fd(self._writer)
         self._previous = {
-            number: signal.signal(number, self._handle) for number in SIGNALS
+            number: signal.signal(number, self._handle) for number in self._signals
         }
         self._listener = threading.Thread(
             target=self._listen, args=(reader,), name="stop-signals", daemon=True
@@ -83,7 +104,12 @@ class StopSignals:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if not hasattr(self, "_listener"):
+        self.dismiss()
+
+    def dismiss(self) -> None:
+        """Forgets what came, and lets signals do what they did before."""
+        self._received.clear()
+        if self._listener is None:
             return
         for number, handler in self._previous.items():
             # None stands for one that was not set from Python and cannot be set back.
@@ -91,6 +117,7 @@ class StopSignals:
         signal.set_wakeup_fd(self._previous_writer)
         os.close(self._writer)
         self._listener.join()
+        self._listener = None
 
     def check(self) -> None:
         """Raises `StopNow` if a signal came; for one process."""
@@ -123,6 +150,8 @@ class StopSignals:
             self._may_raise = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._received and self._is_interactive:
+            raise KeyboardInterrupt
         self._received.append(number)
         if self._may_raise:
             self._may_raise = False
@@ -132,18 +161,23 @@ class StopSignals:
         heard = 0
         with os.fdopen(reader, "rb", buffering=0) as pipe:
             while written := pipe.read(1):
-                if written[0] not in SIGNALS:
+                if written[0] not in self._signals:
                     continue
                 heard += 1
-                if heard > 1:
+                if heard > 1 and not self._is_interactive:
                     os._exit(128 + written[0])
-                _tell(
-                    f"{signal.Signals(written[0]).name}: saving at the next safe "
-                    "point, then ending. Once more ends at once.\n"
-                )
+                if heard == 1:
+                    _write_to_stderr(
+                        f"{signal.Signals(written[0]).name}: {self._announcement}"
+                    )
 
 
-def _tell(text: str) -> None:
+def is_interactive() -> bool:
+    """Returns whether a person types into this process: in a notebook or a shell."""
+    return hasattr(sys, "ps1") or "ipykernel" in sys.modules
+
+
+def _write_to_stderr(text: str) -> None:
     # Not through sys.stderr, whose lock the interrupted thread may hold.
     with contextlib.suppress(OSError):
         os.write(2, text.encode())

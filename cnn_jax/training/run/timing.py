@@ -1,16 +1,22 @@
-"""How fast a run goes: a stopwatch, a trace of chosen steps, and the chip's peak."""
+"""A run's speed: a stopwatch, a progress bar, a trace of steps, and the chip's peak."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import pathlib
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+import rich.console
+import rich.progress
+
+from cnn_jax.training.devices.processes import is_main_process
 
 PEAK_FLOPS = {
     # kind of device, as jax names it: dense bfloat16 FLOP/s of one device (a chip; on
@@ -157,3 +163,25 @@ def model_flops_utilization(
         return None
     needed = FLOPS_PER_MAC * macs_per_example * examples_per_second
     return needed / (peak * len(devices))
+
+
+@contextlib.contextmanager
+def progress_bar(
+    num_steps: int, *, shown: bool
+) -> Iterator[Callable[[int, str], None]]:
+    """Shows a bar with the time left; yields what moves it."""
+    console = rich.console.Console(stderr=True)
+    can_show = console.is_jupyter or sys.stderr.isatty()
+    bar = rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TextColumn("left"),
+        rich.progress.TimeRemainingColumn(),
+        console=console,
+        disable=not (shown and is_main_process() and can_show),
+    )
+    with bar:
+        task = bar.add_task("starting", total=num_steps)
+        yield lambda step, text: bar.update(task, completed=step, description=text)

@@ -1,11 +1,11 @@
-"""Evaluation: a pure step that sums, and what the sums of a split say.
+"""Evaluation: a pure step that sums, and the metrics of a split from its sums.
 
 This module needs jax, flax, optax and NumPy, nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -19,6 +19,15 @@ from cnn_jax.training.step.state import TrainState
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
+LossFn = Callable[[jax.Array, jax.Array], jax.Array]
+"""Takes logits `(n, classes)` and a batch's labels; returns one loss per example."""
+
+MetricFns = Mapping[str, LossFn]
+"""More to report of a split, by name: likewise one number per example."""
+
+RESERVED = ("loss", "accuracy", "top5_accuracy", "calibration_error", "num_examples")
+"""Names of `evaluation_metrics`, which no metric of a caller's own may have."""
+
 TOP = 5
 """Guesses that top-5 accuracy grants."""
 
@@ -26,20 +35,33 @@ NUM_BINS = 15
 """Equal bins of confidence, (0, 1/15] to (14/15, 1], as in Guo et al. 2017."""
 
 
-def eval_step(state: TrainState, batch: Batch) -> Metrics:
+def eval_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    loss_fn: LossFn | None = None,
+    metric_fns: MetricFns | None = None,
+) -> Metrics:
     """Evaluates a batch, of which some examples may be padding.
 
     Args:
       state: The state whose `evaluated_variables` are used.
       batch: `{"image", "label"}` as in `train_step`, and optionally `"mask"`: `(n,)`,
         1.0 for an example that counts and 0.0 for padding.
+      loss_fn: Logits and labels to one loss per example; None for softmax
+        cross-entropy.
+      metric_fns: More to sum, by name: likewise one number per example.
 
     Returns:
       Sums over the examples that count, named and shaped as `zero_sums`. Add them over
       batches, then see `evaluation_metrics`.
+
+    Raises:
+      ValueError: If a loss or a metric is not one number per example.
     """
     logits = state.apply_fn(state.evaluated_variables, batch["image"], train=False)
-    losses = K.softmax_cross_entropy(logits, batch["label"]).astype(jnp.float32)
+    losses = losses_of(loss_fn or K.softmax_cross_entropy, logits, batch["label"])
+    losses = losses.astype(jnp.float32)
     counts = batch.get("mask", jnp.ones(losses.shape)) > 0
     correct = counts & is_correct(logits, batch["label"])
     confidence = jnp.max(jax.nn.softmax(logits.astype(jnp.float32)), axis=-1)
@@ -57,20 +79,51 @@ def eval_step(state: TrainState, batch: Batch) -> Metrics:
     if logits.shape[-1] >= TOP:
         found = jax.lax.top_k(logits, TOP)[1] == _classes(batch["label"])[:, None]
         sums["top5_correct"] = _number(counts & jnp.any(found, axis=-1))
+    for name, metric_fn in (metric_fns or {}).items():
+        values = losses_of(metric_fn, logits, batch["label"], name=f"metrics[{name!r}]")
+        sums[f"metric/{name}"] = jnp.sum(
+            jnp.where(counts, values.astype(jnp.float32), 0.0)
+        )
     return sums
 
 
-def zero_sums(num_classes: int) -> Metrics:
-    """Returns what the sums of `eval_step` start from.
+def losses_of(
+    loss_fn: LossFn, logits: jax.Array, labels: jax.Array, *, name: str = "loss_fn"
+) -> jax.Array:
+    """Calls a loss function, and checks that it returns one loss per example.
+
+    Raises:
+      ValueError: If it returns something else, such as their mean.
+    """
+    losses = loss_fn(logits, labels)
+    is_array = hasattr(losses, "shape") and hasattr(losses, "dtype")
+    if not is_array or losses.shape != logits.shape[:1] or losses.dtype == jnp.bool_:
+        found = f"a {type(losses).__name__}"
+        if is_array:
+            found = f"{losses.dtype}{[*losses.shape]}"
+        is_mean = is_array and losses.shape == ()
+        hint = "; leave out the mean over the batch" if is_mean else ""
+        raise ValueError(
+            f"{name}: got {found} for logits {[*logits.shape]} and labels "
+            f"{[*labels.shape]}, expected one number per example, "
+            f"{[*logits.shape[:1]]}{hint}."
+        )
+    return losses
+
+
+def zero_sums(num_classes: int, metric_fns: MetricFns | None = None) -> Metrics:
+    """Returns the zeros that the sums of `eval_step` start from.
 
     Args:
       num_classes: The number of logits.
+      metric_fns: As for `eval_step`.
 
     Returns:
       Zeros: the scalars `"loss"`, `"correct"`, `"count"` and, from five classes on,
       `"top5_correct"`; and `"bin_count"`, `"bin_correct"`, `"bin_confidence"`, `(15,)`
       each, sums over the examples whose confidence falls into a bin. Loss and
-      confidence are float32, the rest int32: a float32 counts up to 2^24 alone.
+      confidence are float32, the rest int32: a float32 counts up to 2^24 alone. And
+      `"metric/NAME"`, float32, for each of `metric_fns`.
     """
     top = {"top5_correct": jnp.zeros((), jnp.int32)} if num_classes >= TOP else {}
     return {
@@ -81,6 +134,7 @@ def zero_sums(num_classes: int) -> Metrics:
         "bin_count": jnp.zeros((NUM_BINS,), jnp.int32),
         "bin_correct": jnp.zeros((NUM_BINS,), jnp.int32),
         "bin_confidence": jnp.zeros((NUM_BINS,), jnp.float32),
+        **{f"metric/{name}": jnp.zeros((), jnp.float32) for name in metric_fns or {}},
     }
 
 
@@ -96,7 +150,8 @@ def evaluation_metrics(sums: Mapping[str, Any]) -> dict[str, float]:
 
     Returns:
       `{"loss", "accuracy", "top5_accuracy", "calibration_error", "num_examples"}`; no
-      `"top5_accuracy"` for fewer than five classes.
+      `"top5_accuracy"` for fewer than five classes. And the mean of each metric of the
+      caller's own, by its name.
     """
     count = float(sums["count"])
     gaps = np.abs(np.subtract(sums["bin_correct"], sums["bin_confidence"]))
@@ -108,6 +163,9 @@ def evaluation_metrics(sums: Mapping[str, Any]) -> dict[str, float]:
     }
     if "top5_correct" in sums:
         metrics["top5_accuracy"] = float(sums["top5_correct"]) / count
+    for key, total in sums.items():
+        if key.startswith("metric/"):
+            metrics[key.removeprefix("metric/")] = float(total) / count
     return metrics
 
 

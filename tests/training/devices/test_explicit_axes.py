@@ -15,9 +15,9 @@ from references.quick import QUICK, slow_except
 import cnn_jax
 from cnn_jax import kernels as K
 from cnn_jax import layers, sharding
-from cnn_jax.training import TrainConfig, TrainState, eval_step, train_step
+from cnn_jax.training import StepOptions, TrainConfig, TrainState, eval_step, train_step
 from cnn_jax.training.devices.spread import make_step
-from cnn_jax.training.run.loop import fit
+from cnn_jax.training.run.fit import fit
 
 
 class Net(nn.Module):
@@ -65,7 +65,7 @@ STEPS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", STEPS)
 def test_a_step_gives_the_numbers_without_a_mesh(kind, mesh, state, batch):
-    step = jax.jit(functools.partial(train_step, **STEPS[kind]))
+    step = jax.jit(functools.partial(train_step, options=StepOptions(**STEPS[kind])))
     key = jax.random.key(3)
     expected = step(state, batch, key)
     with jax.set_mesh(mesh):
@@ -146,7 +146,7 @@ def test_a_run_under_a_callers_mesh(mesh, digits):
     config = TrainConfig(epochs=1, batch_size=64)
 
     def run():
-        return fit(Net(), config, train, test).state.params
+        return fit(Net(), train, test=test, config=config).state.params
 
     expected = run()
     with jax.set_mesh(mesh):

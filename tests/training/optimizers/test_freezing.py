@@ -24,7 +24,7 @@ from cnn_jax.training import (
     train_step,
 )
 from cnn_jax.training.devices.spread import make_step
-from cnn_jax.training.optimizers.roles import needed_anatomy
+from cnn_jax.training.optimizers.roles import required_roles
 from cnn_jax.transfer.policies import freeze_backbone
 
 STEPS_PER_EPOCH = 10
@@ -55,7 +55,7 @@ def make_state(config, model, variables):
     optimizer = make_optimizer(
         config,
         make_schedule(config, STEPS_PER_EPOCH),
-        anatomy=needed_anatomy(config, model, IMAGES),
+        roles=required_roles(config, model, IMAGES),
         steps_per_epoch=STEPS_PER_EPOCH,
     )
     return TrainState.create(
@@ -71,7 +71,7 @@ def make_state(config, model, variables):
 def take_steps(config, *num_steps, model=None, variables=None):
     """Returns the state before, and after each number of steps on different batches."""
     model = model or StagedNet()
-    step = functools.partial(train_step, **step_options(config, STEPS_PER_EPOCH))
+    step = functools.partial(train_step, options=step_options(config, STEPS_PER_EPOCH))
 
     def run(variables, num_steps):
         def advance(number, state):
@@ -177,7 +177,7 @@ def test_batch_norm_means_what_the_formulas_say(policy):
     variables, batch = jax.device_get(make_variables()), make_batch(3)
     config = dataclasses.replace(PLAIN, batch_norm=policy)
     state = make_state(config, StagedNet(dropout_rate=0.0), variables)
-    step = jitted(functools.partial(train_step, **step_options(config)))
+    step = jitted(functools.partial(train_step, options=step_options(config)))
     after, metrics = step(state, batch, jax.random.key(0))
     loss, statistics = forward(variables, batch["image"], by_batch=policy != "frozen")
     assert float(metrics["loss"]) == pytest.approx(loss, rel=1e-5)
@@ -197,7 +197,7 @@ def test_frozen_statistics_are_frozen_on_every_device(strategy):
     config = dataclasses.replace(PLAIN, batch_norm="frozen")
     model = StagedNet(dropout_rate=0.0)
     state, batch = make_state(config, model, make_variables()), make_batch()
-    step_fn = functools.partial(train_step, **step_options(config))
+    step_fn = functools.partial(train_step, options=step_options(config))
     expected, metrics = jitted(step_fn)(state, batch, jax.random.key(0))
     spread = make_step(
         step_fn, strategy=strategy, mesh=sharding.make_mesh(), batch_norm_scope=2
@@ -215,7 +215,7 @@ def test_batch_norm_that_cannot_be_frozen_is_an_error(tiny_net):
     state = jax.eval_shape(functools.partial(make_state, config, tiny_net(), None))
     with pytest.raises(ValueError, match=r"cnn_jax\.layers\.BatchNorm"):
         jax.eval_shape(
-            functools.partial(train_step, **step_options(config)),
+            functools.partial(train_step, options=step_options(config)),
             state,
             make_batch(),
             jax.random.key(0),

@@ -10,12 +10,12 @@ from references.staged import HEAD, IMAGES, NORMS, StagedNet
 from cnn_jax import create_model, list_models, model_info, trees
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.optimizers.roles import (
-    Anatomy,
+    ParameterRoles,
     backbone_pattern,
     head_parameters,
-    needed_anatomy,
     norm_parameters,
     parameter_depths,
+    required_roles,
 )
 
 
@@ -64,7 +64,7 @@ def test_a_plain_network_is_as_deep_as_its_layers():
 
 def test_no_more_is_found_than_is_needed():
     # A model that cannot even be initialised.
-    assert needed_anatomy(TrainConfig(), object(), IMAGES) == Anatomy()
+    assert required_roles(TrainConfig(), object(), IMAGES) == ParameterRoles()
 
 
 def test_models_that_cannot_tell_are_refused(tiny_net):

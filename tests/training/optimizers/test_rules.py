@@ -13,7 +13,7 @@ from references.quick import slow_except
 
 from cnn_jax import trees
 from cnn_jax.training import TrainConfig, make_optimizer, make_schedule
-from cnn_jax.training.optimizers.roles import Anatomy
+from cnn_jax.training.optimizers.roles import ParameterRoles
 
 STEPS = 5
 RATE, DECAY, MOMENTUM, SECOND = 0.1, 0.05, 0.8, 0.95
@@ -344,7 +344,9 @@ def test_narrow_parameters_are_moved_like_wide_ones(optimizer):
 
     def run(dtype):
         made = make_optimizer(
-            config, make_schedule(config, 100), anatomy=Anatomy(head=("head/kernel",))
+            config,
+            make_schedule(config, 100),
+            roles=ParameterRoles(head=("head/kernel",)),
         )
         cast = functools.partial(jax.tree.map, lambda leaf: leaf.astype(dtype))
         state, found = made.init(cast(params)), []

@@ -8,10 +8,10 @@ import pytest
 
 from cnn_jax import trees
 from cnn_jax.training import TrainConfig, make_optimizer, make_schedule
-from cnn_jax.training.optimizers.roles import Anatomy
+from cnn_jax.training.optimizers.roles import ParameterRoles
 
 RATE, DECAY, ANCHOR = 0.1, 0.05, 0.3
-ANATOMY = Anatomy(
+ROLES = ParameterRoles(
     head=frozenset({"head/kernel"}),
     depths={"stem/kernel": 2, "body/kernel": 1, "body/bias": 1, "head/kernel": 0},
 )
@@ -38,7 +38,7 @@ def gradient_of(params):
 def descend(config, steps, params=None, gradient_fn=gradient_of):
     """Returns the parameters after every step, from the start on, and the state."""
     optimizer = make_optimizer(
-        config, make_schedule(config, 10), anatomy=ANATOMY, steps_per_epoch=10
+        config, make_schedule(config, 10), roles=ROLES, steps_per_epoch=10
     )
     params = make_params() if params is None else params
     state = optimizer.init(params)
@@ -155,7 +155,7 @@ def test_what_is_unfrozen_begins_as_if_the_run_began_then(name, l2_sp):
         alone = make_optimizer(
             TrainConfig(**options, optimizer=name),
             lambda count, first=first: RATE * (1 - (count + first) / 20),
-            anatomy=ANATOMY,
+            roles=ROLES,
         )
         params = make_params()
         state = alone.init(params)

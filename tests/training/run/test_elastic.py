@@ -12,7 +12,7 @@ import pytest
 import cnn_jax
 from cnn_jax import sharding, trees
 from cnn_jax.training.run import feeds
-from cnn_jax.training.run.loop import fit
+from cnn_jax.training.run.fit import fit
 from cnn_jax.training.run.stopping import RunStoppedError
 
 # How it is spread, on how many devices, and until which of its 22 steps.
@@ -70,7 +70,7 @@ def test_from_eight_devices_to_four_to_one_and_back(
     config = dataclasses.replace(
         config, epochs=2, log_every_steps=1, ema_decay=0.9, run_dir=str(tmp_path / "a")
     )
-    expected = fit(make_net(), config, *digits, progress=False)
+    expected = fit(make_net(), digits[0], test=digits[1], config=config, progress=False)
     order = dict(examples)
     assert sorted(order) == list(range(22))
     examples.clear()
@@ -82,9 +82,16 @@ def test_from_eight_devices_to_four_to_one_and_back(
         arguments = {"progress": False, "mesh": mesh, "hooks": [stop_at(end)]}
         if end < 22:
             with pytest.raises(RunStoppedError, match=f"at step {end} of 22"):
-                fit(make_net(), stage, *digits, **arguments)
+                fit(make_net(), digits[0], test=digits[1], config=stage, **arguments)
         else:
-            result = fit(make_net(), stage, *digits, progress=False, mesh=mesh)
+            result = fit(
+                make_net(),
+                digits[0],
+                test=digits[1],
+                config=stage,
+                progress=False,
+                mesh=mesh,
+            )
         config = dataclasses.replace(config, resume=True)
 
     assert dict(examples) == order

@@ -17,7 +17,7 @@ from cnn_jax import data, sharding
 from cnn_jax.checkpoint import ResumeRefusedError
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.run.feeds import StreamEvaluation, StreamFeed, make_feed
-from cnn_jax.training.run.loop import fit
+from cnn_jax.training.run.fit import fit
 
 ROOT = pathlib.Path(__file__).parents[3]
 REAL = pathlib.Path(os.environ.get("CNN_JAX_DATA") or ROOT / ".." / "shared") / "tfds"
@@ -67,7 +67,12 @@ def splits(folder):
 
 def train(tiny_net, config, folder, **options):
     return fit(
-        tiny_net(num_classes=2), config, *splits(folder), progress=False, **options
+        tiny_net(num_classes=2),
+        splits(folder)[0],
+        test=splits(folder)[1],
+        config=config,
+        progress=False,
+        **options,
     )
 
 
@@ -119,7 +124,7 @@ def test_a_resumed_stream_ends_bitwise_equal(
             raise KilledError
 
     with pytest.raises(KilledError):
-        train(tiny_net, config, folder, hooks=[kill])
+        train(tiny_net, config, folder, callbacks=[kill])
     resumed = train(tiny_net, dataclasses.replace(config, resume=True), folder)
     assert (resumed.state_digest, without_clock(resumed.history)) == undisturbed
 
@@ -141,7 +146,7 @@ def test_workers_do_not_change_a_resumed_run(
             raise KilledError
 
     with pytest.raises(KilledError):
-        train(tiny_net, config, folder, hooks=[kill])
+        train(tiny_net, config, folder, callbacks=[kill])
     config = dataclasses.replace(config, resume=True, num_workers=3 - num_workers)
     resumed = train(tiny_net, config, folder)
     assert (resumed.state_digest, without_clock(resumed.history)) == undisturbed
@@ -197,7 +202,7 @@ def test_what_a_stream_needs_is_said_before_anything_is_compiled(
 
 def test_a_resident_set_has_no_host_transforms(tiny_net, config, digits):
     with pytest.raises(ValueError, match="augmentation: got 'randaugment' for"):
-        fit(tiny_net(), config, *digits, progress=False)
+        fit(tiny_net(), digits[0], test=digits[1], config=config, progress=False)
 
 
 @pytest.mark.slow
@@ -233,7 +238,7 @@ WITHOUT_TENSORFLOW = """
     from flax import linen as nn
     from cnn_jax import data
     from cnn_jax.training import TrainConfig
-    from cnn_jax.training.run.loop import fit
+    from cnn_jax.training.run.fit import fit
 
     class Net(nn.Module):
         num_classes: int

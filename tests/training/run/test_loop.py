@@ -20,7 +20,8 @@ from cnn_jax.data import Dataset
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.optimizers import transforms as updates_module
 from cnn_jax.training.run.directory.files import CLOCKED
-from cnn_jax.training.run.loop import NonFiniteLossError, fit
+from cnn_jax.training.run.fit import fit
+from cnn_jax.training.run.result import NonFiniteLossError
 from cnn_jax.training.step import state as state_module
 
 
@@ -47,11 +48,11 @@ def test_a_run_learns_and_reports_itself(tiny_net, digits, with_run):
     records = []
     result = fit(
         tiny_net(),
-        config,
         train,
-        test,
+        test=test,
+        config=config,
         progress=False,
-        hooks=[lambda record, state: records.append((record, int(state.step)))],
+        callbacks=[lambda record, state: records.append((record, int(state.step)))],
     )
     assert result.test["accuracy"] > 0.6
     assert result.test["num_examples"] == len(test) == 355
@@ -116,7 +117,7 @@ def test_one_device_and_eight_agree(tiny_net, digits, config, one_device):
     model, (train, test) = tiny_net(dropout_rate=0.0), digits
     config = dataclasses.replace(config, epochs=1)
     results = [
-        fit(model, config, train, test, progress=False, mesh=mesh)
+        fit(model, train, test=test, config=config, progress=False, mesh=mesh)
         for mesh in (one_device, sharding.make_mesh())
     ]
     first, second = (result.best_variables for result in results)
@@ -154,7 +155,7 @@ def test_nothing_is_traced_again_after_the_first_step(tiny_net, digits, config):
     model = types.SimpleNamespace(init=net.init, apply=apply)
     train, test = digits
     train, validation = train.split_off(0.2)
-    fit(model, config, train, test, validation=validation, progress=False)
+    fit(model, train, test=test, config=config, validation=validation, progress=False)
 
 
 def test_steps_transfer_nothing_to_the_device(tiny_net, digits, with_run):
@@ -162,7 +163,14 @@ def test_steps_transfer_nothing_to_the_device(tiny_net, digits, with_run):
         jax.config.update("jax_transfer_guard_host_to_device", "disallow")
 
     try:
-        fit(tiny_net(), with_run(epochs=2), *digits, progress=False, hooks=[forbid])
+        fit(
+            tiny_net(),
+            digits[0],
+            test=digits[1],
+            config=with_run(epochs=2),
+            progress=False,
+            callbacks=[forbid],
+        )
     finally:
         jax.config.update("jax_transfer_guard_host_to_device", "allow")
 
@@ -176,7 +184,7 @@ def test_the_device_is_asked_only_when_something_is_reported(
         jax, "device_get", lambda tree: fetches.append(0) or device_get(tree)
     )
     config = dataclasses.replace(config, epochs=2, log_every_steps=100)
-    fit(tiny_net(), config, *digits, progress=False)
+    fit(tiny_net(), digits[0], test=digits[1], config=config, progress=False)
     # Per epoch: the log line at its end, its sums, its evaluation; then the final
     # variables and their evaluation.
     assert len(fetches) == 2 * 3 + 2
@@ -197,7 +205,9 @@ def left_alone(tiny_net, digits, tmp_path_factory):
         checkpoint_every_steps=4,
         run_dir=str(tmp_path_factory.mktemp("alone") / "run"),
     )
-    return config, fit(tiny_net(), config, *digits, progress=False)
+    return config, fit(
+        tiny_net(), digits[0], test=digits[1], config=config, progress=False
+    )
 
 
 # Before the first checkpoint, inside an epoch, at its end, and at the run's.
@@ -211,9 +221,16 @@ def test_a_resumed_run_equals_one_that_was_left_alone(
     alone, expected = left_alone
     broken = dataclasses.replace(alone, run_dir=str(tmp_path / "run"))
     with pytest.raises(KilledError):
-        fit(tiny_net(), broken, *digits, progress=False, hooks=[kill_at(killed_at)])
+        fit(
+            tiny_net(),
+            digits[0],
+            test=digits[1],
+            config=broken,
+            progress=False,
+            callbacks=[kill_at(killed_at)],
+        )
     resumed = dataclasses.replace(broken, resume=True)
-    result = fit(tiny_net(), resumed, *digits, progress=False)
+    result = fit(tiny_net(), digits[0], test=digits[1], config=resumed, progress=False)
 
     assert result.state_digest == expected.state_digest
     assert trees.digest(result.best_variables) == trees.digest(expected.best_variables)
@@ -244,12 +261,19 @@ def test_a_run_with_everything_on_resumes_bitwise_and_keeps_its_averages(
         unfreeze_epochs=(("^conv/kernel", 1.5),),
         checkpoint_every_steps=4,
     )
-    expected = fit(tiny_net(), alone, *digits, progress=False)
+    expected = fit(tiny_net(), digits[0], test=digits[1], config=alone, progress=False)
     broken = dataclasses.replace(alone, run_dir=str(tmp_path / "broken"))
     with pytest.raises(KilledError):
-        fit(tiny_net(), broken, *digits, progress=False, hooks=[kill_at(14)])
+        fit(
+            tiny_net(),
+            digits[0],
+            test=digits[1],
+            config=broken,
+            progress=False,
+            callbacks=[kill_at(14)],
+        )
     resumed = dataclasses.replace(broken, resume=True)
-    result = fit(tiny_net(), resumed, *digits, progress=False)
+    result = fit(tiny_net(), digits[0], test=digits[1], config=resumed, progress=False)
     assert result.state_digest == expected.state_digest
     assert result.test == expected.test
     assert trees.digest(result.best_variables) == trees.digest(result.state.average)
@@ -282,13 +306,20 @@ def test_a_run_with_narrow_averages_resumes_with_wide_ones(
             older.setattr(module, "wide", lambda tree: tree)
         one = dataclasses.replace(config, epochs=2)
         with pytest.raises(KilledError):
-            fit(NarrowNet(), one, *digits, progress=False, hooks=[kill_at(12)])
+            fit(
+                NarrowNet(),
+                digits[0],
+                test=digits[1],
+                config=one,
+                progress=False,
+                callbacks=[kill_at(12)],
+            )
     checkpoints = pathlib.Path(config.run_dir) / "checkpoints"
     with Checkpointer(checkpoints, read_only=True) as checkpointer:
         leaves = checkpointer.describe().leaves
         assert leaves["state/average/params/head/kernel"] == "bfloat16[64,10]"
     resumed = dataclasses.replace(config, resume=True)
-    result = fit(NarrowNet(), resumed, *digits, progress=False)
+    result = fit(NarrowNet(), digits[0], test=digits[1], config=resumed, progress=False)
     narrow = {leaf.dtype for leaf in jax.tree.leaves(result.state.params)}
     assert narrow == {jnp.dtype(jnp.bfloat16)}
     kept = (result.state.average, result.state.opt_state)
@@ -304,9 +335,13 @@ def test_a_run_with_narrow_averages_resumes_with_wide_ones(
 @pytest.mark.slow
 def test_a_finished_run_resumes_to_the_same_result(tiny_net, digits, with_run):
     config = with_run(epochs=1)
-    first = fit(tiny_net(), config, *digits, progress=False)
+    first = fit(tiny_net(), digits[0], test=digits[1], config=config, progress=False)
     again = fit(
-        tiny_net(), dataclasses.replace(config, resume=True), *digits, progress=False
+        tiny_net(),
+        digits[0],
+        test=digits[1],
+        config=dataclasses.replace(config, resume=True),
+        progress=False,
     )
     assert again.state_digest == first.state_digest
     assert again.test == first.test
@@ -318,14 +353,14 @@ def test_resuming_nothing_starts_from_scratch_and_says_so(
     tiny_net, digits, with_run, capsys
 ):
     config = with_run(epochs=1, resume=True)
-    result = fit(tiny_net(), config, *digits, progress=False)
+    result = fit(tiny_net(), digits[0], test=digits[1], config=config, progress=False)
     assert "starting from scratch" in capsys.readouterr().err
     assert int(result.state.step) == 11
 
 
 def test_a_checkpoint_that_falls_on_an_epochs_end_is_saved(tiny_net, digits, with_run):
     config = with_run(epochs=2, checkpoint_every_steps=11, keep_checkpoints=9)
-    fit(tiny_net(), config, *digits, progress=False)
+    fit(tiny_net(), digits[0], test=digits[1], config=config, progress=False)
     with Checkpointer(pathlib.Path(config.run_dir) / "checkpoints") as checkpointer:
         assert checkpointer.steps == (11, 22)
 
@@ -336,15 +371,22 @@ def test_checkpoints_may_lie_elsewhere_but_not_among_those_of_another_run(
     elsewhere = str(tmp_path / "elsewhere")
     fields = {"checkpoint_dir": elsewhere, "keep_checkpoints": 1, "epochs": 2}
     config = with_run(checkpoint_every_steps=4, keep_checkpoint_every_steps=8, **fields)
-    fit(tiny_net(), config, *digits, progress=False)
+    fit(tiny_net(), digits[0], test=digits[1], config=config, progress=False)
     assert not (pathlib.Path(config.run_dir) / "checkpoints").exists()
     with Checkpointer(elsewhere, read_only=True) as checkpointer:
         assert checkpointer.steps == (8, 16, 22)
     again = dataclasses.replace(config, run_dir=str(tmp_path / "again"))
     with pytest.raises(FileExistsError, match=r"elsewhere already holds.*--checkpoint"):
-        fit(tiny_net(), again, *digits, progress=False)
+        fit(tiny_net(), digits[0], test=digits[1], config=again, progress=False)
     resumed = dataclasses.replace(config, resume=True)
-    assert int(fit(tiny_net(), resumed, *digits, progress=False).state.step) == 22
+    assert (
+        int(
+            fit(
+                tiny_net(), digits[0], test=digits[1], config=resumed, progress=False
+            ).state.step
+        )
+        == 22
+    )
 
 
 def test_a_rule_says_where_a_leaf_lies(tiny_net, digits, config):
@@ -352,7 +394,9 @@ def test_a_rule_says_where_a_leaf_lies(tiny_net, digits, config):
     config = dataclasses.replace(
         config, mesh="data=4,fsdp=2", sharding_rules=rules, epochs=1
     )
-    params = fit(tiny_net(), config, *digits, progress=False).state.params
+    params = fit(
+        tiny_net(), digits[0], test=digits[1], config=config, progress=False
+    ).state.params
     specs = {
         path: leaf.sharding.spec for path, leaf in trees.named_leaves(params).items()
     }
@@ -363,12 +407,12 @@ def test_a_rule_says_where_a_leaf_lies(tiny_net, digits, config):
 def test_what_would_change_the_numbers_is_refused(tiny_net, digits, with_run):
     train, test = digits
     config = with_run(epochs=1)
-    fit(tiny_net(), config, train, test, progress=False)
+    fit(tiny_net(), train, test=test, config=config, progress=False)
     with pytest.raises(FileExistsError, match="already holds a run"):
-        fit(tiny_net(), config, train, test, progress=False)
+        fit(tiny_net(), train, test=test, config=config, progress=False)
     changed = dataclasses.replace(config, resume=True, epochs=2, seed=1)
     with pytest.raises(ResumeRefusedError) as error:
-        fit(tiny_net(), changed, train, test, progress=False)
+        fit(tiny_net(), train, test=test, config=changed, progress=False)
     assert "  epochs: saved 1, now 2\n  seed: saved 0, now 1" in str(error.value)
     images = train.images.copy()
     images[0, 0, 0, 0] ^= 1
@@ -376,9 +420,9 @@ def test_what_would_change_the_numbers_is_refused(tiny_net, digits, with_run):
     with pytest.raises(ResumeRefusedError, match="another dataset:\n  train: saved"):
         fit(
             tiny_net(),
-            dataclasses.replace(config, resume=True),
             other,
-            test,
+            test=test,
+            config=dataclasses.replace(config, resume=True),
             progress=False,
         )
 
@@ -387,23 +431,30 @@ def test_a_field_that_an_older_version_lacked_counts_as_its_default(
     tiny_net, digits, with_run
 ):
     config = with_run(epochs=1)
-    fit(tiny_net(), config, *digits, progress=False)
+    fit(tiny_net(), digits[0], test=digits[1], config=config, progress=False)
     with Checkpointer(pathlib.Path(config.run_dir) / "checkpoints") as checkpointer:
         metadata = dict(checkpointer.metadata())
         saved = dict(metadata["config"])
         assert saved.pop("minimum_gain") == 0.0
         checkpointer.amend(checkpointer.latest_step, {**metadata, "config": saved})
     resumed = dataclasses.replace(config, resume=True)
-    assert int(fit(tiny_net(), resumed, *digits, progress=False).state.step) == 11
+    assert (
+        int(
+            fit(
+                tiny_net(), digits[0], test=digits[1], config=resumed, progress=False
+            ).state.step
+        )
+        == 11
+    )
     other = dataclasses.replace(resumed, minimum_gain=0.1)
     with pytest.raises(ResumeRefusedError, match=r"minimum_gain: saved 0\.0, now 0\.1"):
-        fit(tiny_net(), other, *digits, progress=False)
+        fit(tiny_net(), digits[0], test=digits[1], config=other, progress=False)
 
 
 def test_what_is_allowed_may_change(tiny_net, digits, with_run, capsys):
     train, test = digits
     config = with_run(epochs=1, schedule="constant")
-    fit(tiny_net(), config, train, test, progress=False)
+    fit(tiny_net(), train, test=test, config=config, progress=False)
     images = train.images.copy()
     images[0, 0, 0, 0] ^= 1
     other = dataclasses.replace(train, images=images)
@@ -418,16 +469,16 @@ def test_what_is_allowed_may_change(tiny_net, digits, with_run, capsys):
         )
         hint = "--allow-changed dataset" if missing == "dataset" else missing
         with pytest.raises(ResumeRefusedError, match=hint):
-            fit(tiny_net(), resumed, other, test, progress=False)
+            fit(tiny_net(), other, test=test, config=resumed, progress=False)
     resumed = dataclasses.replace(resumed, allow_changed=allowed)
-    result = fit(tiny_net(), resumed, other, test, progress=False)
+    result = fit(tiny_net(), other, test=test, config=resumed, progress=False)
     assert int(result.state.step) == 22
     assert result.history[-1]["learning_rate"] == pytest.approx(0.1)
     # The run is now one with the new values.
     again = dataclasses.replace(resumed, allow_changed=())
-    assert fit(tiny_net(), again, other, test, progress=False).state_digest == (
-        result.state_digest
-    )
+    assert fit(
+        tiny_net(), other, test=test, config=again, progress=False
+    ).state_digest == (result.state_digest)
     with pytest.raises(ValueError, match=r"allow_changed: .*not \['epoch'\]"):
         dataclasses.replace(config, allow_changed=("epoch",)).validate()
 
@@ -450,11 +501,11 @@ def test_early_stopping_goes_by_validation_and_reports_the_best_epoch(
     kept = {}
     result = fit(
         tiny_net(),
-        config,
         noise,
-        test,
+        test=test,
+        config=config,
         progress=False,
-        hooks=[
+        callbacks=[
             lambda record, state: kept.update(
                 {record["epoch"]: jax.device_get(state.variables)}
             )
@@ -477,9 +528,9 @@ def test_early_stopping_goes_by_validation_and_reports_the_best_epoch(
     # Stopping is part of the record: resuming trains no further.
     again = fit(
         tiny_net(),
-        dataclasses.replace(config, resume=True),
         noise,
-        test,
+        test=test,
+        config=dataclasses.replace(config, resume=True),
         progress=False,
     )
     assert again.state_digest == result.state_digest
@@ -492,7 +543,7 @@ def test_a_gain_below_the_minimum_does_not_buy_time(tiny_net, digits, config):
     config = dataclasses.replace(
         config, epochs=9, patience=2, minimum_gain=1.0, validation_fraction=0.3
     )
-    result = fit(tiny_net(), config, train, test, progress=False)
+    result = fit(tiny_net(), train, test=test, config=config, progress=False)
     accuracies = [record["validation_accuracy"] for record in result.history]
     # The first epoch gains on nothing; no later one can gain a whole 100 %.
     assert len(accuracies) == 3
@@ -503,7 +554,7 @@ def test_a_gain_below_the_minimum_does_not_buy_time(tiny_net, digits, config):
 def test_patience_without_a_validation_split_is_refused(tiny_net, digits, config):
     config = dataclasses.replace(config, patience=2)
     with pytest.raises(ValueError, match="the test split decides nothing"):
-        fit(tiny_net(), config, *digits, progress=False)
+        fit(tiny_net(), digits[0], test=digits[1], config=config, progress=False)
 
 
 @pytest.mark.parametrize("checkpoint_every_steps", [0, 2])
@@ -518,7 +569,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
         checkpoint_every_steps=checkpoint_every_steps,
     )
     with pytest.raises(NonFiniteLossError) as error:
-        fit(net, config, *digits, progress=False)
+        fit(net, digits[0], test=digits[1], config=config, progress=False)
     found = error.value.step
     # Watching every step finds the same one.
     losses = []
@@ -531,10 +582,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
     with pytest.raises(NonFiniteLossError, match=f"at step {found} "):
         fit(
             net,
-            watched,
-            *digits,
+            digits[0],
+            test=digits[1],
+            config=watched,
             progress=False,
-            hooks=[lambda record, state: losses.append(record["loss"])],
+            callbacks=[lambda record, state: losses.append(record["loss"])],
         )
     assert 1 < found < 11
     assert len(losses) == found - 1
@@ -586,10 +638,11 @@ def test_what_is_not_finite_first_is_named(marked, with_run, loss_too):
     with pytest.raises(NonFiniteLossError) as error:
         fit(
             Fragile(loss_too),
-            config,
-            *marked,
+            marked[0],
+            test=marked[1],
+            config=config,
             progress=False,
-            hooks=[lambda record, state: steps.append(record["step"])],
+            callbacks=[lambda record, state: steps.append(record["step"])],
         )
     assert error.value.step == steps[-1] + 1 > 1
     # The gradient of the weight alone, or of all, of which the head's are the first.
@@ -606,7 +659,9 @@ def test_what_is_not_finite_first_is_named(marked, with_run, loss_too):
 def test_so_many_steps_may_be_skipped_and_no_more(marked, with_run, loss_too):
     config = with_run(epochs=2, **FRAGILE_RUN)
     skip = dataclasses.replace(config, non_finite="skip", maximum_skipped_steps=2)
-    result = fit(Fragile(loss_too), skip, *marked, progress=False)
+    result = fit(
+        Fragile(loss_too), marked[0], test=marked[1], config=skip, progress=False
+    )
     assert [epoch["train_skipped_steps"] for epoch in result.history] == [1, 1]
     assert all(np.isfinite(epoch["train_loss"]) for epoch in result.history)
     assert int(result.state.step) == 22
@@ -617,7 +672,7 @@ def test_so_many_steps_may_be_skipped_and_no_more(marked, with_run, loss_too):
     assert [line["loss"] for line in skipped if line["skipped_steps"]] == [None] * 2
     once = dataclasses.replace(skip, maximum_skipped_steps=1, run_dir=None)
     with pytest.raises(NonFiniteLossError):
-        fit(Fragile(loss_too), once, *marked, progress=False)
+        fit(Fragile(loss_too), marked[0], test=marked[1], config=once, progress=False)
 
 
 def test_parameters_that_are_not_finite_are_not_saved(tiny_net, digits, with_run):
@@ -628,7 +683,7 @@ def test_parameters_that_are_not_finite_are_not_saved(tiny_net, digits, with_run
         checkpoint_every_steps=1,
     )
     with pytest.raises(NonFiniteLossError, match=r"step 1 .*params/head/bias") as error:
-        fit(tiny_net(), config, *digits, progress=False)
+        fit(tiny_net(), digits[0], test=digits[1], config=config, progress=False)
     assert error.value.leaf == "params/head/bias"
     with Checkpointer(pathlib.Path(config.run_dir) / "checkpoints") as checkpointer:
         assert checkpointer.steps == ()
@@ -636,7 +691,7 @@ def test_parameters_that_are_not_finite_are_not_saved(tiny_net, digits, with_run
 
 def test_a_schedule_that_ends_decays_to_the_logged_rate(tiny_net, digits, config):
     config = dataclasses.replace(config, epochs=2, schedule="linear")
-    result = fit(tiny_net(), config, *digits, progress=False)
+    result = fit(tiny_net(), digits[0], test=digits[1], config=config, progress=False)
     rates = [record["learning_rate"] for record in result.history]
     # Of the epoch's last step, which 10 and 21 of 22 came before.
     np.testing.assert_allclose(rates, [0.2 * 12 / 22, 0.2 * 1 / 22], rtol=1e-5)
@@ -645,24 +700,34 @@ def test_a_schedule_that_ends_decays_to_the_logged_rate(tiny_net, digits, config
 def test_splits_and_mesh_must_fit(tiny_net, digits, config):
     train, test = digits
     with pytest.raises(ValueError, match="multiple of the 8 devices"):
-        fit(tiny_net(), dataclasses.replace(config, batch_size=12), train, test)
+        fit(
+            tiny_net(),
+            train,
+            test=test,
+            config=dataclasses.replace(config, batch_size=12),
+        )
     with pytest.raises(ValueError, match="expected 1 to 360"):
-        fit(tiny_net(), dataclasses.replace(config, batch_size=800), train, test)
+        fit(
+            tiny_net(),
+            train,
+            test=test,
+            config=dataclasses.replace(config, batch_size=800),
+        )
     gray = Dataset(
         "x", "test", np.zeros((4, 9, 8, 1), np.uint8), np.arange(4), test.class_names
     )
     with pytest.raises(ValueError, match=r"test: got images \(9, 8, 1\)"):
-        fit(tiny_net(), config, train, gray)
+        fit(tiny_net(), train, test=gray, config=config)
     with pytest.raises(ValueError, match="validation: given"):
         fit(
             tiny_net(),
-            dataclasses.replace(config, validation_fraction=0.1),
             train,
-            test,
+            test=test,
+            config=dataclasses.replace(config, validation_fraction=0.1),
             validation=test,
         )
     with pytest.raises(ValueError, match="epochs: got 0"):
-        fit(tiny_net(), dataclasses.replace(config, epochs=0), train, test)
+        fit(tiny_net(), train, test=test, config=dataclasses.replace(config, epochs=0))
 
 
 def test_bfloat16_inputs_keep_float32_parameters(tiny_net, digits, config):
@@ -674,7 +739,7 @@ def test_bfloat16_inputs_keep_float32_parameters(tiny_net, digits, config):
             seen.append(x.dtype)
             return super().__call__(x, train=train)
 
-    result = fit(Watching(), config, *digits, progress=False)
+    result = fit(Watching(), digits[0], test=digits[1], config=config, progress=False)
     assert {str(dtype) for dtype in seen} == {"bfloat16"}
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(result.best_variables)} == {
         "float32"

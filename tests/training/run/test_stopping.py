@@ -17,8 +17,8 @@ from cnn_jax import trees
 from cnn_jax.checkpoint import Checkpointer, points
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.run import feeds
-from cnn_jax.training.run.loop import fit
-from cnn_jax.training.run.programs import Programs
+from cnn_jax.training.run.compiled import CompiledRun
+from cnn_jax.training.run.fit import fit
 from cnn_jax.training.run.stopping import RunStoppedError, StopSignals
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -42,34 +42,36 @@ def left_alone(tiny_net, digits, tmp_path_factory):
         log_every_steps=3,
         run_dir=str(tmp_path_factory.mktemp("alone") / "run"),
     )
-    return config, fit(tiny_net(), config, *digits, progress=False)
+    return config, fit(
+        tiny_net(), digits[0], test=digits[1], config=config, progress=False
+    )
 
 
 # Each of these has a signal sent in a phase of a run, and says where it then stops.
 
 
 def while_compiling(monkeypatch):
-    compile_ = Programs._compile
+    compile_ = CompiledRun._compile
 
     def compile_and_send(self, function, *arguments, **options):
         if options.get("donate") == 0:  # the training step
             send()
         return compile_(self, function, *arguments, **options)
 
-    monkeypatch.setattr(Programs, "_compile", compile_and_send)
+    monkeypatch.setattr(CompiledRun, "_compile", compile_and_send)
     return 0
 
 
 def in_a_step(monkeypatch):
-    step = Programs.step
+    step = CompiledRun.step
 
-    def step_and_send(self, carry, inputs):
-        carry = step(self, carry, inputs)
+    def step_and_send(self, carry, inputs, key):
+        carry = step(self, carry, inputs, key)
         if int(carry["state"].step) == 14:
             send()
         return carry
 
-    monkeypatch.setattr(Programs, "step", step_and_send)
+    monkeypatch.setattr(CompiledRun, "step", step_and_send)
     return 14
 
 
@@ -150,7 +152,7 @@ def test_a_signal_in_any_phase_saves_and_the_run_resumes_bitwise(
     with monkeypatch.context() as patched:
         step = phase(patched)
         with pytest.raises(RunStoppedError, match="SIGTERM: stopped and saved") as stop:
-            fit(tiny_net(), stopped, *digits, progress=False)
+            fit(tiny_net(), digits[0], test=digits[1], config=stopped, progress=False)
     assert "SIGTERM: saving at the next safe point" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
     assert "stop-signals" not in {thread.name for thread in threading.enumerate()}
@@ -159,7 +161,7 @@ def test_a_signal_in_any_phase_saves_and_the_run_resumes_bitwise(
         assert checkpoints.latest_step == stop.value.step
 
     resumed = dataclasses.replace(stopped, resume=True)
-    result = fit(tiny_net(), resumed, *digits, progress=False)
+    result = fit(tiny_net(), digits[0], test=digits[1], config=resumed, progress=False)
     assert result.state_digest == expected.state_digest
     assert trees.digest(result.best_variables) == trees.digest(expected.best_variables)
     assert result.test == expected.test
@@ -173,19 +175,21 @@ def test_a_run_stopped_again_and_again_gets_to_its_end(
 ):
     alone, expected = left_alone
     config = dataclasses.replace(alone, run_dir=str(tmp_path / "run"))
-    evaluate, calls = Programs.evaluate, []
+    evaluate, calls = CompiledRun.evaluate, []
 
-    def evaluate_and_send(self, state, name):
-        calls.append(name)
+    def evaluate_and_send(self, state, batches):
+        calls.append(batches)
         if len(calls) in (1, 2, 4, 8):
             send(signal.SIGINT)
-        return evaluate(self, state, name)
+        return evaluate(self, state, batches)
 
-    monkeypatch.setattr(Programs, "evaluate", evaluate_and_send)
+    monkeypatch.setattr(CompiledRun, "evaluate", evaluate_and_send)
     stops = 0
     while True:
         try:
-            result = fit(tiny_net(), config, *digits, progress=False)
+            result = fit(
+                tiny_net(), digits[0], test=digits[1], config=config, progress=False
+            )
             break
         except RunStoppedError:
             stops += 1
@@ -210,7 +214,14 @@ def test_without_a_directory_signals_do_what_they_do(tiny_net, digits, config):
         send(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        fit(tiny_net(), config, *digits, progress=False, hooks=[interrupt])
+        fit(
+            tiny_net(),
+            digits[0],
+            test=digits[1],
+            config=config,
+            progress=False,
+            callbacks=[interrupt],
+        )
 
 
 def test_another_thread_hears_nothing():

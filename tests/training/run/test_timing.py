@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from cnn_jax.training import TrainConfig
-from cnn_jax.training.run.loop import fit
+from cnn_jax.training.run.fit import fit
 from cnn_jax.training.run.timing import (
     PEAK_FLOPS,
     StepTrace,
@@ -104,7 +104,7 @@ def test_a_trace_ends_with_the_run(tmp_path, monkeypatch):
 
 def test_a_run_leaves_its_trace(tiny_net, digits, with_run):
     config = with_run(epochs=1, profile_steps=(3, 5))
-    result = fit(tiny_net(), config, *digits, progress=False)
+    result = fit(tiny_net(), digits[0], test=digits[1], config=config, progress=False)
     assert list((pathlib.Path(result.run_dir) / "profile").rglob("*.xplane.pb"))
     assert 0 < result.step_seconds_median <= result.step_seconds_p99
     assert result.flops_utilization is None

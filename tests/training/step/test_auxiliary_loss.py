@@ -19,6 +19,7 @@ from cnn_jax.data import load_dataset
 from cnn_jax.layers import BatchNorm, Dense
 from cnn_jax.training import (
     LossScale,
+    StepOptions,
     TrainConfig,
     TrainState,
     step_options,
@@ -26,7 +27,7 @@ from cnn_jax.training import (
 )
 from cnn_jax.training.devices.spread import make_step
 from cnn_jax.training.optimizers.roles import parameter_depths
-from cnn_jax.training.run.loop import fit
+from cnn_jax.training.run.fit import fit
 
 CLASSES = 10
 WEIGHT = 0.3
@@ -41,6 +42,11 @@ class TwoHeads(nn.Module):
     aux_heads: bool = True
     dtype: str | None = None
     param_dtype: str = "float32"
+
+    @property
+    def auxiliary_endpoints(self):
+        """The endpoints that are auxiliary heads."""
+        return ("aux1", "aux2") if self.aux_heads else ()
 
     @nn.compact
     def __call__(self, x, *, train=False, endpoints=False):
@@ -85,8 +91,12 @@ def make_state(dtype="float32", model=None, **options):
     return jax.jit(create)(jax.random.key(0), images)
 
 
+def make_options(**options):
+    return StepOptions(auxiliary_endpoints=("aux1", "aux2"), **options)
+
+
 def jitted(**options):
-    return jax.jit(functools.partial(train_step, **options))
+    return jax.jit(functools.partial(train_step, options=make_options(**options)))
 
 
 def gradient_of(state, after):
@@ -200,7 +210,7 @@ def test_a_loss_scale_scales_them_too():
 def test_their_loss_is_computed_as_exactly_as_the_main_one(dtype):
     # A loss of half precision's logits as they are would be one of half precision.
     state = make_state(model=TwoHeads(dtype=dtype))
-    step = functools.partial(train_step, auxiliary_weight=WEIGHT)
+    step = functools.partial(train_step, options=make_options(auxiliary_weight=WEIGHT))
     program = jax.make_jaxpr(step)(state, make_batch(), KEY).jaxpr
     read = {"log": [], "tanh": []}
     for equation in equations(program):
@@ -222,7 +232,9 @@ def equations(program):
 @pytest.mark.parametrize("strategy", ["jit", "shard_map"])
 def test_every_strategy_trains_them_alike(strategy):
     batch, state = make_batch(), make_state()
-    step_fn = functools.partial(train_step, auxiliary_weight=WEIGHT)
+    step_fn = functools.partial(
+        train_step, options=make_options(auxiliary_weight=WEIGHT)
+    )
     expected, expected_metrics = jax.jit(step_fn)(state, batch, KEY)
     mesh = sharding.make_mesh(jax.devices()[:4])
     spread = make_step(step_fn, strategy=strategy, mesh=mesh)
@@ -263,8 +275,9 @@ def test_an_infinite_auxiliary_loss_is_no_good_step():
 
 def test_a_weight_for_heads_that_are_not_there_is_refused():
     state = make_state(model=TwoHeads(aux_heads=False))
-    with pytest.raises(ValueError, match=r"got 0\.3 for .*\['stage1', 'stage2'\]"):
-        train_step(state, make_batch(), KEY, auxiliary_weight=0.3)
+    match = r"got \['aux1', 'aux2'\].*\['stage1', 'stage2'\]"
+    with pytest.raises(ValueError, match=match):
+        train_step(state, make_batch(), KEY, options=make_options(auxiliary_weight=0.3))
 
 
 def test_only_a_network_with_such_heads_is_asked_for_them():
@@ -272,9 +285,9 @@ def test_only_a_network_with_such_heads_is_asked_for_them():
     names = {"googlenet", "inception_v3"}
     for name in (*names, "resnet20", "lenet5"):
         options = step_options(config, model=cnn_jax.create_model(name))
-        assert options.get("auxiliary_weight", 0.0) == (0.4 if name in names else 0.0)
+        assert options.auxiliary_weight == (0.4 if name in names else 0.0)
     for model in (cnn_jax.create_model("googlenet", aux_heads=False), object(), None):
-        assert "auxiliary_weight" not in step_options(config, model=model)
+        assert step_options(config, model=model).auxiliary_weight == 0.0
 
 
 def moved(before, after):
@@ -297,7 +310,14 @@ def trained(model, config, digits, **changes):
     images = jnp.zeros((1, *train.image_shape))
     initial = jax.jit(functools.partial(model.init, train=False))(KEY, images)
     config = dataclasses.replace(config, epochs=1, weight_decay=0.0, **changes)
-    result = fit(model, config, train, test, progress=False, initial_variables=initial)
+    result = fit(
+        model,
+        train,
+        test=test,
+        config=config,
+        progress=False,
+        initial_variables=initial,
+    )
     return initial["params"], result
 
 

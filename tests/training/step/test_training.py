@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from cnn_jax.training import TrainState, eval_step, train_step
+from cnn_jax.training import StepOptions, TrainState, eval_step, train_step
 
 ROOT = pathlib.Path(__file__).parents[3]
 
@@ -58,8 +58,8 @@ def test_a_step_descends_the_mean_loss(state, batch):
     (loss, (logits, batch_stats)), gradients = jax.value_and_grad(
         loss_fn, has_aux=True
     )(state.params)
-    new_state, metrics = jax.jit(train_step, static_argnames="label_smoothing")(
-        state, batch, key, label_smoothing=0.1
+    new_state, metrics = jax.jit(train_step, static_argnames="options")(
+        state, batch, key, options=StepOptions(label_smoothing=0.1)
     )
     expected = jax.tree.map(lambda w, g: w - 0.1 * g, state.params, gradients)
     chex.assert_trees_all_close(new_state.params, expected, rtol=1e-5, atol=1e-6)
@@ -131,7 +131,9 @@ def test_the_steps_bring_nothing_but_jax_flax_optax_and_numpy():
 
 
 def test_a_step_that_is_skipped_changes_nothing_but_its_number(state, batch):
-    step = jax.jit(functools.partial(train_step, skip_non_finite=True))
+    step = jax.jit(
+        functools.partial(train_step, options=StepOptions(skip_non_finite=True))
+    )
     key = jax.random.key(3)
     expected, _ = jax.jit(train_step)(state, batch, key)
     found, metrics = step(state, batch, key)

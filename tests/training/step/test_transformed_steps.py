@@ -11,12 +11,13 @@ import pytest
 
 from cnn_jax.training import (
     LossScale,
+    StepOptions,
     TrainConfig,
     TrainState,
     step_options,
     train_step,
 )
-from cnn_jax.training.step.training import _ascend
+from cnn_jax.training.step.gradients import _ascend
 
 CLASSES = 3
 KEY = jax.random.key(3)
@@ -69,7 +70,7 @@ def make_state(optimizer=None, model=None, **options):
 
 
 def jitted(**options):
-    return jax.jit(functools.partial(train_step, **options))
+    return jax.jit(functools.partial(train_step, options=StepOptions(**options)))
 
 
 def mean_loss(params, batch, model=TwoLayers):
@@ -135,7 +136,9 @@ def test_each_part_draws_by_a_key_of_its_own():
 
 def test_parts_must_divide_the_batch():
     with pytest.raises(ValueError, match="got 5 for a batch of 12"):
-        train_step(make_state(), make_batch(), KEY, accumulate_steps=5)
+        train_step(
+            make_state(), make_batch(), KEY, options=StepOptions(accumulate_steps=5)
+        )
 
 
 def test_sam_descends_the_gradient_from_uphill():
@@ -293,9 +296,9 @@ def test_parts_of_a_narrow_gradient_add_up():
     }
     state = TrainState.create(Model(), optax.sgd(1.0), KEY, batch["image"][:1])
     whole, parts = (
-        jax.jit(functools.partial(train_step, accumulate_steps=count))(
-            state, batch, KEY
-        )[0].params["w"]
+        jax.jit(
+            functools.partial(train_step, options=StepOptions(accumulate_steps=count))
+        )(state, batch, KEY)[0].params["w"]
         for count in (1, num_parts)
     )
     assert parts.dtype == jnp.bfloat16
@@ -330,7 +333,7 @@ def test_a_state_without_averages_evaluates_its_weights():
 def test_averages_and_their_decay_belong_together(decay):
     state = make_state(averages=decay is None)
     with pytest.raises(ValueError, match=f"ema_decay: got {decay} for a state"):
-        train_step(state, make_batch(), KEY, ema_decay=decay)
+        train_step(state, make_batch(), KEY, options=StepOptions(ema_decay=decay))
 
 
 def scaled_state(initial=2.0**10, growth_steps=3, **options):
@@ -452,4 +455,4 @@ def test_the_configuration_reaches_the_step():
         "unfreeze_steps": (("^second/", 15),),
         "skip_non_finite": True,
     }
-    assert step_options(config, steps_per_epoch=10) == expected
+    assert step_options(config, steps_per_epoch=10) == StepOptions(**expected)

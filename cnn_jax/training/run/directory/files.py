@@ -1,6 +1,6 @@
 """The files of a run: configuration, metrics, events, result.
 
-A room of its own beside the loop, because what a run leaves behind is a contract:
+A module of its own beside the loop, because what a run leaves behind is a contract:
 
     config.json          the configuration, what the model is, versions and dataset
                          fingerprints
@@ -89,7 +89,7 @@ class RunFiles:
                 self.directory, purge_step=step + 1 if step else None
             )
 
-    def record(self, event: str, values: Mapping[str, Any]) -> None:
+    def write_metrics(self, event: str, values: Mapping[str, Any]) -> None:
         """Appends a line, and the same numbers as TensorBoard scalars."""
         if not self._writes:
             return

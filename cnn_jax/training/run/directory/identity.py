@@ -1,4 +1,4 @@
-"""What a run is of: the model and the data that it was given.
+"""The model, the data and the own parts that a run was given, by their names.
 
 The configuration names both, for whoever makes them from it. `fit` is given them made,
 so that what it records is what they are and not what the configuration would have made.
@@ -7,9 +7,14 @@ so that what it records is what they are and not what the configuration would ha
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any
+
+import jax
+import optax
 
 from cnn_jax import data
 from cnn_jax.models import list_models
@@ -48,14 +53,69 @@ def identify_model(model: Any, name: str) -> dict[str, Any]:
         "name": None if found is None else found[0],
         "module": f"{kind.__module__}.{kind.__qualname__}",
         "changed": {
-            # Without the addresses of functions, which differ from run to run.
-            field: re.sub(r" at 0x[0-9a-f]+", "", repr(value))
-            for field, value in changed.items()
+            field: _without_addresses(repr(value)) for field, value in changed.items()
         },
         "fields": {
             field: value for field, value in changed.items() if _is_plain(value)
         },
     }
+
+
+def identify_parts(
+    optimizer: optax.GradientTransformation | None,
+    loss_fn: Any,
+    metrics: Mapping[str, Any] | None,
+    params: Any,
+) -> dict[str, Any]:
+    """Returns the names of a caller's own parts, which no configuration can hold.
+
+    Args:
+      optimizer: An optax transformation, named by the states that it keeps; or None.
+      loss_fn: A function, named by where it is defined; or None.
+      metrics: Functions by name, likewise.
+      params: Shapes and dtypes of the parameters.
+
+    Returns:
+      `{"optimizer", "loss_fn", "metrics"}`, those that were given, for JSON. Two parts
+      of one name may differ all the same, as in a number that a function closes over.
+    """
+    parts: dict[str, Any] = {}
+    if optimizer is not None:
+        kinds = ", ".join(_state_kinds(jax.eval_shape(optimizer.init, params)))
+        parts["optimizer"] = f"{_function_name(optimizer.update)} ({kinds})"
+    if loss_fn is not None:
+        parts["loss_fn"] = _function_name(loss_fn)
+    if metrics:
+        parts["metrics"] = {
+            name: _function_name(function) for name, function in metrics.items()
+        }
+    return parts
+
+
+def _state_kinds(state: Any) -> list[str]:
+    """Returns the names of the states that an optimizer's is nested of, in order."""
+    if not isinstance(state, tuple | list | dict):
+        return []
+    children = list(state.values() if isinstance(state, dict) else state)
+    own = [type(state).__name__] if hasattr(state, "_fields") else []
+    return own + [kind for child in children for kind in _state_kinds(child)]
+
+
+def _function_name(function: Any) -> str:
+    """Returns the qualified name of a function, with what a partial has bound."""
+    if isinstance(function, functools.partial):
+        bound = [repr(each) for each in function.args]
+        bound += [f"{name}={value!r}" for name, value in function.keywords.items()]
+        return _without_addresses(
+            f"{_function_name(function.func)}({', '.join(bound)})"
+        )
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _without_addresses(text: str) -> str:
+    """Removes the addresses of functions, which differ from run to run."""
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
 def _is_plain(value: Any) -> bool:
@@ -68,12 +128,13 @@ def _is_plain(value: Any) -> bool:
 def described(
     config: TrainConfig,
     identity: dict[str, Any],
-    train: data.Source,
-    test: data.Source,
+    train: data.Source | data.Batches,
+    test: data.Source | data.Batches | None,
 ) -> TrainConfig:
-    """Returns the configuration with the names of what the run is of.
+    """Returns the configuration with the names of the run's model and data.
 
-    A name of no registered model is the caller's own for theirs, and stays.
+    A name of no registered model is the caller's own for theirs, and stays. Batches of
+    the caller's own decide the batch size.
     """
     model = identity["name"]
     if model is None:
@@ -84,8 +145,10 @@ def described(
         changes |= {
             "dataset": train.name,
             "train_split": train.split,
-            "test_split": test.split,
+            "test_split": "none" if test is None else test.split,
         }
+    if isinstance(train, data.Batches):
+        changes["batch_size"] = train.batch_size
     return dataclasses.replace(config, **changes)
 
 

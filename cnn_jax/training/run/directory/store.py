@@ -14,46 +14,17 @@ import numpy as np
 from cnn_jax import checkpoint, data, trees
 from cnn_jax.training.config import RESUME_MAY_CHANGE, TrainConfig
 from cnn_jax.training.devices.processes import is_main_process
+from cnn_jax.training.optimizers.optimizer import OWN_FIELDS
 from cnn_jax.training.run.directory.files import RunFiles
 from cnn_jax.training.run.directory.identity import DESCRIPTIVE
-from cnn_jax.training.run.feeds import channel_statistics, image_shape
+from cnn_jax.training.run.early_stopping import RunProgress
+from cnn_jax.training.run.images import ImageFormat
 from cnn_jax.training.run.keys import make_keys
 
 _HINTS = {
     "config": "--allow-changed FIELD ... continues with another value of a field",
     "dataset": "--allow-changed dataset continues with another dataset",
 }
-
-
-@dataclasses.dataclass
-class Record:
-    """What a run remembers beside its arrays; JSON in every checkpoint.
-
-    Attributes:
-      history: A record for each epoch that was evaluated.
-      trained: What is known of an epoch whose steps are over and whose evaluation is
-        not; a run that was stopped in between evaluates it when it is resumed.
-      best_epoch: The epoch with the highest validation accuracy, from 1; 0 for none.
-      best_step: The steps at its end.
-      best_accuracy: That accuracy.
-      target: The accuracy that the next gain is measured from: with a minimum gain, a
-        best epoch that gained too little does not move it.
-      epochs_without_gain: Epochs since there was one.
-      stopped_early: Whether they were too many.
-      train_seconds: Of all training steps so far.
-      epoch_seconds: Of those of the epoch in progress.
-    """
-
-    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
-    trained: dict[str, float] | None = None
-    best_epoch: int = 0
-    best_step: int = 0
-    best_accuracy: float = -1.0
-    target: float = -1.0
-    epochs_without_gain: int = 0
-    stopped_early: bool = False
-    train_seconds: float = 0.0
-    epoch_seconds: float = 0.0
 
 
 class Store:
@@ -64,7 +35,9 @@ class Store:
     Args:
       config: The run's configuration, with a `run_dir`.
       splits: The datasets by name, whose fingerprints a resumed run must find again.
-      identity: What the model is, from `identity.identify_model`.
+      identity: The model, from `identity.identify_model`.
+      images: The format of the model's images.
+      own_parts: The caller's own parts, from `identity.identify_parts`.
       given: The configuration before it named what the run is of, as older runs have
         it; None for the same.
 
@@ -78,8 +51,10 @@ class Store:
     def __init__(
         self,
         config: TrainConfig,
-        splits: Mapping[str, data.Source],
+        splits: Mapping[str, data.Source | data.Batches],
         identity: Mapping[str, Any],
+        images: ImageFormat,
+        own_parts: Mapping[str, Any],
         given: TrainConfig | None = None,
     ):
         assert config.run_dir is not None  # see above
@@ -99,15 +74,15 @@ class Store:
                     f"{self.checkpoints.directory} already holds a run's checkpoints. "
                     "Choose another directory (--checkpoint-dir)."
                 )
-            self._description = _describe(config, splits, identity)
+            self._description = _describe(config, splits, identity, images, own_parts)
             self._check_description(config, given or config)
             self._saved_step: int | None = None
             self._stack = stack.pop_all()
 
     def restore(
         self, template: Any, step: int | None = None
-    ) -> tuple[int, Any, Record]:
-        """Returns step, carry and record of a checkpoint, the newest sound by default.
+    ) -> tuple[int, Any, RunProgress]:
+        """Returns step, carry and progress of a checkpoint, by default the newest.
 
         Raises:
           FileNotFoundError: If there is none.
@@ -123,33 +98,33 @@ class Store:
         if newest:
             self._saved_step = found.step
         tree = trees.as_dtypes_of(template, found.tree)
-        return found.step, tree, Record(**found.metadata["record"])
+        return found.step, tree, RunProgress(**found.metadata["record"])
 
     def save(
-        self, step: int, carry: Any, record: Record, position: Mapping[str, int]
+        self, step: int, carry: Any, progress: RunProgress, position: Mapping[str, int]
     ) -> None:
         """Saves a checkpoint; at the end of an epoch it counts for being the best.
 
-        Of a step that is saved already only the record is saved again: the arrays are
+        Of a step that is saved already only the progress is saved again: the arrays are
         the same.
         """
         metadata = {
             **self._description,
             "position": dict(position),
-            "record": dataclasses.asdict(record),
+            "record": dataclasses.asdict(progress),
         }
         accuracy = None
-        if record.history and record.history[-1]["step"] == step:
-            accuracy = record.history[-1].get("validation_accuracy")
+        if progress.history and progress.history[-1]["step"] == step:
+            accuracy = progress.history[-1].get("validation_accuracy")
         if step == self._saved_step:
             self.checkpoints.amend(step, metadata, metric=accuracy)
         else:
             self.checkpoints.save(step, carry, metadata, metric=accuracy)
             self._saved_step = step
 
-    def open(self, step: int, record: Record) -> None:
+    def open(self, step: int, progress: RunProgress) -> None:
         """Starts writing the run's files behind a step."""
-        self.files.open(self._description, step=step, epoch=len(record.history))
+        self.files.open(self._description, step=step, epoch=len(progress.history))
 
     def close(self) -> None:
         """Waits for every save; raises what went wrong with the last one."""
@@ -179,6 +154,13 @@ class Store:
             else (),
             "random": ("seed",) if "seed" in allowed else (),
         }
+        checkpoint.check_unchanged(
+            "optimizer, loss_fn or metrics of the caller's own",
+            saved.get("own_parts", {}),
+            self._description.get("own_parts", {}),
+            may_change=allowed,
+            hint="--allow-changed optimizer (loss_fn, metrics) continues with another",
+        )
         for what, fields in may_change.items():
             # What an older version did not write cannot have changed.
             checkpoint.check_unchanged(
@@ -188,7 +170,7 @@ class Store:
                 may_change=fields,
                 hint=_HINTS.get(what, ""),
             )
-        _tell_of_versions(saved["versions"], self._description["versions"])
+        _report_versions(saved["versions"], self._description["versions"])
 
 
 def _as_saved(template: Any, leaves: Mapping[str, str]) -> Any:
@@ -208,14 +190,19 @@ def _as_saved(template: Any, leaves: Mapping[str, str]) -> Any:
 
 def _describe(
     config: TrainConfig,
-    splits: Mapping[str, data.Source],
+    splits: Mapping[str, data.Source | data.Batches],
     identity: Mapping[str, Any],
+    images: ImageFormat,
+    own_parts: Mapping[str, Any],
 ) -> dict[str, Any]:
     key, train = make_keys(config.seed).steps, splits["train"]
-    mean, std = channel_statistics(config, train)
+    described = config.to_dict()
+    if "optimizer" in own_parts:
+        described |= dict.fromkeys(OWN_FIELDS)
     return {
-        "config": config.to_dict(),
+        "config": described,
         "model": dict(identity),
+        **({"own_parts": dict(own_parts)} if own_parts else {}),
         "dataset": {name: split.fingerprint for name, split in splits.items()},
         # The same seed gives other keys under another generator.
         "random": {
@@ -225,15 +212,15 @@ def _describe(
         # What the weights expect of an image, for whoever classifies with them.
         "images": {
             "class_names": list(train.class_names),
-            "mean": list(mean),
-            "std": list(std),
-            "input_shape": list(image_shape(config, train)),
+            "mean": None if images.mean is None else list(images.mean),
+            "std": None if images.std is None else list(images.std),
+            "input_shape": list(images.shape),
         },
         "versions": checkpoint.installed_versions(),
     }
 
 
-def _tell_of_versions(saved: Mapping[str, str], current: Mapping[str, str]) -> None:
+def _report_versions(saved: Mapping[str, str], current: Mapping[str, str]) -> None:
     changed = checkpoint.differences(saved, current)
     if changed and is_main_process():
         print(

@@ -17,7 +17,7 @@ from cnn_jax.pretrained import convert, load_pretrained
 from cnn_jax.report.run_page import write_run_page
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.run.directory.identity import described, identify_model
-from cnn_jax.training.run.loop import fit
+from cnn_jax.training.run.fit import fit
 
 
 @pytest.mark.parametrize("name", ["lenet5", "resnet20", "plain20", "vgg16_bn"])
@@ -87,7 +87,7 @@ def own_run(digits, tmp_path_factory):
     splits = [
         dataclasses.replace(split.with_channels(3), name="scans") for split in digits
     ]
-    result = fit(Pooled(), config, *splits, progress=False)
+    result = fit(Pooled(), splits[0], test=splits[1], config=config, progress=False)
     write_run_page(run_dir)
     return run_dir, config, splits, result
 
@@ -134,5 +134,5 @@ def test_the_module_itself_takes_the_weights(own_run):
 def test_an_own_run_resumes(own_run):
     _, config, splits, result = own_run
     resumed = dataclasses.replace(config, resume=True)
-    again = fit(Pooled(), resumed, *splits, progress=False)
+    again = fit(Pooled(), splits[0], test=splits[1], config=resumed, progress=False)
     assert again.state_digest == result.state_digest

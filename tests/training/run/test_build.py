@@ -1,4 +1,4 @@
-"""The compiled programs: what a step sees, where it lies, and which runs share it."""
+"""The compiled programs: the batches of a step, their sharding, and shared programs."""
 
 import dataclasses
 import types
@@ -7,13 +7,14 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from cnn_jax import sharding
 from cnn_jax.data import Dataset
 from cnn_jax.training import TrainConfig
-from cnn_jax.training.run.loop import fit
-from cnn_jax.training.run.programs import Programs
+from cnn_jax.training.run.build import build_run, check_compiled_for, compile_run
+from cnn_jax.training.run.fit import fit
 
 NUM_EXAMPLES = 44
 BATCH_SIZE = 8
@@ -61,19 +62,36 @@ def make_witness(seen_shardings):
 def witnessed():
     """The programs of a witness on eight devices, and the shardings it saw."""
     shardings = []
-    programs = Programs(make_witness(shardings), CONFIG, SPLITS, sharding.make_mesh())
-    return programs, shardings
+    parts = build_run(make_witness(shardings), CONFIG, SPLITS, sharding.make_mesh())
+    return parts, compile_run(parts), shardings
+
+
+def start(parts, compiled):
+    return compiled.start(parts.keys.parameters, parts.initial)
+
+
+def train(parts, compiled, carry, steps):
+    """Returns the carry after these steps."""
+    for step in steps:
+        carry = compiled.step(carry, parts.feed.inputs(step), parts.keys.steps)
+    return carry
+
+
+def rebuilt(parts, **changes):
+    """Returns the parts of a run of the same model with other arguments."""
+    arguments = {"config": parts.config, "splits": SPLITS, **changes}
+    return build_run(parts.model, mesh=parts.mesh, **arguments)
 
 
 def test_an_epoch_trains_on_no_example_twice(witnessed):
-    programs, _ = witnessed
-    carry = programs.start()
+    parts, compiled, _ = witnessed
+    carry = start(parts, compiled)
     left_out = []
     for epoch in range(3):
         before = np.array(carry["state"].batch_stats["seen"])
-        for index in range(programs.steps_per_epoch):
-            inputs = programs.feed.inputs(epoch * programs.steps_per_epoch + index)
-            carry = programs.step(carry, inputs)
+        first = epoch * parts.steps_per_epoch
+        steps = range(first, first + parts.steps_per_epoch)
+        carry = train(parts, compiled, carry, steps)
         seen = np.asarray(carry["state"].batch_stats["seen"]) - before
         # Five batches of eight; the four examples left over differ between epochs.
         assert sorted(seen) == [0] * 4 + [1] * 40
@@ -82,25 +100,25 @@ def test_an_epoch_trains_on_no_example_twice(witnessed):
 
 
 def test_every_step_draws_anew_and_every_seed_otherwise(witnessed):
-    programs, _ = witnessed
-    other = programs.reuse(programs._model, dataclasses.replace(CONFIG, seed=1), SPLITS)
+    parts, compiled, _ = witnessed
+    other = rebuilt(parts, config=dataclasses.replace(CONFIG, seed=1))
     drawn = []
-    for each in (programs, other):
-        carry = each.start()
+    for each in (parts, other):
+        carry = start(each, compiled)
         for step in range(6):
-            carry = each.step(carry, each.feed.inputs(step))
+            carry = train(each, compiled, carry, [step])
             drawn.append(float(carry["state"].batch_stats["drawn"]))
     assert len(set(drawn)) == 12
 
 
 def test_other_examples_need_no_other_programs(witnessed):
-    programs, _ = witnessed
+    parts, compiled, _ = witnessed
     few = NUMBERS.take(np.resize([3, 5], NUM_EXAMPLES))
-    other = programs.reuse(programs._model, CONFIG, {**SPLITS, "train": few})
-    for each, places in ((other, [3, 5]), (programs, None)):
-        carry = each.start()
-        for step in range(each.steps_per_epoch):
-            carry = each.step(carry, each.feed.inputs(step))
+    other = rebuilt(parts, splits={**SPLITS, "train": few})
+    check_compiled_for(compiled, other)
+    for each, places in ((other, [3, 5]), (parts, None)):
+        carry = start(each, compiled)
+        carry = train(each, compiled, carry, range(each.steps_per_epoch))
         seen = np.asarray(carry["state"].batch_stats["seen"])
         assert seen.sum() == each.steps_per_epoch * BATCH_SIZE
         if places:
@@ -108,20 +126,21 @@ def test_other_examples_need_no_other_programs(witnessed):
         else:
             assert seen.max() == 1
     fewer = {**SPLITS, "train": NUMBERS.take(range(40))}
-    with pytest.raises(ValueError, match="other values of the splits"):
-        programs.reuse(programs._model, CONFIG, fewer)
+    with pytest.raises(ValueError, match="other values of the training split's size"):
+        check_compiled_for(compiled, rebuilt(parts, splits=fewer))
 
 
 def test_a_batch_is_split_over_the_devices(witnessed):
-    _, shardings = witnessed
+    _, _, shardings = witnessed
     shape = (BATCH_SIZE, 1, 1, 1)
     assert shardings
     assert all(each.shard_shape(shape) == (1, 1, 1, 1) for each in shardings)
 
 
 def test_evaluation_counts_every_example_though_batches_do_not_divide(witnessed):
-    programs, _ = witnessed
-    found = programs.evaluate(programs.start()["state"], "test")
+    parts, compiled, _ = witnessed
+    state = start(parts, compiled)["state"]
+    found = compiled.evaluate(state, parts.evaluation["test"].batches())
     assert found["num_examples"] == NUM_EXAMPLES
     assert found["accuracy"] == 1.0
     assert found["loss"] == pytest.approx(np.log(2), rel=1e-6)
@@ -136,36 +155,82 @@ def splits(digits):
 @pytest.fixture(scope="module")
 def programs(splits, tiny_net):
     """Programs for the seed of `DIGITS_CONFIG`."""
-    return Programs(tiny_net(), DIGITS_CONFIG, splits, sharding.make_mesh())
+    return compile_run(
+        build_run(tiny_net(), DIGITS_CONFIG, splits, sharding.make_mesh())
+    )
 
 
 def test_shared_programs_train_as_own_ones_would(programs, digits, tiny_net):
     config = dataclasses.replace(DIGITS_CONFIG, seed=7)
-    shared = fit(tiny_net(), config, *digits, programs=programs, progress=False)
-    own = fit(tiny_net(), config, *digits, progress=False)
+    shared = fit(
+        tiny_net(),
+        digits[0],
+        test=digits[1],
+        config=config,
+        compiled=programs,
+        progress=False,
+    )
+    own = fit(tiny_net(), digits[0], test=digits[1], config=config, progress=False)
     chex.assert_trees_all_equal(shared.state.params, own.state.params)
     assert shared.test == own.test
     assert shared.compile_seconds == programs.compile_seconds
-    first = fit(tiny_net(), DIGITS_CONFIG, *digits, programs=programs, progress=False)
+    first = fit(
+        tiny_net(),
+        digits[0],
+        test=digits[1],
+        config=DIGITS_CONFIG,
+        compiled=programs,
+        progress=False,
+    )
     assert first.state_digest != shared.state_digest
 
 
-def test_programs_refuse_all_but_another_seed(programs, splits, tiny_net):
-    may_differ = dataclasses.replace(
-        DIGITS_CONFIG, seed=3, run_dir="elsewhere", resume=True
+def test_a_second_seed_compiles_nothing(programs, digits, tiny_net, monkeypatch):
+    def refuse(self, *arguments, **options):
+        raise AssertionError("compiled again")
+
+    train, test = digits
+    fit(
+        tiny_net(),
+        train,
+        test=test,
+        config=DIGITS_CONFIG,
+        compiled=programs,
+        progress=False,
     )
-    programs.reuse(tiny_net(), may_differ, splits)
+    monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
+    other = train.take(np.arange(len(train)))
+    config = dataclasses.replace(DIGITS_CONFIG, seed=5)
+    fit(tiny_net(), other, test=test, config=config, compiled=programs, progress=False)
+
+
+def test_programs_refuse_all_but_another_seed(programs, splits, tiny_net):
+    def check(model=None, config=DIGITS_CONFIG, splits=splits, **options):
+        model = tiny_net() if model is None else model
+        parts = build_run(model, config, splits, sharding.make_mesh(), **options)
+        check_compiled_for(programs, parts)
+
+    check(
+        config=dataclasses.replace(
+            DIGITS_CONFIG, seed=3, run_dir="elsewhere", resume=True
+        )
+    )
     other_config = dataclasses.replace(DIGITS_CONFIG, learning_rate=0.2, batch_size=16)
     with pytest.raises(ValueError, match="other values of batch_size, learning_rate"):
-        programs.reuse(tiny_net(), other_config, splits)
+        check(config=other_config)
     with pytest.raises(ValueError, match="other values of the model"):
-        programs.reuse(tiny_net(dropout_rate=0.5), DIGITS_CONFIG, splits)
+        check(tiny_net(dropout_rate=0.5))
     # What normalises would be those of the examples that the programs were made for.
-    order = np.arange(len(splits["train"]))[::-1]
-    with pytest.raises(ValueError, match="other values of the splits"):
-        programs.reuse(
-            tiny_net(), DIGITS_CONFIG, {**splits, "train": splits["train"].take(order)}
-        )
-    test_again = {**splits, "test": splits["test"].take(range(10))}
-    with pytest.raises(ValueError, match="other values of the splits"):
-        programs.reuse(tiny_net(), DIGITS_CONFIG, test_again)
+    darker = dataclasses.replace(
+        splits["train"], images=splits["train"].images // np.uint8(2)
+    )
+    with pytest.raises(ValueError, match="other values of the images' shape and norm"):
+        check(splits={**splits, "train": darker})
+    many = splits["test"].take(np.resize(np.arange(300), 9))
+    wider = dataclasses.replace(DIGITS_CONFIG, batch_size=32, label_smoothing=0.1)
+    with pytest.raises(ValueError, match="label_smoothing"):
+        check(config=wider, splits={**splits, "test": many})
+    with pytest.raises(ValueError, match="other values of optimizer"):
+        check(optimizer=optax.sgd(0.1))
+    with pytest.raises(ValueError, match="other values of loss_fn"):
+        check(loss_fn=optax.softmax_cross_entropy_with_integer_labels)
