@@ -29,7 +29,7 @@ from cnn_jax.training.run.stopping import STOPPED_EXIT_CODE, RunStoppedError
 from cnn_jax.training.run.timing import PEAK_FLOPS
 
 REFUSALS = (ValueError, OSError, ArithmeticError, ImportError, CheckpointError)
-"""What ends an experiment with a sentence rather than a traceback."""
+"""Errors that end an experiment with a sentence rather than a traceback."""
 
 
 def run(config: TrainConfig) -> FitResult:
@@ -132,7 +132,7 @@ def main(
     """Runs the experiment that the command line describes.
 
     Every field of the configuration is an option. Exits with 2 for a command line that
-    cannot be meant, with 1 and one sentence when the run cannot go on or its page not
+    is invalid, with 1 and one sentence when the run cannot go on or its page not
     be written, and with 75 when a signal stopped a run that is saved (see
     `cnn_jax.training.run.stopping`).
 

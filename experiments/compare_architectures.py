@@ -43,12 +43,12 @@ from cnn_jax.training.run.result import NonFiniteLossError
 TITLE = "Architectures compared"
 
 OVERHEAD_MACS = 10_000_000
-"""What a run costs beside its multiply-adds, for the estimate of the time left."""
+"""Cost of a run beside its multiply-adds, for the estimate of the time left."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What is compared, on which data, and under which recipe."""
+    """The networks compared, their data and their recipe."""
 
     models: tuple[str, ...] = (
         "lenet5",
@@ -61,7 +61,7 @@ class Comparison:
     dataset: str = "digits"
     """`digits`, or the name of a prepared TFDS set."""
     data_dir: str | None = None
-    """Where TFDS sets lie. Default: `$CNN_JAX_DATA/tfds`, else TFDS's own."""
+    """Directory of TFDS sets. Default: `$CNN_JAX_DATA/tfds`, else TFDS's own."""
     image_size: int | None = None
     """Height and width to bring images to. Default: the dataset's own."""
     seeds: int = 3
@@ -82,11 +82,11 @@ class Comparison:
     momentum: float = 0.9
     """Of `sgd`; the first moment's decay of `adamw`."""
     nesterov: bool = True
-    """Whether momentum looks ahead."""
+    """Use Nesterov's momentum, which looks ahead."""
     weight_decay: float = 0.01
     """Coefficient of the weight decay."""
     schedule: Literal["constant", "cosine", "linear", "one_cycle", "step"] = "one_cycle"
-    """How the learning rate moves over the run."""
+    """Shape of the learning rate over the run."""
     warmup_epochs: float = 0.0
     """Epochs of rising learning rate. For `one_cycle`, 0 means 30 % of the run."""
     label_smoothing: float = 0.0
@@ -94,12 +94,12 @@ class Comparison:
     crop_padding: int = 2
     """Zeros around an image before a random crop back to its size."""
     flip: bool = False
-    """Whether images are mirrored at random. Not for digits."""
+    """Mirror images at random. Not for digits."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of activations; parameters, statistics and loss stay float32."""
 
     run_dir: str | None = None
-    """Where the report and the runs go. Default: a new directory below `runs`."""
+    """Directory of the report and the runs. Default: a new directory below `runs`."""
     resume: bool = False
     """Continue the comparison in `run_dir`: finished runs are kept."""
 
@@ -265,7 +265,7 @@ def train_all(
 
 
 def _is_finished(config: TrainConfig, splits: Mapping[str, Dataset]) -> bool:
-    """Whether a run directory holds the result of this very run.
+    """Returns whether a run directory holds the result of this very run.
 
     Raises:
       ValueError: If it holds the result of another one.
@@ -608,7 +608,7 @@ def run(config: Comparison) -> Results:
     """Trains, writes the report, and returns what it says.
 
     Raises:
-      ValueError: If the configuration cannot be meant; before anything is trained.
+      ValueError: If the configuration is invalid; before anything is trained.
       FileExistsError: If the run directory holds a comparison and is not resumed.
       FileNotFoundError: If the dataset is not there.
     """

@@ -39,7 +39,7 @@ from cnn_jax.transfer.policies import feature_extraction, freeze_backbone, with_
 
 @dataclasses.dataclass(frozen=True)
 class Probing:
-    """What is compared, and on what."""
+    """The probes compared, and their data."""
 
     pretrained: str
     """Weights of the model, as `cnn_jax.load_pretrained` takes them."""
@@ -48,13 +48,13 @@ class Probing:
     dataset: str = "cifar10"
     """Name of a prepared TFDS set."""
     data_dir: str | None = None
-    """Where it lies."""
+    """Its directory."""
     train_split: str = "train"
-    """What to train on."""
+    """Split to train on."""
     test_split: str = "test"
-    """What to report the score of."""
+    """Split to report the score of."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """What the weights were trained with: per channel, subtracted from [0, 1]."""
+    """Mean that the weights were trained with: per channel, of pixels in [0, 1]."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Per channel, what is then divided by."""
     epochs: int = 10
@@ -66,7 +66,7 @@ class Probing:
     seed: int = 0
     """Seed of the new last layer and of the order."""
     json: str | None = None
-    """Where to write the numbers. Default: nowhere."""
+    """File to write the numbers to. Default: nowhere."""
 
 
 def compare(options: Probing) -> dict[str, dict[str, float]]:

@@ -60,25 +60,25 @@ BatchNorm = Literal["train", "adapt", "frozen"]
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
-    """What is transferred to which data, how, and how often."""
+    """The weights, the data, the treatments and their number of seeds."""
 
     weights: str | None = None
     """Weights that learned the first task, as `cnn_jax.load_pretrained` takes them.
     Default: half of the dataset's classes are learned first."""
     source: str | None = None
-    """What they learned, in a word for the report. Default: the file's name."""
+    """Their task, in a word for the report. Default: the file's name."""
     model: str = "resnet20"
     """Name of the network, out of `cnn-jax models`."""
     dataset: str = "digits"
     """`digits`, or the name of a prepared TFDS set."""
     data_dir: str | None = None
-    """Where TFDS sets lie. Default: `$CNN_JAX_DATA/tfds`, else TFDS's own."""
+    """Directory of TFDS sets. Default: `$CNN_JAX_DATA/tfds`, else TFDS's own."""
     train_split: str = "train"
-    """What the labelled examples are drawn from; `train[:10%]`, say."""
+    """Split that the labelled examples are drawn from; `train[:10%]`, say."""
     source_split: str | None = None
     """Without `weights`: what the first task is learned from. Default: the same."""
     test_split: str = "test"
-    """What every run is scored on; it decides nothing."""
+    """Split that every run is scored on; it decides nothing."""
     image_size: int = 16
     """Height and width to bring images to."""
 
@@ -87,7 +87,7 @@ class Transfer:
     approaches: tuple[
         Literal["scratch", "feature_extraction", "fine_tune", "head_then_all"], ...
     ] = tuple(APPROACHES)
-    """What is compared."""
+    """The treatments that are compared."""
     batch_norm: tuple[BatchNorm, ...] = ("train", "adapt", "frozen")
     """The policies to compare, for approaches to which they mean something."""
     seeds: int = 5
@@ -116,7 +116,7 @@ class Transfer:
     smoke: bool = False
     """Two sizes, two seeds and a few steps: whether everything runs."""
     run_dir: str | None = None
-    """Where the report goes. Default: a new directory below `runs`."""
+    """Directory of the report. Default: a new directory below `runs`."""
     resume: bool = False
     """Continue the study in `run_dir`: finished runs are kept."""
 
@@ -164,7 +164,7 @@ class Transfer:
 
     @property
     def treatments(self) -> list[Treatment]:
-        """What is compared, in the order of the report."""
+        """The treatments, in the order of the report."""
         return [
             Treatment(approach, policy)
             for approach in APPROACHES
@@ -390,7 +390,7 @@ def run(config: Transfer) -> study.Shown:
     """Runs the study and writes its report.
 
     Raises:
-      ValueError: If the configuration cannot be meant; before anything is trained.
+      ValueError: If the configuration is invalid; before anything is trained.
       FileExistsError: If the run directory holds a study and is not resumed.
       FileNotFoundError: If the dataset or the weights are not there.
     """

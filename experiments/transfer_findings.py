@@ -1,4 +1,4 @@
-"""What a transfer study found: intervals, paired differences, and a rule of thumb.
+"""The findings of a transfer study: intervals, paired differences, and a rule of thumb.
 
 Everything here is arithmetic on finished runs. A seed draws the examples as well as
 what training draws, and it draws the same ones for every treatment; so treatments are
@@ -30,7 +30,7 @@ ADVICE: Mapping[str, str] = {
     "fine_tune": "fine-tune",
     "head_then_all": "train the head, then all",
 }
-"""What a reader is told to do."""
+"""The advice to a reader."""
 
 POLICIES: Mapping[str, tuple[str, ...]] = {
     "scratch": ("train",),
@@ -53,12 +53,12 @@ class Treatment(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What a reader calls it."""
+        """Its name in the report."""
         return APPROACHES[self.approach] + self._policy("")
 
     @property
     def advice(self) -> str:
-        """What a reader is told to do."""
+        """The advice to a reader."""
         return ADVICE[self.approach] + self._policy("batch norm ")
 
     def _policy(self, prefix: str) -> str:
@@ -80,7 +80,7 @@ class Size(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What a reader calls it."""
+        """Its name in the report."""
         return str(self.asked) if self.asked else f"all ({self.per_class:.0f})"
 
 
@@ -106,7 +106,7 @@ class TransferRun:
 
 @dataclasses.dataclass(frozen=True)
 class Advice:
-    """What to do with so many examples.
+    """The advice for a number of examples.
 
     Attributes:
       size: How many.
@@ -173,7 +173,7 @@ class Findings:
         return student_interval([a.accuracy - b.accuracy for a, b in pairs])
 
     def is_apart(self, one: Treatment, other: Treatment, size: Size) -> bool:
-        """Whether the seeds tell two treatments apart, at 95 %.
+        """Returns whether the seeds tell two treatments apart, at 95 %.
 
         With one seed, whether Wilson's intervals of the two accuracies are disjoint.
         """

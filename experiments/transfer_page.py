@@ -500,7 +500,7 @@ def filter_pictures(results: Results) -> list[html.Picture]:
 
 
 class Neighbours:
-    """Which training images lie nearest to test images, in pixels and in features.
+    """Finds the training images nearest to test images, in pixels and in features.
 
     Attributes:
       shares: Of each space, the mean share of the five nearest that are of the query's

@@ -1,4 +1,4 @@
-"""What a transfer study does with a pretrained network and some labelled examples."""
+"""The treatments of a pretrained network and some labelled examples in a study."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Backbone(NamedTuple):
 
 
 class Learned(NamedTuple):
-    """What came out of a treatment.
+    """The result of a treatment.
 
     Attributes:
       variables: The network's, with a last layer for the second task.

@@ -126,7 +126,7 @@ class Batches:
 
     @property
     def num_full(self) -> int:
-        """How many full batches a pass has."""
+        """The number of full batches of a pass."""
         return sum(size == self.batch_size for size in self._sizes)
 
     def read(self, start: int) -> Iterator[Batch]:
@@ -177,7 +177,7 @@ class TrainingBatches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """How many batches an epoch has."""
+        """The number of batches of an epoch."""
         return self.source.num_full
 
     def batches(self, start_step: int = 0) -> Generator[Batch]:

@@ -1,4 +1,4 @@
-"""What a caller hands over as a split becomes one of the kinds that runs read from."""
+"""Conversion of a caller's data into the kinds of splits that runs read from."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from cnn_jax.transfer.probe import extract_features
 
 
 class Features(NamedTuple):
-    """What the last layer would see of a split.
+    """The inputs of the last layer, for a split.
 
     Attributes:
       features: float32 `(n, d)`, in the order of the split.

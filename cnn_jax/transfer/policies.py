@@ -47,7 +47,7 @@ from cnn_jax.transfer.probe import (
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class ProbeResult:
-    """What `feature_extraction` ended with.
+    """The result of `feature_extraction`.
 
     Attributes:
       parameters: `{"kernel": (d, classes), "bias": (classes,)}` of the classifier.

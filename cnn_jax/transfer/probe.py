@@ -23,14 +23,14 @@ Parameters = dict[str, jax.Array]
 """`{"kernel": (d, classes), "bias": (classes,)}`: a dense layer's."""
 
 Method = Literal["lbfgs", "sgd"]
-"""How `fit_logistic_regression` minimises."""
+"""Methods of `fit_logistic_regression`."""
 
 METHODS: tuple[Method, ...] = get_args(Method)
 """All of them."""
 
 
 class FitReport(NamedTuple):
-    """How a fit ended.
+    """The end of a fit.
 
     Attributes:
       loss: The objective, penalty included, over all examples.

@@ -1,4 +1,4 @@
-"""What a training run is made of, in one frozen dataclass.
+"""The configuration of a training run, in one frozen dataclass.
 
 `TrainConfig` is flat, so that every field is an option of one word; its parts are
 files.
@@ -73,7 +73,7 @@ class TrainConfig(
         """Checks every field.
 
         Raises:
-          ValueError: Listing all fields with a value that cannot be meant.
+          ValueError: Listing all fields with an invalid value.
         """
         problems = [
             f"  {field}: got {getattr(self, field)!r}, expected {expected}"

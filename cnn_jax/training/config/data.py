@@ -1,4 +1,4 @@
-"""Which data a run sees, and how."""
+"""Configuration of the data and its augmentation."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ class DataConfig:
     """`digits`, `folder:PATH` (a directory per class), `synthetic:HxWxC`, or the name
     of a prepared TFDS set."""
     train_split: str = "train"
-    """What to train on; for TFDS sets also a part, such as `train[:10%]`."""
+    """Split to train on; for TFDS sets also a part, such as `train[:10%]`."""
     test_split: str = "test"
-    """What to report the score of."""
+    """Split to report the score of."""
     data_dir: str | None = None
-    """Where TFDS sets lie. Default: `$CNN_JAX_DATA/tfds`, else TFDS's own."""
+    """Directory of TFDS sets. Default: `$CNN_JAX_DATA/tfds`, else TFDS's own."""
     data_path: Literal["auto", "resident", "stream"] = "auto"
     """`resident`: on every device, as bytes; `stream`: decoded while training. Default:
     resident for images of one size of up to 1 GiB."""
     num_workers: int = 0
     """Processes that decode and transform a stream. Default: threads of this one."""
     max_bad_images: int = 0
-    """How many images of a stream may be unreadable; they are skipped and reported."""
+    """Images of a stream that may be unreadable; they are skipped and reported."""
     image_size: int | None = None
     """Height and width to bring images to. Default: the dataset's own."""
     augmentation: str = "none"
-    """What is done to a stream's images on the host; see
+    """Augmentation of a stream's images on the host; see
     `cnn_jax.data.host.POLICIES`."""
     mean: tuple[float, ...] | None = None
     """Per channel, subtracted from pixels in [0, 1]. Default: the training split's, or
@@ -52,7 +52,7 @@ class DataConfig:
     crop_padding: int = 0
     """Zeros around an image before a random crop back to its size."""
     flip: bool = False
-    """Whether images are mirrored at random. Not for digits."""
+    """Mirror images at random. Not for digits."""
     erasing_probability: float = 0.0
     """Share of images of which a random rectangle is erased."""
 

@@ -1,4 +1,4 @@
-"""How the parameters move."""
+"""Configuration of the optimizer and its learning rate."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class OptimizerConfig:
     """Of `sgd`, `lars`, `rmsprop` and `muon`; the first moment's decay of `adamw` and
     `lamb`."""
     nesterov: bool = True
-    """Whether momentum looks ahead."""
+    """Use Nesterov's momentum, which looks ahead."""
     second_moment_decay: float | None = None
     """Of all but `sgd` and `lars`. Default: 0.9 for `rmsprop`, 0.999 for others."""
     epsilon: float | None = None
-    """What keeps them from dividing by 0. Default: 1e-3 for `rmsprop`, 1e-6 for `lamb`,
+    """Added to their divisors. Default: 1e-3 for `rmsprop`, 1e-6 for `lamb`,
     1e-8 for others."""
     weight_decay: float = 5e-4
     """Coefficient of the weight decay."""
@@ -58,16 +58,16 @@ class OptimizerConfig:
     """Gradients are scaled down to this norm, taken over all that is trained. Default:
     never."""
     accumulate_steps: int = 1
-    """Parts that a batch is worked off in, for batches that do not fit at once. A step
+    """Microbatches that a batch is split into where it does not fit at once. A step
     remains one update from the whole batch; `batch_size` is the whole."""
     ema_decay: float | None = None
     """Decay of a moving average of parameters and running statistics, which is then
     what is evaluated and kept. Default: no average."""
     sam_radius: float = 0.0
-    """How far up the slope the gradient is taken (sharpness-aware minimisation, which
-    doubles a step's cost). Default 0: right here."""
+    """Distance up the slope at which the gradient is taken (sharpness-aware
+    minimisation, which doubles a step's cost). Default 0: right here."""
     schedule: Literal["constant", "cosine", "linear", "one_cycle", "step"] = "one_cycle"
-    """How the learning rate moves over the run."""
+    """Shape of the learning rate over the run."""
     warmup_epochs: float = 0.0
     """Epochs of rising learning rate. For `one_cycle`, 0 means 30 % of the run."""
     step_milestones: tuple[float, ...] = (0.5, 0.75)

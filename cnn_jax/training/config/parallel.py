@@ -16,7 +16,7 @@ from cnn_jax.training.config.requirements import (
 )
 
 Strategy = Literal["jit", "shard_map", "pmap"]
-"""How a step is spread over devices; see `ParallelConfig.parallel`."""
+"""Ways to spread a step over devices; see `ParallelConfig.parallel`."""
 
 BatchNormScope = Literal["global", "device"] | int
 """Whose images share the statistics of a batch normalisation: those of the whole batch,
@@ -47,9 +47,9 @@ class ParallelConfig:
     """`host:port` of process 0, or `auto` on Cloud TPU, GKE and Slurm. Default: this is
     the only process."""
     num_processes: int | None = None
-    """How many processes the run has, with `coordinator_address`."""
+    """Number of processes of the run, with `coordinator_address`."""
     process_id: int | None = None
-    """Which of them this is, from 0."""
+    """Number of this process, from 0."""
 
     def _parallel_requirements(self) -> Iterable[Requirement]:
         yield from at_least_one_if_given(self, "num_processes")

@@ -1,4 +1,4 @@
-"""What keeps a network from learning its training set by heart."""
+"""Regularisation: configuration against overfitting."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class RegularizationConfig:
     patience: int | None = None
     """Epochs without gain in validation accuracy before stopping. Default: never."""
     minimum_gain: float = 0.0
-    """What counts as gain: more than this above the best so far."""
+    """Gain that counts: more than this above the best so far."""
 
     def model_overrides(self) -> dict[str, Any]:
         """Returns the fields that were given and are the model's own.

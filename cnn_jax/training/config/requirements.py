@@ -1,4 +1,4 @@
-"""What a field's value must be, as data that `TrainConfig.validate` collects.
+"""Requirements of a field's value, as data that `TrainConfig.validate` collects.
 
 A part of the configuration lists its requirements as `(field, holds, expected)`; those
 that do not hold become one message. Fields annotated with `Literal` need no
@@ -16,7 +16,7 @@ from typing import Any
 from cnn_jax.geometry import is_integer
 
 Requirement = tuple[str, bool, str]
-"""The field's name, whether its value can be meant, and what was expected."""
+"""The field's name, whether its value is valid, and the values expected."""
 
 
 def at_least_one(config: Any, *fields: str) -> Iterable[Requirement]:

@@ -1,4 +1,4 @@
-"""Where a run's files go, and how often something is written."""
+"""Configuration of a run's files, and of how often they are written."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RunConfig:
     run_dir: str | None = None
     """Directory for config, metrics, events and checkpoints. Default: keep none."""
     checkpoint_dir: str | None = None
-    """Where the checkpoints lie, a path or `gs://...`, which every process of a run
+    """Directory of the checkpoints, a path or `gs://...`, which every process of a run
     must reach. Default: `RUN_DIR/checkpoints`."""
     resume: bool = False
     """Continue the run in `run_dir` from its newest checkpoint."""
@@ -45,14 +45,14 @@ class RunConfig:
     """Fields that may have another value than the run that is resumed had, though they
     change its numbers."""
     non_finite: Literal["stop", "skip"] = "stop"
-    """What a loss or a gradient that is not finite does: end the run, or have its
+    """Effect of a loss or a gradient that is not finite: end the run, or have its
     step's update skipped. The overflows of `float16` are skipped in any case."""
     maximum_skipped_steps: int = 10
     """For `non_finite` `skip`: how many updates of a run may be skipped."""
     checkpoint_every_steps: int = 0
     """Steps between checkpoints. Default 0: one after every epoch."""
     keep_checkpoints: int = 2
-    """How many of the newest checkpoints are kept, beside the best one."""
+    """Number of the newest checkpoints that are kept, beside the best one."""
     keep_checkpoint_every_steps: int | None = None
     """Keeps checkpoints of multiples of this number of steps too. Default: none."""
     compilation_cache: str | None = "~/.cache/cnn_jax/programs"

@@ -1,4 +1,4 @@
-"""What a run starts from, and how what was learned before is kept."""
+"""Configuration of pretrained weights, and of how they are kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cnn_jax.training.config.requirements import (
 )
 
 BatchNormMode = Literal["train", "adapt", "frozen"]
-"""What batch normalisation does in training; see `TransferConfig.batch_norm`."""
+"""Modes of batch normalisation in training; see `TransferConfig.batch_norm`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class TransferConfig:
     `weight_decay` towards 0, for those of `decayed_parameters` that are not the last
     layer's."""
     layer_decay: float | None = None
-    """What the learning rate is multiplied by for each stage between parameters and
+    """Factor of the learning rate for each stage between parameters and
     the last layer, in (0, 1]; `learning_rate_groups` apply beside it. Default: one
     rate for all."""
     unfreeze_epochs: tuple[tuple[str, float], ...] = ()

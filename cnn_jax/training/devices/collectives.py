@@ -1,4 +1,4 @@
-"""What devices that each hold a part of the batch tell each other, in one message.
+"""Collectives: sums over devices that each hold a part of the batch, in one message.
 
 For use inside `jax.shard_map` and `jax.pmap`, where a function sees one device's part.
 """

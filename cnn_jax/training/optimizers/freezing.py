@@ -1,4 +1,4 @@
-"""Which parameters do not move: never, or not before a step.
+"""Frozen parameters: those that never move, or not before a step.
 
 This module needs jax, flax, optax and NumPy, nothing else.
 """

@@ -1,7 +1,7 @@
-"""What a network's parameters are to it: which are batch norm's, the head's, how deep.
+"""The roles of a network's parameters: batch norm's, the head's, and their depth.
 
 None of this is read off names. Batch norm is where running statistics are; the head is
-what a network without classes lacks; and how deep parameters lie follows from which of
+what a network without classes lacks; and how deep parameters are follows from which of
 the network's endpoints depend on them.
 """
 

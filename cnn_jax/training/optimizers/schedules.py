@@ -14,8 +14,7 @@ ONE_CYCLE_RISE = (3, 10)
 """The share of a one-cycle run in which the rate rises, unless a warm-up says so."""
 
 ONE_CYCLE_START, ONE_CYCLE_END = 25.0, 1e4
-"""What a one-cycle run's peak is divided by for the first rate, and that for the last.
-"""
+"""Divisors of a one-cycle run: of its peak for the first rate, of that for the last."""
 
 
 def make_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:

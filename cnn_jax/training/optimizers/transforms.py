@@ -1,4 +1,4 @@
-"""What is done to an optimizer's updates, beyond what optax has."""
+"""Transformations of an optimizer's updates, beyond those of optax."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class RunParts:
 
     @property
     def steps_per_epoch(self) -> int:
-        """How many batches an epoch has."""
+        """The number of batches of an epoch."""
         return self.feed.steps_per_epoch
 
     @property

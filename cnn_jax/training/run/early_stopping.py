@@ -1,4 +1,4 @@
-"""What a run remembers beside its arrays, and when it stops early."""
+"""A run's progress beside its arrays, and early stopping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens to images between a feed and the model, inside the compiled step."""
+"""Augmentation and normalisation of images, inside the compiled step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run ends: with a result, or with a loss that is not finite."""
+"""The end of a run: its result, or a loss that is not finite."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ PEAK_FLOPS = {
     "NVIDIA H100 80GB HBM3": 989e12,
     "NVIDIA H200": 989e12,
 }
-"""What `model_flops_utilization` divides by."""
+"""Peaks that `model_flops_utilization` divides by."""
 
 FLOPS_PER_MAC = 6
 """Of a training step: two forward, and two each for the gradients of both operands."""
@@ -69,7 +69,7 @@ class Stopwatch:
         self.start(0)
 
     def start(self, step: int) -> None:
-        """Begins an interval behind `step`; what lies before is not counted."""
+        """Begins an interval behind `step`; nothing before it is counted."""
         self._started = (self._now(), self._waited(), step)
 
     def stop(self, step: int) -> float:

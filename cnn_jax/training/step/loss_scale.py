@@ -19,12 +19,12 @@ import jax.numpy as jnp
 from flax import struct
 
 LARGEST_SCALE = 2.0**24
-"""Where growth ends: twice this many times a loss may still be a float32."""
+"""The end of growth: twice this many times a loss may still be a float32."""
 
 
 @struct.dataclass
 class LossScale:
-    """What the loss is multiplied by, and when it changes.
+    """The factor of the loss, and when it changes.
 
     Attributes:
       value: The factor, float32, a number in [1, `LARGEST_SCALE`].

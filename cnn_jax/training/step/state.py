@@ -1,4 +1,4 @@
-"""What changes from one training step to the next."""
+"""The state that changes from one training step to the next."""
 
 from __future__ import annotations
 
@@ -102,12 +102,12 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the model's `apply` takes in training."""
+        """The variables that the model's `apply` takes in training."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
     def evaluated_variables(self) -> dict[str, Any]:
-        """What is evaluated and kept: the averages, or without them `variables`.
+        """The variables that are evaluated and kept: the averages, else `variables`.
 
         The averages are in the dtypes of `variables`, which the model computes with.
         """

@@ -1,4 +1,4 @@
-"""What is frozen stays, bit by bit; the three meanings of batch norm in training."""
+"""Frozen parameters stay, bit by bit; the three meanings of batch norm in training."""
 
 import dataclasses
 import functools

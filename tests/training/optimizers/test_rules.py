@@ -329,7 +329,7 @@ def test_a_pattern_may_match_frozen_parameters_alone():
     "optimizer", ["sgd", "adamw", "lamb", "lars", "rmsprop", "muon"]
 )
 def test_narrow_parameters_are_moved_like_wide_ones(optimizer):
-    """What is summed up, moments and norms, is float32 for bfloat16 parameters too."""
+    """Moments and norms are summed in float32 for bfloat16 parameters too."""
     config = configured(
         optimizer=optimizer,
         nesterov=True,

@@ -1,4 +1,4 @@
-"""What `fit` is given is checked before anything is compiled or written."""
+"""The arguments of `fit` are checked before anything is compiled or written."""
 
 import dataclasses
 

@@ -152,7 +152,7 @@ def train(model=None, split=None, **options):
 
 
 def resumed_to_the_same_bits(tmp_path, config, **options):
-    """Whether a run that was killed ends as one that was left alone."""
+    """Returns whether a run that was killed ends as one that was left alone."""
     expected = train(config=config, **options)
     config = dataclasses.replace(
         config, run_dir=str(tmp_path / "run"), checkpoint_every_steps=4

@@ -50,7 +50,7 @@ class TwoHeads(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train=False, endpoints=False):
-        """Returns the logits, and what lies before and beside them if asked for."""
+        """Returns the logits, and the endpoints if asked for."""
         dense = functools.partial(Dense, dtype=self.dtype, param_dtype=self.param_dtype)
         named, x = {}, x.reshape(x.shape[0], -1)
         for number in (1, 2):
@@ -174,10 +174,10 @@ def test_parts_of_a_batch_add_up_to_it(x64):
 def test_sharpness_is_that_of_the_whole_loss(x64):
     radius, batch, state = 0.5, make_batch(jnp.float64), make_state("float64")
     main, first = expected_gradient(state.params, state, batch, ONE_HOT)
-    uphill = jax.tree.map(
+    perturbed = jax.tree.map(
         lambda w, g: w + radius * g / optax.tree.norm(first), state.params, first
     )
-    _, gradient = expected_gradient(uphill, state, batch, ONE_HOT)
+    _, gradient = expected_gradient(perturbed, state, batch, ONE_HOT)
     step = jitted(auxiliary_weight=WEIGHT, sam_radius=radius)
     after, metrics = step(state, batch, KEY)
     assert_took(gradient, main, state, after, metrics)

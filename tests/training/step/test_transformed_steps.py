@@ -1,4 +1,4 @@
-"""What a step adds to gradient and update, on networks of a matrix or two."""
+"""Options of a step that change gradient and update, on networks of a matrix or two."""
 
 import functools
 
@@ -148,9 +148,11 @@ def test_sam_descends_the_gradient_from_uphill():
     length = np.sqrt(
         sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradients))
     )
-    uphill = jax.tree.map(lambda w, g: w + radius * g / length, state.params, gradients)
+    perturbed = jax.tree.map(
+        lambda w, g: w + radius * g / length, state.params, gradients
+    )
     expected = jax.tree.map(
-        lambda w, g: w - 0.5 * g, state.params, jax.grad(mean_loss)(uphill, batch)
+        lambda w, g: w - 0.5 * g, state.params, jax.grad(mean_loss)(perturbed, batch)
     )
     found, metrics = jitted(sam_radius=radius)(state, batch, KEY)
     chex.assert_trees_all_close(found.params, expected, rtol=1e-5, atol=1e-6)
@@ -173,8 +175,10 @@ def test_sam_measures_what_is_trained_alone():
     length = np.sqrt(
         sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradients))
     )
-    uphill = jax.tree.map(lambda w, g: w + radius * g / length, head, gradients)
-    expected = jax.tree.map(lambda w, g: w - 0.5 * g, head, jax.grad(loss_fn)(uphill))
+    perturbed = jax.tree.map(lambda w, g: w + radius * g / length, head, gradients)
+    expected = jax.tree.map(
+        lambda w, g: w - 0.5 * g, head, jax.grad(loss_fn)(perturbed)
+    )
     found, _ = jitted(sam_radius=radius, frozen_parameters=("^first/",))(
         state, batch, KEY
     )
@@ -310,10 +314,10 @@ def test_the_way_uphill_of_narrow_parameters_has_the_radius(dtype):
     # In float16 the squares overflow, in bfloat16 their sum is rounded to 8 bits.
     params = {"w": jnp.zeros((300,), dtype), "v": jnp.zeros((7,), dtype)}
     gradients = jax.tree.map(lambda leaf: jnp.full_like(leaf, 300.0), params)
-    uphill = _ascend(params, gradients, 1.0)
-    norm = np.sqrt(sum(np.sum(np.square(np.float64(v))) for v in uphill.values()))
+    perturbed = _ascend(params, gradients, 1.0)
+    norm = np.sqrt(sum(np.sum(np.square(np.float64(v))) for v in perturbed.values()))
     assert norm == pytest.approx(1, rel=3e-3)
-    assert uphill["w"].dtype == dtype
+    assert perturbed["w"].dtype == dtype
 
 
 def test_averages_of_what_stands_still_stand_still():

@@ -65,16 +65,16 @@ class RunFiles:
 
     @property
     def holds_run(self) -> bool:
-        """Whether a run was started in this directory."""
+        """True if a run was started in this directory."""
         return (self.directory / "config.json").exists()
 
     @property
     def checkpoints(self) -> pathlib.Path:
-        """Where the checkpoints belong."""
+        """The directory of the checkpoints."""
         return self.directory / "checkpoints"
 
     def open(self, description: Mapping[str, Any], *, step: int, epoch: int) -> None:
-        """Starts writing behind a step and so many epochs, dropping what lies beyond.
+        """Starts writing behind a step and so many epochs, dropping the lines beyond.
 
         At the end of an epoch's steps its evaluation may still be to come.
         """

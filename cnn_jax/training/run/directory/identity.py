@@ -119,7 +119,7 @@ def _without_addresses(text: str) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether JSON holds a value, but for tuples, which it keeps as lists."""
+    """Returns whether JSON holds a value, but for tuples, which it keeps as lists."""
     if type(value) in (tuple, list):
         return all(map(_is_plain, value))
     return value is None or type(value) in (bool, int, float, str)

@@ -1,4 +1,4 @@
-"""How training and evaluation batches reach the compiled step.
+"""Feeds: training and evaluation batches for the compiled step.
 
 A feed is asked for the *inputs* of a step by the step's number, and says how the step
 turns them into a batch. Sets in memory are on the devices (`resident`): the inputs are
@@ -30,7 +30,7 @@ class Feed(Protocol):
 
     @property
     def steps_per_epoch(self) -> int:
-        """How many batches an epoch has."""
+        """The number of batches of an epoch."""
 
     @property
     def specification(self) -> Any:
@@ -38,7 +38,7 @@ class Feed(Protocol):
 
     @property
     def waited_seconds(self) -> float:
-        """How long `inputs` kept its caller waiting so far."""
+        """The seconds that `inputs` kept its caller waiting so far."""
 
     @property
     def bad_images(self) -> Sequence[data.BadImage]:
