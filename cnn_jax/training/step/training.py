@@ -118,10 +118,7 @@ def train_step(
       evaluation; where the whole is not finite, it is not either.
 
     Raises:
-      ValueError: If the microbatches do not divide the batch, a pattern matches
-        nothing, `ema_decay` does not fit the state, the network lacks an auxiliary
-        endpoint, the loss is not one per example, or statistics are frozen of a
-        network that moves them nevertheless.
+      ValueError: If the options do not fit the network, the state or the batch.
     """
     is_frozen = frozen_mask(
         state.params, state.batch_stats, options.frozen_parameters, options.batch_norm
@@ -138,8 +135,7 @@ def train_step(
     )
     gradient_fn = accumulate(gradient_fn, options.accumulate_steps)
     gradient_fn = hold_back(gradient_fn, first, state.step)
-    gradient_fn = sharpen(gradient_fn, options.sam_radius)
-    gradients, metrics, batch_stats = gradient_fn(
+    gradients, metrics, batch_stats = sharpen(gradient_fn, options.sam_radius)(
         state.params, state.batch_stats, batch, key
     )
     new_state = state.apply_gradients(
