@@ -15,6 +15,7 @@ from cnn_jax.layers.conv_norm import normalize_and_activate as normalize_and_act
 from cnn_jax.layers.convolution import Conv as Conv
 from cnn_jax.layers.convolution import ConvTranspose as ConvTranspose
 from cnn_jax.layers.depthwise_separable import DepthwiseSeparable as DepthwiseSeparable
+from cnn_jax.layers.factories import layer_factories as layer_factories
 from cnn_jax.layers.inverted_bottleneck import (
     FusedInvertedBottleneck as FusedInvertedBottleneck,
 )

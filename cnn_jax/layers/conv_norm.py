@@ -1,9 +1,7 @@
 """Convolution, normalisation and activation, in the two orders that networks use.
 
 A block receives its convolution, its normalisation and its activation from the model,
-which fixes their dtype, epsilon, initializer and mode once with `functools.partial`:
-
-    norm = functools.partial(BatchNorm, use_running_average=not train, dtype=dtype)
+which fixes their dtype, epsilon, initializer and mode once: see `layer_factories`.
 """
 
 from __future__ import annotations

@@ -34,16 +34,15 @@ import jax.numpy as jnp
 
 from cnn_jax import kernels as K
 from cnn_jax.layers import (
-    Conv,
     ConvNormActivation,
     Dense,
     ModuleFactory,
-    SpaceToDepthConv,
     apply_stage,
     ceil_pool,
     hidden_features,
+    layer_factories,
 )
-from cnn_jax.layers.types import Activation, Dtype, Dtypes
+from cnn_jax.layers.types import Activation, Dtype
 from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
@@ -113,25 +112,22 @@ class AlexNet(nn.Module):
           endpoints: Whether to return `(logits, {"stage1", ..., "features"})`.
         """
         check_images(x, minimum_size=self._smallest_image(), model="AlexNet")
-        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+        make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
         layer = functools.partial(
             ConvNormActivation,
-            norm=self.norm
-            and functools.partial(self.norm, use_running_average=not train, **dtypes),
+            norm=make.norm,
             activation=self.activation,
         )
         named = {}
 
         for number, stage in enumerate(self.stages, start=1):
-            conv = SpaceToDepthConv if self.space_to_depth and number == 1 else Conv
             layers = [
                 layer(
                     features,
                     stage.kernel_size,
                     strides=stage.strides,
                     padding=stage.padding,
-                    conv=functools.partial(conv, kernel_init=he_normal, **dtypes),
+                    conv=make.stem_conv if number == 1 else make.conv,
                     name=f"stage{number}_conv{index}",
                 )
                 for index, features in enumerate(stage.features, start=1)
@@ -143,14 +139,14 @@ class AlexNet(nn.Module):
         x = named["features"] = hidden_features(
             K.adaptive_avg_pool(x, self.pooled_size),
             self.hidden_features,
-            dense=functools.partial(Dense, kernel_init=he_normal, **dtypes),
+            dense=make.dense,
             activation=self.activation,
             dropout_rate=self.dropout_rate,
             deterministic=not train,
             drop_inputs=self.drop_inputs,
         )
         if self.num_classes:
-            x = Dense(self.num_classes, **dtypes, name="head")(x)
+            x = Dense(self.num_classes, **make.dtypes, name="head")(x)
         return finish(x, named, endpoints)
 
     def _shrink(self, x: jax.Array, *, scale: bool) -> jax.Array:

@@ -30,15 +30,13 @@ import jax.numpy as jnp
 
 from cnn_jax import kernels as K
 from cnn_jax.layers import (
-    Conv,
-    Dense,
     LayerNorm,
     ModuleFactory,
-    SpaceToDepthConv,
     StochasticDepth,
+    layer_factories,
     rematerialized,
 )
-from cnn_jax.layers.types import Activation, Dtype, Dtypes, KernelDtypes
+from cnn_jax.layers.types import Activation, Dtype
 from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
@@ -123,35 +121,29 @@ class ConvNeXt(nn.Module):
           endpoints: Whether to return `(logits, {"stem", "stage1", ..., "features"})`.
         """
         check_images(x, minimum_size=32, model="ConvNeXt")
-        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        fields: KernelDtypes = {
-            "kernel_init": nn.initializers.truncated_normal(0.02),
-            **dtypes,
-        }
-        conv = functools.partial(Conv, **fields)
-        dense = functools.partial(Dense, **fields)
-        norm = functools.partial(self.norm, **dtypes)
+        make = layer_factories(
+            self,
+            train=train,
+            space_to_depth=self.space_to_depth,
+            kernel_init=nn.initializers.truncated_normal(0.02),
+        )
+        # Layer normalisation is the same in training, and takes no such argument.
+        norm = functools.partial(self.norm, **make.dtypes)
         drop_path = functools.partial(StochasticDepth, deterministic=not train)
-        make = rematerialized(ConvNeXtBlock) if self.remat else ConvNeXtBlock
+        block = rematerialized(ConvNeXtBlock) if self.remat else ConvNeXtBlock
         named = {}
 
-        first = SpaceToDepthConv if self.space_to_depth else Conv
-        x = first(
-            self.stage_features[0],
-            4,
-            strides=4,
-            padding="VALID",
-            **fields,
-            name="stem_conv",
+        x = make.stem_conv(
+            self.stage_features[0], 4, strides=4, padding="VALID", name="stem_conv"
         )(x)
         x = named["stem"] = norm(name="stem_norm")(x)
         num_blocks = sum(self.stage_sizes)
-        block = 0
+        num_before = 0
         stages = zip(self.stage_sizes, self.stage_features, strict=True)
         for stage, (size, features) in enumerate(stages, start=1):
             if stage > 1:
                 x = norm(name=f"stage{stage}_norm")(x)
-                x = conv(
+                x = make.conv(
                     features,
                     2,
                     strides=2,
@@ -159,10 +151,10 @@ class ConvNeXt(nn.Module):
                     name=f"stage{stage}_downsample",
                 )(x)
             for index in range(1, size + 1):
-                rate = self.stochastic_depth_rate * block / max(num_blocks - 1, 1)
-                x = make(
-                    conv=conv,
-                    dense=dense,
+                rate = self.stochastic_depth_rate * num_before / max(num_blocks - 1, 1)
+                x = block(
+                    conv=make.conv,
+                    dense=make.dense,
                     norm=norm,
                     activation=self.activation,
                     stochastic_depth=functools.partial(drop_path, rate),
@@ -170,12 +162,12 @@ class ConvNeXt(nn.Module):
                     param_dtype=self.param_dtype,
                     name=f"stage{stage}_block{index}",
                 )(x)
-                block += 1
+                num_before += 1
             named[f"stage{stage}"] = x
         x = K.global_avg_pool(x)
         x = named["features"] = norm(name="head_norm")(x)
         if self.num_classes:
-            x = dense(self.num_classes, name="head")(x)
+            x = make.dense(self.num_classes, name="head")(x)
         return finish(x, named, endpoints)
 
 

@@ -46,11 +46,11 @@ from cnn_jax.layers import (
     Dropout,
     ModuleFactory,
     NormActivationConv,
-    SpaceToDepthConv,
+    layer_factories,
     normalize_and_activate,
     rematerialized,
 )
-from cnn_jax.layers.types import Activation, Dtype, Dtypes, NormAndActivation
+from cnn_jax.layers.types import Activation, Dtype, NormAndActivation
 from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
@@ -140,16 +140,13 @@ class DenseNet(nn.Module):
         # The stem rounds up where it halves, the transitions round down.
         smallest = 2 ** (len(self.stage_sizes) + 1) - 3
         check_images(x, minimum_size=smallest, model="DenseNet")
-        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-        norm = functools.partial(self.norm, use_running_average=not train, **dtypes)
-        parts: NormAndActivation = {"norm": norm, "activation": self.activation}
-        make_conv = functools.partial(Conv, kernel_init=he_normal, **dtypes)
+        make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
+        parts: NormAndActivation = {"norm": make.norm, "activation": self.activation}
         layer = functools.partial(
             rematerialized(DenseLayer) if self.remat else DenseLayer,
             self.growth_rate,
             self.growth_rate * self.inner_ratio,
-            conv=make_conv,
+            conv=make.conv,
             dropout=functools.partial(
                 Dropout, self.dropout_rate, deterministic=not train
             ),
@@ -157,12 +154,11 @@ class DenseNet(nn.Module):
         )
         named = {}
 
-        first = SpaceToDepthConv if self.space_to_depth else Conv
         x = ConvNormActivation(
             self.stem_features,
             7,
             strides=2,
-            conv=functools.partial(first, kernel_init=he_normal, **dtypes),
+            conv=make.stem_conv,
             **parts,
             name="stem",
         )(x)
@@ -172,7 +168,7 @@ class DenseNet(nn.Module):
                 x = NormActivationConv(
                     x.shape[-1] // 2,
                     1,
-                    conv=make_conv,
+                    conv=make.conv,
                     **parts,
                     name=f"stage{stage}_transition",
                 )(x)
@@ -181,10 +177,10 @@ class DenseNet(nn.Module):
             for index in range(1, num_layers + 1):
                 pieces.append(layer(name=f"stage{stage}_block{index}")(pieces))
             x = named[f"stage{stage}"] = jnp.concatenate(pieces, axis=-1)
-        x = normalize_and_activate(x, norm(name="norm"), self.activation)
+        x = normalize_and_activate(x, make.norm(name="norm"), self.activation)
         x = named["features"] = K.global_avg_pool(x)
         if self.num_classes:
-            x = Dense(self.num_classes, **dtypes, name="head")(x)
+            x = Dense(self.num_classes, **make.dtypes, name="head")(x)
         return finish(x, named, endpoints)
 
 

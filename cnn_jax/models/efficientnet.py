@@ -43,20 +43,19 @@ import jax.numpy as jnp
 from cnn_jax import kernels as K
 from cnn_jax.layers import (
     BatchNorm,
-    Conv,
     ConvNormActivation,
     Dense,
     Dropout,
     FusedInvertedBottleneck,
     InvertedBottleneck,
     ModuleFactory,
-    SpaceToDepthConv,
     SqueezeExcite,
     StochasticDepth,
+    layer_factories,
     rematerialized,
     round_channels,
 )
-from cnn_jax.layers.types import Activation, Dtype, Dtypes, NormAndActivation
+from cnn_jax.layers.types import Activation, Dtype, NormAndActivation
 from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import (
     CIFAR10_MEAN,
@@ -142,18 +141,11 @@ class EfficientNet(nn.Module):
         for stage in self.stages:
             total_strides *= stage.strides
         check_images(x, minimum_size=total_strides, model="EfficientNet")
-        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-        conv = functools.partial(Conv, kernel_init=he_normal, **dtypes)
-        parts: NormAndActivation = {
-            "norm": functools.partial(
-                self.norm, use_running_average=not train, **dtypes
-            ),
-            "activation": self.activation,
-        }
+        make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
+        parts: NormAndActivation = {"norm": make.norm, "activation": self.activation}
         gate = functools.partial(
             SqueezeExcite,
-            dense=functools.partial(Dense, kernel_init=he_normal, **dtypes),
+            dense=make.dense,
             activation=self.activation,
         )
         drop_path = functools.partial(StochasticDepth, deterministic=not train)
@@ -162,48 +154,47 @@ class EfficientNet(nn.Module):
         gated_block = recomputed(InvertedBottleneck)
         named = {}
 
-        first = SpaceToDepthConv if self.space_to_depth else Conv
         x = ConvNormActivation(
             self.stem_features,
             3,
             strides=self.stem_strides,
-            conv=functools.partial(first, kernel_init=he_normal, **dtypes),
+            conv=make.stem_conv,
             **parts,
             name="stem",
         )(x)
         named["stem"] = x
         num_blocks = sum(stage.num_blocks for stage in self.stages)
-        block = 0
+        num_before = 0
         for number, stage in enumerate(self.stages, start=1):
             for index in range(1, stage.num_blocks + 1):
                 channels = x.shape[-1]
-                make = fused_block
+                block = fused_block
                 if not stage.fused:
                     squeezed = max(1, int(channels * self.squeeze_ratio))
-                    make = functools.partial(
+                    block = functools.partial(
                         gated_block, squeeze_excite=functools.partial(gate, squeezed)
                     )
-                rate = self.stochastic_depth_rate * block / num_blocks
-                x = make(
+                rate = self.stochastic_depth_rate * num_before / num_blocks
+                x = block(
                     stage.features,
                     channels * stage.expansion,
                     kernel_size=stage.kernel_size,
                     strides=stage.strides if index == 1 else 1,
                     stochastic_depth=functools.partial(drop_path, rate),
-                    conv=conv,
+                    conv=make.conv,
                     **parts,
                     name=f"stage{number}_block{index}",
                 )(x)
-                block += 1
+                num_before += 1
             named[f"stage{number}"] = x
         x = ConvNormActivation(
-            self.head_features, 1, conv=conv, **parts, name="last_conv"
+            self.head_features, 1, conv=make.conv, **parts, name="last_conv"
         )(x)
         named["last_conv"] = x
         x = named["features"] = K.global_avg_pool(x)
         if self.num_classes:
             x = Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x)
-            x = Dense(self.num_classes, **dtypes, name="head")(x)
+            x = Dense(self.num_classes, **make.dtypes, name="head")(x)
         return finish(x, named, endpoints)
 
 

@@ -45,10 +45,10 @@ from cnn_jax.layers import (
     Dense,
     Dropout,
     ModuleFactory,
-    SpaceToDepthConv,
+    layer_factories,
     rematerialized,
 )
-from cnn_jax.layers.types import Activation, ConvNormAndActivation, Dtype, Dtypes
+from cnn_jax.layers.types import Activation, ConvNormAndActivation, Dtype
 from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
@@ -121,14 +121,10 @@ class GoogLeNet(nn.Module):
             {"stem", "stage1", ..., "aux1", ..., "features"})`.
         """
         check_images(x, minimum_size=15, model="GoogLeNet")
-        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-        dense = functools.partial(Dense, kernel_init=he_normal, **dtypes)
+        make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
         parts: ConvNormAndActivation = {
-            "conv": functools.partial(Conv, kernel_init=he_normal, **dtypes),
-            "norm": functools.partial(
-                self.norm, use_running_average=not train, **dtypes
-            ),
+            "conv": make.conv,
+            "norm": make.norm,
             "activation": self.activation,
         }
         layer = functools.partial(ConvNormActivation, **parts)
@@ -137,9 +133,7 @@ class GoogLeNet(nn.Module):
         has_aux = self.aux_heads and (train or endpoints or self.is_initializing())
         named = {}
 
-        first = SpaceToDepthConv if self.space_to_depth else Conv
-        stem_conv = functools.partial(first, kernel_init=he_normal, **dtypes)
-        x = layer(64, 7, strides=2, conv=stem_conv, name="stem_conv1")(x)
+        x = layer(64, 7, strides=2, conv=make.stem_conv, name="stem_conv1")(x)
         x = _halve(x, 3)
         x = layer(64, 1, name="stem_conv2")(x)
         x = layer(192, 3, name="stem_conv3")(x)
@@ -157,7 +151,7 @@ class GoogLeNet(nn.Module):
                         dropout=functools.partial(
                             Dropout, self.aux_dropout_rate, deterministic=not train
                         ),
-                        dense=dense,
+                        dense=make.dense,
                         **parts,
                         name=aux,
                     )(x)
@@ -165,7 +159,7 @@ class GoogLeNet(nn.Module):
         x = named["features"] = K.global_avg_pool(x)
         if self.num_classes:
             x = Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x)
-            x = dense(self.num_classes, name="head")(x)
+            x = make.dense(self.num_classes, name="head")(x)
         return finish(x, named, endpoints)
 
 

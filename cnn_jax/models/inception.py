@@ -42,11 +42,11 @@ from cnn_jax.layers import (
     Dense,
     Dropout,
     ModuleFactory,
-    SpaceToDepthConv,
+    layer_factories,
     rematerialized,
 )
 from cnn_jax.layers.branches import BranchStep
-from cnn_jax.layers.types import Activation, ConvNormAndActivation, Dtype, Dtypes
+from cnn_jax.layers.types import Activation, ConvNormAndActivation, Dtype
 from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
@@ -160,14 +160,10 @@ class InceptionV3(nn.Module):
             `(logits, {"stem", "stage1", ..., "aux1", "features"})`.
         """
         check_images(x, minimum_size=75, model="InceptionV3")
-        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-        dense = functools.partial(Dense, kernel_init=he_normal, **dtypes)
+        make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
         parts: ConvNormAndActivation = {
-            "conv": functools.partial(Conv, kernel_init=he_normal, **dtypes),
-            "norm": functools.partial(
-                self.norm, use_running_average=not train, **dtypes
-            ),
+            "conv": make.conv,
+            "norm": make.norm,
             "activation": self.activation,
         }
         layer = functools.partial(ConvNormActivation, padding=0, **parts)
@@ -176,9 +172,7 @@ class InceptionV3(nn.Module):
         has_aux = self.aux_heads and (train or endpoints or self.is_initializing())
         named = {}
 
-        first = SpaceToDepthConv if self.space_to_depth else Conv
-        stem_conv = functools.partial(first, kernel_init=he_normal, **dtypes)
-        x = layer(32, 3, strides=2, conv=stem_conv, name="stem_conv1")(x)
+        x = layer(32, 3, strides=2, conv=make.stem_conv, name="stem_conv1")(x)
         x = layer(32, 3, name="stem_conv2")(x)
         x = _halve(layer(64, 3, padding=1, name="stem_conv3")(x))
         x = layer(80, 1, name="stem_conv4")(x)
@@ -190,12 +184,12 @@ class InceptionV3(nn.Module):
             named[f"stage{stage}"] = x
             if stage == 2 and has_aux:
                 named["aux1"] = AuxiliaryHead(
-                    self.num_classes, dense=dense, **parts, name="aux1"
+                    self.num_classes, dense=make.dense, **parts, name="aux1"
                 )(x)
         x = named["features"] = K.global_avg_pool(x)
         if self.num_classes:
             x = Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x)
-            x = dense(self.num_classes, name="head")(x)
+            x = make.dense(self.num_classes, name="head")(x)
         return finish(x, named, endpoints)
 
 

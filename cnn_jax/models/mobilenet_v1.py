@@ -35,16 +35,15 @@ import jax.numpy as jnp
 from cnn_jax import kernels as K
 from cnn_jax.layers import (
     BatchNorm,
-    Conv,
     ConvNormActivation,
     Dense,
     DepthwiseSeparable,
     Dropout,
     ModuleFactory,
-    SpaceToDepthConv,
+    layer_factories,
     rematerialized,
 )
-from cnn_jax.layers.types import Activation, Dtype, Dtypes
+from cnn_jax.layers.types import Activation, Dtype
 from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
@@ -97,21 +96,17 @@ class MobileNetV1(nn.Module):
             "features"})`.
         """
         check_images(x, minimum_size=2 ** len(self.stage_sizes), model="MobileNetV1")
-        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-        conv = functools.partial(Conv, kernel_init=he_normal, **dtypes)
-        norm = functools.partial(self.norm, use_running_average=not train, **dtypes)
+        make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
         block = rematerialized(DepthwiseSeparable) if self.remat else DepthwiseSeparable
         named = {}
 
-        first = SpaceToDepthConv if self.space_to_depth else Conv
         x = ConvNormActivation(
             int(self.stem_features * self.width),
             3,
             strides=2,
             padding="SAME",
-            conv=functools.partial(first, kernel_init=he_normal, **dtypes),
-            norm=norm,
+            conv=make.stem_conv,
+            norm=make.norm,
             activation=self.activation,
             name="stem",
         )(x)
@@ -124,8 +119,8 @@ class MobileNetV1(nn.Module):
                     int(features * self.width),
                     strides=2 if halves else 1,
                     padding=((0, 1), (0, 1)) if halves else "SAME",
-                    conv=conv,
-                    norm=norm,
+                    conv=make.conv,
+                    norm=make.norm,
                     depthwise_activation=self.activation,
                     pointwise_activation=self.activation,
                     name=f"stage{stage}_block{index}",
@@ -134,7 +129,7 @@ class MobileNetV1(nn.Module):
         x = named["features"] = K.global_avg_pool(x)
         if self.num_classes:
             x = Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x)
-            x = Dense(self.num_classes, **dtypes, name="head")(x)
+            x = Dense(self.num_classes, **make.dtypes, name="head")(x)
         return finish(x, named, endpoints)
 
 

@@ -31,16 +31,15 @@ import jax.numpy as jnp
 from cnn_jax import kernels as K
 from cnn_jax.layers import (
     BatchNorm,
-    Conv,
     ConvNormActivation,
     Dense,
     Dropout,
     InvertedBottleneck,
     ModuleFactory,
-    SpaceToDepthConv,
+    layer_factories,
     rematerialized,
 )
-from cnn_jax.layers.types import Activation, Dtype, Dtypes, NormAndActivation
+from cnn_jax.layers.types import Activation, Dtype, NormAndActivation
 from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
@@ -109,24 +108,16 @@ class MobileNetV2(nn.Module):
         """
         smallest = 2 * math.prod(stage.strides for stage in self.stages)
         check_images(x, minimum_size=smallest, model="MobileNetV2")
-        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-        parts: NormAndActivation = {
-            "norm": functools.partial(
-                self.norm, use_running_average=not train, **dtypes
-            ),
-            "activation": self.activation,
-        }
-        conv = functools.partial(Conv, kernel_init=he_normal, **dtypes)
+        make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
+        parts: NormAndActivation = {"norm": make.norm, "activation": self.activation}
         block = rematerialized(InvertedBottleneck) if self.remat else InvertedBottleneck
         named = {}
 
-        first = SpaceToDepthConv if self.space_to_depth else Conv
         x = ConvNormActivation(
             self.stem_features,
             3,
             strides=2,
-            conv=functools.partial(first, kernel_init=he_normal, **dtypes),
+            conv=make.stem_conv,
             **parts,
             name="stem",
         )(x)
@@ -138,19 +129,19 @@ class MobileNetV2(nn.Module):
                     x.shape[-1] * stage.expansion,
                     kernel_size=stage.kernel_size,
                     strides=stage.strides if index == 1 else 1,
-                    conv=conv,
+                    conv=make.conv,
                     **parts,
                     name=f"stage{number}_block{index}",
                 )(x)
             named[f"stage{number}"] = x
         x = ConvNormActivation(
-            self.last_features, 1, conv=conv, **parts, name="last_conv"
+            self.last_features, 1, conv=make.conv, **parts, name="last_conv"
         )(x)
         named["last_conv"] = x
         x = named["features"] = K.global_avg_pool(x)
         if self.num_classes:
             x = Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x)
-            x = Dense(self.num_classes, **dtypes, name="head")(x)
+            x = Dense(self.num_classes, **make.dtypes, name="head")(x)
         return finish(x, named, endpoints)
 
 

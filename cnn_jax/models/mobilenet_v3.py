@@ -31,18 +31,17 @@ import jax.numpy as jnp
 from cnn_jax import kernels as K
 from cnn_jax.layers import (
     BatchNorm,
-    Conv,
     ConvNormActivation,
     Dense,
     Dropout,
     InvertedBottleneck,
     ModuleFactory,
-    SpaceToDepthConv,
     SqueezeExcite,
+    layer_factories,
     rematerialized,
     round_channels,
 )
-from cnn_jax.layers.types import Activation, Dtype, Dtypes
+from cnn_jax.layers.types import Activation, Dtype
 from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
@@ -113,25 +112,23 @@ class MobileNetV3(nn.Module):
             "features"})`.
         """
         check_images(x, minimum_size=32, model="MobileNetV3")
-        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-        conv = functools.partial(Conv, kernel_init=he_normal, **dtypes)
-        norm = functools.partial(self.norm, use_running_average=not train, **dtypes)
+        make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
         gate = functools.partial(
             SqueezeExcite,
-            dense=functools.partial(Dense, kernel_init=he_normal, **dtypes),
+            dense=make.dense,
             gate=K.hard_sigmoid,
         )
-        make = rematerialized(InvertedBottleneck) if self.remat else InvertedBottleneck
+        bottleneck = (
+            rematerialized(InvertedBottleneck) if self.remat else InvertedBottleneck
+        )
         named = {}
 
-        first = SpaceToDepthConv if self.space_to_depth else Conv
         x = ConvNormActivation(
             16,
             3,
             strides=2,
-            conv=functools.partial(first, kernel_init=he_normal, **dtypes),
-            norm=norm,
+            conv=make.stem_conv,
+            norm=make.norm,
             activation=self.activation,
             name="stem",
         )(x)
@@ -140,7 +137,7 @@ class MobileNetV3(nn.Module):
             for index, block in enumerate(stage, start=1):
                 strides = self.first_strides if number == 1 else 2
                 squeezed = round_channels(block.hidden_features // 4)
-                x = make(
+                x = bottleneck(
                     block.features,
                     block.hidden_features,
                     kernel_size=block.kernel_size,
@@ -148,8 +145,8 @@ class MobileNetV3(nn.Module):
                     squeeze_excite=(
                         functools.partial(gate, squeezed) if block.gated else None
                     ),
-                    conv=conv,
-                    norm=norm,
+                    conv=make.conv,
+                    norm=make.norm,
                     activation=block.activation,
                     name=f"stage{number}_block{index}",
                 )(x)
@@ -157,20 +154,18 @@ class MobileNetV3(nn.Module):
         x = ConvNormActivation(
             6 * x.shape[-1],
             1,
-            conv=conv,
-            norm=norm,
+            conv=make.conv,
+            norm=make.norm,
             activation=self.activation,
             name="last_conv",
         )(x)
         named["last_conv"] = x
         x = K.global_avg_pool(x)
-        x = Dense(self.hidden_features, kernel_init=he_normal, **dtypes, name="hidden")(
-            x
-        )
+        x = make.dense(self.hidden_features, name="hidden")(x)
         x = named["features"] = self.activation(x)
         if self.num_classes:
             x = Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x)
-            x = Dense(self.num_classes, **dtypes, name="head")(x)
+            x = Dense(self.num_classes, **make.dtypes, name="head")(x)
         return finish(x, named, endpoints)
 
 

@@ -41,11 +41,11 @@ from cnn_jax.layers import (
     ConvNormActivation,
     Dropout,
     ModuleFactory,
-    SpaceToDepthConv,
     ceil_pool,
+    layer_factories,
     rematerialized,
 )
-from cnn_jax.layers.types import Activation, Dtype, Dtypes
+from cnn_jax.layers.types import Activation, Dtype
 from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import (
     CIFAR10_MEAN,
@@ -160,28 +160,21 @@ class NiN(nn.Module):
           endpoints: Whether to return `(logits, {"stage1", ..., "features"})`.
         """
         check_images(x, minimum_size=self._smallest_image(), model="NiN")
-        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-        convs = [Conv] * len(self.stages)
-        if self.space_to_depth:
-            convs[0] = SpaceToDepthConv
+        make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
         block = functools.partial(
             rematerialized(MlpConv) if self.remat else MlpConv,
-            norm=self.norm
-            and functools.partial(self.norm, use_running_average=not train, **dtypes),
+            norm=make.norm,
             activation=self.activation,
         )
         named = {}
 
-        for number, (stage, conv) in enumerate(
-            zip(self.stages, convs, strict=True), start=1
-        ):
+        for number, stage in enumerate(self.stages, start=1):
             x = block(
                 stage.features,
                 stage.kernel_size,
                 strides=stage.strides,
                 padding=stage.padding,
-                conv=functools.partial(conv, kernel_init=he_normal, **dtypes),
+                conv=make.stem_conv if number == 1 else make.conv,
                 name=f"stage{number}_block1",
             )(x)
             if stage.pool is not None:
@@ -196,7 +189,7 @@ class NiN(nn.Module):
         named["features"] = K.global_avg_pool(x)
         if not self.num_classes:
             return finish(named["features"], named, endpoints)
-        x = Conv(self.num_classes, 1, kernel_init=he_normal, **dtypes, name="head")(x)
+        x = make.conv(self.num_classes, 1, name="head")(x)
         return finish(K.global_avg_pool(self.activation(x)), named, endpoints)
 
     def _smallest_image(self) -> int:

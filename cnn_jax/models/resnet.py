@@ -57,17 +57,15 @@ from cnn_jax.layers import (
     BasicBlock,
     BatchNorm,
     Bottleneck,
-    Conv,
     ConvNormActivation,
-    Dense,
     DropBlock,
     ModuleFactory,
-    SpaceToDepthConv,
     StochasticDepth,
+    layer_factories,
     rematerialized,
     zero_padded_shortcut,
 )
-from cnn_jax.layers.types import Activation, Dtype, Dtypes, NormAndActivation
+from cnn_jax.layers.types import Activation, Dtype, NormAndActivation
 from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import Family, PaperAndModule, Variant
 
@@ -131,29 +129,24 @@ class ResNet(nn.Module):
         """
         smallest = 2 ** (len(self.stage_sizes) - (1 if self.small_images else -1))
         check_images(x, minimum_size=smallest, model="ResNet")
-        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-        conv = functools.partial(Conv, kernel_init=he_normal, **dtypes)
-        norm = functools.partial(self.norm, use_running_average=not train, **dtypes)
-        parts: NormAndActivation = {"norm": norm, "activation": self.activation}
+        make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
+        parts: NormAndActivation = {"norm": make.norm, "activation": self.activation}
         block = rematerialized(self.block) if self.remat else self.block
-        dense = functools.partial(Dense, kernel_init=he_normal, **dtypes)
         squeeze_excite = None
         if self.squeeze_excite is not None:
-            squeeze_excite = functools.partial(self.squeeze_excite, dense=dense)
+            squeeze_excite = functools.partial(self.squeeze_excite, dense=make.dense)
         named = {}
 
         if self.small_images:
             x = ConvNormActivation(
-                self.stem_features, 3, conv=conv, **parts, name="stem"
+                self.stem_features, 3, conv=make.conv, **parts, name="stem"
             )(x)
         else:
-            first = SpaceToDepthConv if self.space_to_depth else Conv
             x = ConvNormActivation(
                 self.stem_features,
                 7,
                 strides=2,
-                conv=functools.partial(first, kernel_init=he_normal, **dtypes),
+                conv=make.stem_conv,
                 **parts,
                 name="stem",
             )(x)
@@ -167,7 +160,7 @@ class ResNet(nn.Module):
                 x = block(
                     features,
                     strides=2 if stage > 1 and index == 1 else 1,
-                    conv=conv,
+                    conv=make.conv,
                     squeeze_excite=squeeze_excite,
                     stochastic_depth=self._stochastic_depth(number / total, train),
                     **parts,
@@ -183,7 +176,7 @@ class ResNet(nn.Module):
             named[f"stage{stage}"] = x
         x = named["features"] = K.global_avg_pool(x)
         if self.num_classes:
-            x = dense(self.num_classes, name="head")(x)
+            x = make.dense(self.num_classes, name="head")(x)
         return finish(x, named, endpoints)
 
     def _stochastic_depth(self, depth: float, train: bool) -> ModuleFactory | None:

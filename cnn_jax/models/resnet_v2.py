@@ -37,18 +37,16 @@ import jax.numpy as jnp
 from cnn_jax import kernels as K
 from cnn_jax.layers import (
     BatchNorm,
-    Conv,
-    Dense,
     Dropout,
     ModuleFactory,
     PreactivationBasicBlock,
     PreactivationBottleneck,
-    SpaceToDepthConv,
     SpatialDropout,
+    layer_factories,
     normalize_and_activate,
     rematerialized,
 )
-from cnn_jax.layers.types import Activation, Dtype, Dtypes, KernelDtypes
+from cnn_jax.layers.types import Activation, Dtype
 from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
@@ -106,20 +104,23 @@ class ResNetV2(nn.Module):
         """
         smallest = 2 ** (len(self.stage_sizes) - (1 if self.small_images else -1))
         check_images(x, minimum_size=smallest, model="ResNetV2")
-        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-        parts: KernelDtypes = {"kernel_init": he_normal, **dtypes}
-        conv = functools.partial(Conv, **parts)
-        norm = functools.partial(self.norm, use_running_average=not train, **dtypes)
+        make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
         block = rematerialized(self.block) if self.remat else self.block
         named = {}
 
         if self.small_images:
-            x = conv(self.stem_features, 3, padding=1, use_bias=False, name="stem")(x)
+            x = make.conv(
+                self.stem_features, 3, padding=1, use_bias=False, name="stem"
+            )(x)
         else:
-            first = SpaceToDepthConv if self.space_to_depth else Conv
-            stem = functools.partial(first, strides=2, use_bias=False, **parts)
-            x = stem(self.stem_features, 7, padding=3, name="stem")(x)
+            x = make.stem_conv(
+                self.stem_features,
+                7,
+                strides=2,
+                padding=3,
+                use_bias=False,
+                name="stem",
+            )(x)
             x = K.max_pool(x, 3, strides=2, padding=1)
         named["stem"] = x
         stages = zip(self.stage_sizes, self.stage_features, strict=True)
@@ -128,17 +129,17 @@ class ResNetV2(nn.Module):
                 x = block(
                     features,
                     strides=2 if stage > 1 and index == 1 else 1,
-                    conv=conv,
-                    norm=norm,
+                    conv=make.conv,
+                    norm=make.norm,
                     activation=self.activation,
                     dropout=self._dropout(train),
                     name=f"stage{stage}_block{index}",
                 )(x)
             named[f"stage{stage}"] = x
-        x = normalize_and_activate(x, norm(name="norm"), self.activation)
+        x = normalize_and_activate(x, make.norm(name="norm"), self.activation)
         x = named["features"] = K.global_avg_pool(x)
         if self.num_classes:
-            x = Dense(self.num_classes, **parts, name="head")(x)
+            x = make.dense(self.num_classes, name="head")(x)
         return finish(x, named, endpoints)
 
     def _dropout(self, train: bool) -> ModuleFactory | None:

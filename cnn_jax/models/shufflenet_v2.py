@@ -37,14 +37,13 @@ from cnn_jax.layers import (
     Dense,
     DepthwiseSeparable,
     ModuleFactory,
-    SpaceToDepthConv,
+    layer_factories,
     rematerialized,
 )
 from cnn_jax.layers.types import (
     Activation,
     ConvAndNorm,
     Dtype,
-    Dtypes,
     NormAndActivation,
 )
 from cnn_jax.models.interface import Output, check_images, finish
@@ -156,24 +155,16 @@ class ShuffleNetV2(nn.Module):
         """
         smallest = 2 ** (len(self.stage_sizes) + 2)
         check_images(x, minimum_size=smallest, model="ShuffleNetV2")
-        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-        conv = functools.partial(Conv, kernel_init=he_normal, **dtypes)
-        parts: NormAndActivation = {
-            "norm": functools.partial(
-                self.norm, use_running_average=not train, **dtypes
-            ),
-            "activation": self.activation,
-        }
+        make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
+        parts: NormAndActivation = {"norm": make.norm, "activation": self.activation}
         unit = rematerialized(ShuffleUnit) if self.remat else ShuffleUnit
         named = {}
 
-        first = SpaceToDepthConv if self.space_to_depth else Conv
         x = ConvNormActivation(
             self.stem_features,
             3,
             strides=2,
-            conv=functools.partial(first, kernel_init=he_normal, **dtypes),
+            conv=make.stem_conv,
             **parts,
             name="stem",
         )(x)
@@ -185,18 +176,18 @@ class ShuffleNetV2(nn.Module):
                 x = unit(
                     features,
                     strides=2 if index == 1 else 1,
-                    conv=conv,
+                    conv=make.conv,
                     **parts,
                     name=f"stage{stage}_block{index}",
                 )(x)
             named[f"stage{stage}"] = x
         x = ConvNormActivation(
-            self.last_features, 1, conv=conv, **parts, name="last_conv"
+            self.last_features, 1, conv=make.conv, **parts, name="last_conv"
         )(x)
         named["last_conv"] = x
         x = named["features"] = K.global_avg_pool(x)
         if self.num_classes:
-            x = Dense(self.num_classes, **dtypes, name="head")(x)
+            x = Dense(self.num_classes, **make.dtypes, name="head")(x)
         return finish(x, named, endpoints)
 
 

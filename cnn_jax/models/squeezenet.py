@@ -37,11 +37,11 @@ from cnn_jax.layers import (
     ConvNormActivation,
     Dropout,
     ModuleFactory,
-    SpaceToDepthConv,
     ceil_pool,
+    layer_factories,
     rematerialized,
 )
-from cnn_jax.layers.types import Activation, Dtype, Dtypes, KernelDtypes
+from cnn_jax.layers.types import Activation, Dtype
 from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
@@ -128,16 +128,12 @@ class SqueezeNet(nn.Module):
         # Every pool, its windows rounded up, needs twice what it is to leave.
         smallest = 2 * (2 ** len(self.stages) - 1) + self.stem_size
         check_images(x, minimum_size=smallest, model="SqueezeNet")
-        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        fields: KernelDtypes = {
-            "kernel_init": nn.initializers.variance_scaling(2.0, "fan_in", "uniform"),
-            **dtypes,
-        }
-        norm = self.norm and functools.partial(
-            self.norm, use_running_average=not train, **dtypes
+        make = layer_factories(
+            self,
+            train=train,
+            space_to_depth=self.space_to_depth,
+            kernel_init=nn.initializers.variance_scaling(2.0, "fan_in", "uniform"),
         )
-        conv = functools.partial(Conv, **fields)
-        first = SpaceToDepthConv if self.space_to_depth else Conv
         fire = rematerialized(Fire) if self.remat else Fire
         named = {}
 
@@ -146,8 +142,8 @@ class SqueezeNet(nn.Module):
             self.stem_size,
             strides=2,
             padding="VALID",
-            conv=functools.partial(first, **fields),
-            norm=norm,
+            conv=make.stem_conv,
+            norm=make.norm,
             activation=self.activation,
             name="stem",
         )(x)
@@ -157,8 +153,8 @@ class SqueezeNet(nn.Module):
                 name = f"stage{stage}_block{block}"
                 x = fire(
                     features,
-                    conv=conv,
-                    norm=norm,
+                    conv=make.conv,
+                    norm=make.norm,
                     activation=self.activation,
                     name=name,
                 )(x)
@@ -171,7 +167,7 @@ class SqueezeNet(nn.Module):
             self.num_classes,
             1,
             kernel_init=nn.initializers.normal(0.01),
-            **dtypes,
+            **make.dtypes,
             name="head",
         )(x)
         return finish(K.global_avg_pool(self.activation(x)), named, endpoints)

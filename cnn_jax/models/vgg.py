@@ -47,14 +47,14 @@ import jax.numpy as jnp
 from cnn_jax import kernels as K
 from cnn_jax.layers import (
     BatchNorm,
-    Conv,
     ConvNormActivation,
     Dense,
     ModuleFactory,
     apply_stage,
     hidden_features,
+    layer_factories,
 )
-from cnn_jax.layers.types import Activation, Dtype, Dtypes
+from cnn_jax.layers.types import Activation, Dtype
 from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import (
     CIFAR10_MEAN,
@@ -108,13 +108,11 @@ class VGG(nn.Module):
           endpoints: Whether to return `(logits, {"stage1", ..., "features"})`.
         """
         check_images(x, minimum_size=2 ** len(self.stages), model="VGG")
-        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+        make = layer_factories(self, train=train)
         layer = functools.partial(
             ConvNormActivation,
-            conv=functools.partial(Conv, kernel_init=he_normal, **dtypes),
-            norm=self.norm
-            and functools.partial(self.norm, use_running_average=not train, **dtypes),
+            conv=make.conv,
+            norm=make.norm,
             use_bias=self.use_bias or self.norm is None,
             activation=self.activation,
         )
@@ -131,13 +129,13 @@ class VGG(nn.Module):
         x = named["features"] = hidden_features(
             K.adaptive_avg_pool(x, self.pooled_size),
             self.hidden_features,
-            dense=functools.partial(Dense, kernel_init=he_normal, **dtypes),
+            dense=make.dense,
             activation=self.activation,
             dropout_rate=self.dropout_rate,
             deterministic=not train,
         )
         if self.num_classes:
-            x = Dense(self.num_classes, **dtypes, name="head")(x)
+            x = Dense(self.num_classes, **make.dtypes, name="head")(x)
         return finish(x, named, endpoints)
 
 

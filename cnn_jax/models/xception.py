@@ -34,15 +34,14 @@ from cnn_jax.layers import (
     BatchNorm,
     Conv,
     ConvNormActivation,
-    Dense,
     ModuleFactory,
-    SpaceToDepthConv,
+    layer_factories,
     normalize_and_activate,
     projection_shortcut,
     rematerialized,
 )
 from cnn_jax.layers.residual import Shortcut
-from cnn_jax.layers.types import Activation, ConvAndNorm, Dtype, Dtypes
+from cnn_jax.layers.types import Activation, ConvAndNorm, Dtype
 from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
@@ -165,30 +164,25 @@ class Xception(nn.Module):
             "features"})`.
         """
         check_images(x, minimum_size=7, model="Xception")
-        dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-        conv = functools.partial(Conv, kernel_init=he_normal, **dtypes)
-        norm = functools.partial(self.norm, use_running_average=not train, **dtypes)
+        make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
         layer = functools.partial(
-            ConvNormActivation, padding=0, norm=norm, activation=self.activation
+            ConvNormActivation, padding=0, norm=make.norm, activation=self.activation
         )
         block = rematerialized(XceptionBlock) if self.remat else XceptionBlock
         block = functools.partial(
-            block, conv=conv, norm=norm, activation=self.activation
+            block, conv=make.conv, norm=make.norm, activation=self.activation
         )
         named = {}
 
-        first = SpaceToDepthConv if self.space_to_depth else Conv
-        stem_conv = functools.partial(first, kernel_init=he_normal, **dtypes)
-        x = layer(32, 3, strides=2, conv=stem_conv, name="stem_conv1")(x)
-        x = named["stem"] = layer(64, 3, conv=conv, name="stem_conv2")(x)
+        x = layer(32, 3, strides=2, conv=make.stem_conv, name="stem_conv1")(x)
+        x = named["stem"] = layer(64, 3, conv=make.conv, name="stem_conv2")(x)
         for stage, blocks in enumerate(_STAGES, start=1):
             for index, fields in enumerate(blocks, start=1):
                 x = block(**fields, name=f"stage{stage}_block{index}")(x)
             named[f"stage{stage}"] = x
         x = named["features"] = K.global_avg_pool(x)
         if self.num_classes:
-            x = Dense(self.num_classes, kernel_init=he_normal, **dtypes, name="head")(x)
+            x = make.dense(self.num_classes, name="head")(x)
         return finish(x, named, endpoints)
 
 
