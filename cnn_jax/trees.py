@@ -93,6 +93,41 @@ def leaf_specs(tree: Any) -> dict[str, str]:
     return {name: _spec(leaf) for name, leaf in named_leaves(tree).items()}
 
 
+def arrange_like(
+    template: Any, tree: Any, *, name: str, allow_unknown: bool = False
+) -> Any:
+    """Returns the leaves of a tree in the structure of another.
+
+    Args:
+      template: The structure, with the shape and dtype of every leaf; leaves may be
+        abstract.
+      tree: The leaves, at the same paths; dictionaries may stand for dataclasses and
+        named tuples.
+      name: What the tree is called in the message.
+      allow_unknown: Whether leaves that the template does not have are left out.
+
+    Raises:
+      ValueError: Listing every leaf that is missing, unknown or of another shape or
+        dtype.
+    """
+    expected, found = leaf_specs(template), leaf_specs(tree)
+    paths = expected.keys() if allow_unknown else expected.keys() | found.keys()
+    problems = [
+        f"  {path}: got {found.get(path, 'nothing')}, expected "
+        f"{expected.get(path, 'no such leaf')}"
+        for path in sorted(paths)
+        if expected.get(path) != found.get(path)
+    ]
+    if problems:
+        raise ValueError(
+            f"{name}: got others than the model's:\n" + "\n".join(problems)
+        )
+    leaves = named_leaves(tree)
+    return jax.tree.unflatten(
+        jax.tree.structure(template), [leaves[path] for path in expected]
+    )
+
+
 def digest(tree: Any) -> str:
     """Returns a sha256 over every leaf's path, dtype, shape and bytes.
 

@@ -28,6 +28,7 @@ import tyro
 
 from cnn_jax import create_model, sharding
 from cnn_jax.analysis.summary import Summary, summarize
+from cnn_jax.checkpoint import check_unchanged
 from cnn_jax.data import Dataset, load_dataset
 from cnn_jax.report import environment, html, plots, study, table
 from cnn_jax.report.progress import PlannedRun, RunProgress
@@ -268,7 +269,7 @@ def _is_finished(config: TrainConfig, splits: Mapping[str, Dataset]) -> bool:
     """Returns whether a run directory holds the result of this very run.
 
     Raises:
-      ValueError: If it holds the result of another one.
+      ResumeRefusedError: If it holds the result of another one.
     """
     if not (pathlib.Path(config.run_dir) / "result.json").exists():
         return False
@@ -277,18 +278,13 @@ def _is_finished(config: TrainConfig, splits: Mapping[str, Dataset]) -> bool:
         "config": json.loads(json.dumps(config.to_dict())),
         "dataset": {name: split.fingerprint for name, split in splits.items()},
     }
-    differing = [
-        name
-        for part in expected
-        for name in expected[part]
-        if name not in RESUME_MAY_CHANGE
-        and expected[part][name] != description[part].get(name)
-    ]
-    if differing:
-        raise ValueError(
-            f"resume: {config.run_dir} holds a run with another value of "
-            f"{', '.join(differing)}; repeat the earlier values, or choose another "
-            "directory (--run-dir)."
+    for what, current in expected.items():
+        check_unchanged(
+            what,
+            {name: description[what].get(name) for name in current},
+            current,
+            may_change=RESUME_MAY_CHANGE,
+            hint="--run-dir names it",
         )
     return True
 

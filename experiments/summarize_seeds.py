@@ -16,9 +16,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cnn_jax.files import json_value
 from cnn_jax.report.environment import without_private_paths
 from cnn_jax.report.statistics import Interval, student_interval
-from cnn_jax.report.table import Column, Table, json_value, to_markdown
+from cnn_jax.report.table import Column, Table, to_markdown
 from cnn_jax.report.words import duration
 
 OWN = ("seed", "run_dir", "resume")

@@ -46,7 +46,9 @@ from transfer_findings import (
 from transfer_treatments import Backbone, Learned, Learner
 
 from cnn_jax import create_model, load_pretrained, model_info, sharding, trees
+from cnn_jax.checkpoint import check_unchanged
 from cnn_jax.data import Dataset, load_dataset
+from cnn_jax.layers import abstract_variables
 from cnn_jax.pretrained.files import describe_own
 from cnn_jax.pretrained.rebuild import rebuild
 from cnn_jax.report import environment, study
@@ -276,9 +278,8 @@ def _accuracy(backbone: Backbone, test: Dataset) -> float:
 def _for_task(backbone: Backbone, train: Dataset) -> Backbone:
     """Returns the network with the second task's number of classes."""
     model = backbone.model.clone(num_classes=train.num_classes)
-    shapes = jax.eval_shape(
-        lambda key: model.init(key, np.zeros((1, *train.image_shape), "f4")),
-        jax.random.key(0),
+    shapes = abstract_variables(
+        model, jax.ShapeDtypeStruct((1, *train.image_shape), "float32")
     )
     known = trees.named_leaves(backbone.variables)
     leaves = [
@@ -455,13 +456,8 @@ def begin_directory(config: Transfer, run_dir: pathlib.Path) -> str:
             "another directory (--run-dir)."
         )
     begun = json.loads(path.read_text("utf-8"))
-    differing = [name for name in ours if ours[name] != begun["config"].get(name)]
-    if differing:
-        raise ValueError(
-            f"resume: {run_dir} holds a study with another value of "
-            f"{', '.join(differing)}; repeat the earlier values, or choose another "
-            "directory (--run-dir)."
-        )
+    saved = {name: begun["config"].get(name) for name in ours}
+    check_unchanged("config", saved, ours, hint="--run-dir names it")
     return begun["command"]
 
 

@@ -16,6 +16,7 @@ from cnn_jax.analysis.overlay import overlay
 from cnn_jax.analysis.saliency import grad_cam
 from cnn_jax.checkpoint import DirectoryInUseError
 from cnn_jax.data import load_dataset
+from cnn_jax.layers import abstract_variables
 from cnn_jax.prediction import _preprocessing
 from cnn_jax.pretrained import convert
 from cnn_jax.report.images import MARGIN
@@ -40,9 +41,7 @@ def network():
     """A LeNet-5 and variables with which every image gets logits of its own."""
     model = cnn_jax.create_model("lenet5")
     generator = np.random.default_rng(0)
-    shapes = jax.eval_shape(
-        model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 1), "float32")
-    )
+    shapes = abstract_variables(model, jax.ShapeDtypeStruct((1, 32, 32, 1), "float32"))
     variables = jax.tree.map(
         lambda leaf: generator.normal(size=leaf.shape).astype(np.float32) / 3, shapes
     )

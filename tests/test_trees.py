@@ -85,3 +85,37 @@ def test_the_first_pattern_that_matches_chooses():
     assert trees.choose_by_path(tree["b"], [("gone", 1)], 3, allow_unmatched=True) == {
         "kernel": 3
     }
+
+
+def test_leaves_are_arranged_as_the_template_s():
+    point = collections.namedtuple("point", "x y")
+    template = point(jax.ShapeDtypeStruct((3,), "float32"), {"b": np.zeros(2)})
+    tree = {"y": {"b": np.ones(2)}, "x": np.arange(3, dtype=np.float32)}
+    arranged = trees.arrange_like(template, tree, name="tree")
+    assert isinstance(arranged, point)
+    assert arranged.x is tree["x"]
+    assert arranged.y["b"] is tree["y"]["b"]
+
+
+def test_leaves_that_do_not_fit_are_listed_all_at_once():
+    tree = {
+        "stem": {"kernel": np.ones((3, 2)), "bias": np.zeros(3, np.float32)},
+        "norm": {"scale": np.ones(3)},
+        "more": np.ones(1),
+    }
+    with pytest.raises(ValueError, match="weights: got others than") as error:
+        trees.arrange_like(TREE, tree, name="weights")
+    problems = [
+        "  norm/bias: got nothing, expected float64[3]",
+        "  stem/bias: got float32[3], expected float64[3]",
+        "  stem/kernel: got float64[3,2], expected float64[3,3]",
+    ]
+    unknown = "  more: got float64[1], expected no such leaf"
+    assert str(error.value).splitlines()[1:] == [unknown, *problems]
+    with pytest.raises(ValueError, match="weights") as error:
+        trees.arrange_like(TREE, tree, name="weights", allow_unknown=True)
+    assert str(error.value).splitlines()[1:] == problems
+    fitting = {**TREE, "more": np.ones(1)}
+    chex.assert_trees_all_equal(
+        trees.arrange_like(TREE, fitting, name="weights", allow_unknown=True), TREE
+    )

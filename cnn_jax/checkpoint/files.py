@@ -14,6 +14,8 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from cnn_jax import files
+
 
 def as_path(directory: str | os.PathLike[str]) -> epath.Path:
     """Returns an absolute path; `gs://` stays as it is."""
@@ -58,13 +60,8 @@ def write_atomically(path: epath.Path, content: bytes) -> None:
     if not is_local(path):
         path.write_bytes(content)
         return
-    temporary = path.parent / (path.name + ".new")
-    with open(temporary, "wb") as file:
+    with files.whole_file(path) as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync(path.parent)
 
 
 def sync_tree(directory: epath.Path) -> None:
@@ -79,11 +76,7 @@ def sync_tree(directory: epath.Path) -> None:
 def sync(path: str | os.PathLike[str]) -> None:
     """Has a local file's content, or a directory's list of names, reach the disk."""
     if is_local(path):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        files.sync(path)
 
 
 def rename(source: epath.Path, target: epath.Path) -> None:

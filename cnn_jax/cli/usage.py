@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
-from cnn_jax.report.table import json_value
+from cnn_jax.files import json_value
 
 
 class UsageError(ValueError):

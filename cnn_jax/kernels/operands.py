@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeVarTuple
 
 import jax
@@ -149,7 +150,7 @@ def align_manual_axes(*arrays: *Arrays) -> tuple[*Arrays]:
         if array is not None:
             axes |= jax.typeof(array).manual_axis_type.varying
     return tuple(  # type: ignore[return-value]  # one for each, of its own type
-        array if array is None else _cast_to_varying(array, axes)  # type: ignore[arg-type]
+        array if array is None else cast_to_varying(array, axes)  # type: ignore[arg-type]
         for array in arrays
     )
 
@@ -186,6 +187,13 @@ def widen(array: jax.Array) -> jax.Array:
     return array.astype(accumulation_dtype(array.dtype))
 
 
-def _cast_to_varying(array: jax.Array, axes: set[str]) -> jax.Array:
-    missing = tuple(sorted(axes - jax.typeof(array).manual_axis_type.varying))
+def cast_to_varying(array: jax.Array, axes: Iterable[str]) -> jax.Array:
+    """Marks an array as differing between devices, inside `jax.shard_map`.
+
+    Args:
+      array: Any array.
+      axes: The mapped axes along which it is to differ; those along which it does
+        already are left out.
+    """
+    missing = tuple(sorted(set(axes) - jax.typeof(array).manual_axis_type.varying))
     return jax.lax.pcast(array, missing, to="varying") if missing else array

@@ -1,4 +1,4 @@
-"""What a model's layers do to shapes, recorded without computing anything."""
+"""What a model makes of shapes: its variables and its layers' calls, uncomputed."""
 
 from __future__ import annotations
 
@@ -34,6 +34,29 @@ class LayerCall:
     parameters: Mapping[str, tuple[int, ...]]
     num_inner_calls: int
     runs: bool
+
+
+def abstract_variables(
+    model: nn.Module, images: jax.Array | jax.ShapeDtypeStruct
+) -> dict[str, Any]:
+    """Returns the shapes and dtypes of what `model.init` makes, computing nothing.
+
+    Args:
+      model: A linen module that is called as `model(images, train=False)`.
+      images: A batch `(n, height, width, channels)`, or its shape and dtype alone.
+
+    Returns:
+      `{"params": ..., ...}` with a `jax.ShapeDtypeStruct` for each leaf.
+
+    Raises:
+      ValueError: If the model does not take such images; the error is the model's own.
+    """
+    variables: dict[str, Any] = jax.eval_shape(
+        lambda key, images: model.init(key, images, train=False),
+        jax.eval_shape(jax.random.key, 0),
+        images,
+    )
+    return variables
 
 
 def trace_layers(

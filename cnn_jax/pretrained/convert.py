@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from typing import IO, Any
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax import trees
+from cnn_jax.files import whole_file
 from cnn_jax.pretrained.files import OwnWeights, describe_own
 from cnn_jax.pretrained.files.own_weights import KIND, METADATA_NAME
 from cnn_jax.pretrained.load import fill
@@ -137,7 +137,8 @@ def _write_safetensors(
     content = safetensors.numpy.save(
         _host_arrays(variables), {METADATA_NAME: json.dumps(metadata)}
     )
-    _write_file(destination, lambda file: file.write(content))
+    with whole_file(destination, shared=True, replace=False) as file:
+        file.write(content)
 
 
 def _write_npz(
@@ -151,7 +152,8 @@ def _write_npz(
             "a .npz file cannot hold; write a .safetensors file."
         )
     arrays[METADATA_NAME] = np.frombuffer(json.dumps(metadata).encode(), np.uint8)
-    _write_file(destination, lambda file: np.savez(file, **arrays))
+    with whole_file(destination, shared=True, replace=False) as file:
+        np.savez(file, **arrays)
 
 
 _WRITERS = {
@@ -166,32 +168,6 @@ def _host_arrays(variables: Any) -> dict[str, np.ndarray]:
         name: np.ascontiguousarray(leaf)
         for name, leaf in trees.named_leaves(jax.device_get(variables)).items()
     }
-
-
-def _write_file(destination: pathlib.Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Writes a file that appears when it is complete, unless there is one by then.
-
-    Raises:
-      FileExistsError: If there is.
-    """
-    handle, unfinished = tempfile.mkstemp(
-        dir=destination.parent, prefix=f".{destination.name}"
-    )
-    try:
-        with open(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(unfinished, 0o644)  # mkstemp's are the owner's alone
-        try:
-            os.link(unfinished, destination)  # unlike a rename, it replaces nothing
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without links
-            os.rename(unfinished, destination)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(unfinished)
 
 
 def _class_names(known: OwnWeights | None, num_classes: int | None) -> list[str] | None:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax import trees
+from cnn_jax.layers import abstract_variables
 from cnn_jax.models import create_model
 from cnn_jax.models.registry import sized_for
 from cnn_jax.pretrained import placement
@@ -206,10 +207,7 @@ def _fit_to(
     source: Origin | None,
     shape: tuple[int, int, int],
 ) -> _Fit:
-    shapes = jax.eval_shape(
-        lambda key: _initialize(model, shape, key),
-        jax.eval_shape(jax.random.key, 0),
-    )
+    shapes = abstract_variables(model, _one_image(model, shape))
     expected = trees.named_leaves(shapes)
     source, places = placement.find_places(model, weights.arrays, source, expected)
     return _Fit(source, places, shapes, shape)
@@ -228,9 +226,15 @@ def _num_classes(model: nn.Module) -> int | None:
 def _initialize(
     model: nn.Module, shape: tuple[int, int, int], key: jax.Array
 ) -> dict[str, Any]:
-    x = jnp.zeros((1, *shape), getattr(model, "param_dtype", jnp.float32))
+    image = _one_image(model, shape)
+    x = jnp.zeros(image.shape, image.dtype)
     variables: Any = model.init(key, x, train=False)
     return variables
+
+
+def _one_image(model: nn.Module, shape: tuple[int, int, int]) -> jax.ShapeDtypeStruct:
+    dtype = getattr(model, "param_dtype", jnp.float32)
+    return jax.ShapeDtypeStruct((1, *shape), dtype)
 
 
 def _initialize_leaves(

@@ -18,13 +18,13 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from cnn_jax.files import json_value, write_text
 from cnn_jax.report import html, plots, study
 from cnn_jax.report.environment import without_private_paths
 from cnn_jax.report.statistics import accuracy_interval, student_interval
 from cnn_jax.report.table import Column, Table, table_of
 from cnn_jax.report.words import count, duration
 from cnn_jax.training import TrainConfig
-from cnn_jax.training.run.directory.files import replace_text
 from cnn_jax.training.step.evaluation import NUM_BINS
 
 PAGE = "report.html"
@@ -152,7 +152,7 @@ def write_run_page(run_dir: str | os.PathLike[str]) -> pathlib.Path:
     """
     directory = pathlib.Path(run_dir).expanduser().absolute()
     page = render_run(read_run(directory))
-    replace_text(directory / PAGE, page)
+    write_text(directory / PAGE, page)
     return directory / PAGE
 
 
@@ -179,22 +179,14 @@ def _read(path: pathlib.Path, parse: Callable[[bytes], Any]) -> Any:
     content = path.read_bytes()
     try:
         # From bytes, since the parser then knows what a byte-order mark is.
-        return _finite(parse(content))
+        # Python's JSON has NaN and infinities, which the standard has not.
+        return json_value(parse(content))
     except ValueError as error:
         raise ValueError(f"{path}: expected JSON, but {error}") from error
 
 
 def _parse_lines(content: bytes) -> list[Record]:
     return [json.loads(line) for line in content.splitlines()]
-
-
-def _finite(value: Any) -> Any:
-    """Maps what Python's JSON has beyond the standard, NaN and infinities, to None."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def render_run(run: FinishedRun) -> str:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import rich.console
 
+from cnn_jax import files
 from cnn_jax.report import html, table
 from cnn_jax.report.environment import Environment
 from cnn_jax.report.words import duration
@@ -109,8 +110,8 @@ def _fail(message: str) -> int:
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
     """Writes plain values, dataclasses and intervals; NaN becomes null."""
-    text = json.dumps(table.json_value(content), indent=2, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    text = json.dumps(files.json_value(content), indent=2, allow_nan=False)
+    files.write_text(path, text + "\n")
 
 
 def public(fields: Mapping[str, Any]) -> dict[str, Any]:

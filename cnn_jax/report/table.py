@@ -14,6 +14,7 @@ import numbers
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from cnn_jax.files import json_value
 from cnn_jax.report.statistics import Interval
 
 if TYPE_CHECKING:
@@ -171,21 +172,6 @@ def to_json(table: Table) -> dict[str, Any]:
         "texts": table.texts(),
         "notes": list(table.notes),
     }
-
-
-def json_value(value: Any) -> Any:
-    """Returns a value as JSON knows it: intervals as objects, NaN and inf as null."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return json_value(dataclasses.asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): json_value(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_value(entry) for entry in value]
-    if isinstance(value, str | bool | None):
-        return value
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    return float(value) if math.isfinite(value) else None
 
 
 def to_html(table: Table) -> str:

@@ -9,13 +9,11 @@ that does not agree is computed again.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import pathlib
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -25,8 +23,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cnn_jax import data, sharding, trees
+from cnn_jax.files import whole_file
+from cnn_jax.layers import abstract_variables
 from cnn_jax.training.config import TrainConfig
-from cnn_jax.training.optimizers.roles import abstract_variables
 from cnn_jax.training.run.feeds import make_evaluation
 from cnn_jax.training.run.images import image_format
 from cnn_jax.transfer.probe import extract_features
@@ -116,20 +115,7 @@ def _backbone_variables(
 ) -> Any:
     """Returns the variables without those of the head."""
     shapes = abstract_variables(backbone, image)
-    leaves = trees.named_leaves(variables)
-    expected = trees.leaf_specs(shapes)
-    problems = [
-        f"  {path}: expected {spec}"
-        for path, spec in expected.items()
-        if trees.leaf_specs({"leaf": leaves.get(path, 0)})["leaf"] != spec
-    ]
-    if problems:
-        raise ValueError(
-            "variables: got others than the model's:\n" + "\n".join(problems)
-        )
-    return jax.tree.unflatten(
-        jax.tree.structure(shapes), [leaves[path] for path in expected]
-    )
+    return trees.arrange_like(shapes, variables, name="variables", allow_unknown=True)
 
 
 def _program_digest(backbone: Any, variables: Any, image: jax.ShapeDtypeStruct) -> str:
@@ -162,23 +148,14 @@ def _write(
 ) -> None:
     """Writes a file whole or not at all, whoever else writes the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".new")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez(
-                file,
-                features=features,
-                labels=labels,
-                digest=np.array(_digest(features, labels)),
-                about=np.array(about),
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
+    with whole_file(path, shared=True) as file:
+        np.savez(
+            file,
+            features=features,
+            labels=labels,
+            digest=np.array(_digest(features, labels)),
+            about=np.array(about),
+        )
 
 
 def _digest(features: np.ndarray, labels: np.ndarray) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 
 import jax
 
+from cnn_jax.files import json_value
 from cnn_jax.report.environment import command_line, describe_environment
-from cnn_jax.report.table import Table, json_value, print_table, to_markdown
+from cnn_jax.report.table import Table, print_table, to_markdown
 from cnn_jax.report.words import duration
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import cnn_jax
+from cnn_jax.layers import abstract_variables
 from cnn_jax.pretrained.files.own_checkpoints import nested
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "models" / "golden"
@@ -30,9 +31,7 @@ def make_small_network():
     generator = np.random.default_rng(0)
     with jax.enable_x64(True):
         images = generator.normal(size=(3, 8, 8, 3))
-        shapes = jax.eval_shape(
-            functools.partial(model.init, train=False), jax.random.key(0), images
-        )
+        shapes = abstract_variables(model, images)
         variables = jax.tree.map(
             lambda leaf: generator.uniform(-1.0, 1.0, leaf.shape), shapes
         )

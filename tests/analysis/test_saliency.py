@@ -12,6 +12,7 @@ import cnn_jax
 from cnn_jax import kernels as K
 from cnn_jax.analysis.saliency import grad_cam, guided_backpropagation
 from cnn_jax.kernels.activation.guided import guided_gradients
+from cnn_jax.layers import abstract_variables
 
 # The module whose output each endpoint is.
 MODULES = {"stem": "stem", "stage1": "stage1_block1", "stage2": "stage2_block1"}
@@ -211,7 +212,7 @@ def test_networks_without_relu_have_nothing_to_guide():
         cnn_jax.create_model("lenet5"),
         jax.ShapeDtypeStruct((1, 32, 32, 1), "f4"),
     )
-    variables = jax.eval_shape(model.init, jax.random.key(0), x)
+    variables = abstract_variables(model, x)
     guided = functools.partial(guided_backpropagation, model, class_index=0)
     with pytest.raises(ValueError, match="got a LeNet5 without the kernels relu or"):
         jax.eval_shape(guided, variables, x)

@@ -10,6 +10,7 @@ import pytest
 import cnn_jax
 from cnn_jax import layers
 from cnn_jax.analysis.summary import LayerSummary, summarize
+from cnn_jax.layers import abstract_variables
 
 
 class Small(nn.Module):
@@ -145,7 +146,7 @@ class FlaxConv(nn.Module):
 
 def xla_flops(model, input_shape):
     x = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.eval_shape(jax.random.key, 0), x)
+    variables = abstract_variables(model, x)
     return jax.jit(model.apply).lower(variables, x).cost_analysis()["flops"]
 
 
@@ -189,10 +190,6 @@ def test_resnet_is_within_three_percent_of_xla():
     # Padding is what XLA leaves out; normalisation, relu and pooling are the rest.
     model, info = cnn_jax.create_model("resnet50"), cnn_jax.model_info("resnet50")
     x = jax.ShapeDtypeStruct((1, *info.input_shape), jnp.float32)
-
-    def initialize(key, x):
-        return model.init(key, x, train=False)
-
-    variables = jax.eval_shape(initialize, jax.eval_shape(jax.random.key, 0), x)
+    variables = abstract_variables(model, x)
     measured = jax.jit(model.apply).lower(variables, x).cost_analysis()["flops"]
     assert measured == pytest.approx(info.flops, rel=0.03)

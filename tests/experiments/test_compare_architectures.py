@@ -18,7 +18,7 @@ import scipy.stats
 from references.page import Page as PlainPage
 
 from cnn_jax import create_model
-from cnn_jax.layers import Dense
+from cnn_jax.layers import Dense, abstract_variables
 from cnn_jax.models import Family, Variant, registry
 
 RECIPE = ("--epochs", "2", "--batch-size", "64")
@@ -192,10 +192,8 @@ def test_numbers_follow_from_the_runs(finished):
         assert rows[model]["train_seconds"] == pytest.approx(
             sum(run["train_seconds"] for run in runs) / 2
         )
-        variables = jax.eval_shape(
-            create_model(model).init,
-            jax.random.key(0),
-            jax.ShapeDtypeStruct((1, 32, 32, 1), jnp.float32),
+        variables = abstract_variables(
+            create_model(model), jax.ShapeDtypeStruct((1, 32, 32, 1), jnp.float32)
         )
         counted = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
         assert rows[model]["parameters"] == counted
@@ -251,7 +249,9 @@ def test_resume_keeps_finished_runs(compare, finished, monkeypatch):
 def test_resume_with_another_recipe_is_refused(compare, finished, capsys):
     arguments = ("--seeds", "2", "--resume", "--learning-rate", "0.07")
     assert start(compare, finished.run_dir, *arguments).status == 2
-    assert "another value of learning_rate" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "made with another config:\n  learning_rate: saved" in error
+    assert "now 0.07" in error
 
 
 @pytest.mark.slow

@@ -1,14 +1,12 @@
 """Conv and ConvTranspose against Flax: the same variables, outputs and gradients."""
 
-import functools
-
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
+from helpers.flax_equality import assert_equals_flax
 
-from cnn_jax.analysis.gradcheck import FAST_COMPILATION
 from cnn_jax.layers import Conv, ConvTranspose
 
 CASES = {
@@ -72,26 +70,7 @@ def test_equals_flax(shape, fields, ours, theirs, x64, generator):
     fields = dict(fields, features=6, param_dtype=jnp.float64)
     x = jnp.asarray(generator.normal(size=shape))
     ours, theirs = ours(**fields), theirs(**fields)
-    key = jax.eval_shape(jax.random.key, 0)
-    output, shapes = jax.eval_shape(ours.init_with_output, key, x)
-    assert (output, shapes) == jax.eval_shape(theirs.init_with_output, key, x)
-
-    variables = jax.tree.map(
-        lambda leaf: jnp.asarray(generator.normal(size=leaf.shape)), shapes
-    )
-    dy = jnp.asarray(generator.normal(size=output.shape))
-
-    @functools.partial(jax.jit, static_argnums=0, compiler_options=FAST_COMPILATION)
-    def output_and_gradients(module, variables, x):
-        y, pullback = jax.vjp(module.apply, variables, x)
-        return y, pullback(dy)
-
-    chex.assert_trees_all_close(
-        output_and_gradients(ours, variables, x),
-        output_and_gradients(theirs, variables, x),
-        rtol=1e-11,
-        atol=1e-12,
-    )
+    assert_equals_flax(ours, theirs, x, generator, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["Conv", "ConvTranspose"])

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.flax_equality import assert_equals_flax
 from jax import lax
 
 from cnn_jax import kernels
@@ -53,7 +54,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_flax_conv_keeps_its_values_and_gradients(case, x64):
+def test_flax_conv_keeps_its_values_and_gradients(case, x64, generator):
     shape, fields = CASES[case]
     fields = {"features": 6, "param_dtype": jnp.float64, **fields}
     if "mask" in fields:
@@ -61,20 +62,7 @@ def test_flax_conv_keeps_its_values_and_gradients(case, x64):
     stock = nn.Conv(**fields)
     ours = nn.Conv(**fields, conv_general_dilated=OURS)
     x = draw_like(jnp.ones(shape), 0)
-    variables = draw_like(jax.eval_shape(stock.init, jax.random.key(0), x), 1)
-    dy = draw_like(jax.eval_shape(stock.apply, variables, x), 2)
-
-    @functools.partial(jax.jit, static_argnums=0, compiler_options=FAST_COMPILATION)
-    def value_and_gradients(apply_fn, variables, x):
-        y, pullback = jax.vjp(apply_fn, variables, x)
-        return y, pullback(dy)
-
-    chex.assert_trees_all_close(
-        value_and_gradients(ours.apply, variables, x),
-        value_and_gradients(stock.apply, variables, x),
-        rtol=1e-11,
-        atol=1e-12,
-    )
+    assert_equals_flax(ours, stock, x, generator, rtol=1e-11, atol=1e-12)
 
 
 class Net(nn.Module):

@@ -1,16 +1,14 @@
 """BatchNorm, LayerNorm and GroupNorm against their namesakes in flax.linen."""
 
-import functools
-
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.flax_equality import assert_equals_flax
 
 from cnn_jax import kernels as K
-from cnn_jax.analysis.gradcheck import FAST_COMPILATION
 from cnn_jax.layers import BatchNorm, GroupNorm, LayerNorm
 
 
@@ -36,25 +34,8 @@ def test_equals_flax(shape, use_running_average, x64, generator):
     theirs = nn.BatchNorm(force_float32_reductions=False, **fields)
     variables = ours.init(jax.random.key(0), x)
     chex.assert_trees_all_equal(variables, theirs.init(jax.random.key(0), x))
-
-    variables = filled(variables, generator)
-    dy = jnp.asarray(generator.normal(size=shape))
-
-    @functools.partial(jax.jit, static_argnums=0, compiler_options=FAST_COMPILATION)
-    def everything(module, params, x):
-        def apply(params, x):
-            return module.apply(
-                {**variables, "params": params}, x, mutable=["batch_stats"]
-            )
-
-        y, pullback, updates = jax.vjp(apply, params, x, has_aux=True)
-        return y, updates, pullback(dy)
-
-    chex.assert_trees_all_close(
-        everything(ours, variables["params"], x),
-        everything(theirs, variables["params"], x),
-        rtol=1e-10,
-        atol=1e-12,
+    assert_equals_flax(
+        ours, theirs, x, generator, bounds=(0.5, 1.5), rtol=1e-10, atol=1e-12
     )
 
 
@@ -257,25 +238,14 @@ NAMESAKES = {LayerNorm: nn.LayerNorm, GroupNorm: nn.GroupNorm}
 @pytest.mark.parametrize("shape", [(4, 5, 3, 6), (8, 6)])
 def test_own_statistics_equal_flax(layer, fields, shape, x64, generator):
     x = jnp.asarray(generator.normal(2.0, 3.0, size=shape))
-    dy = jnp.asarray(generator.normal(size=shape))
     ours = layer(param_dtype=jnp.float64, **fields)
     theirs = NAMESAKES[layer](
         param_dtype=jnp.float64, force_float32_reductions=False, **fields
     )
     variables = ours.init(jax.random.key(0), x)
     chex.assert_trees_all_equal(variables, theirs.init(jax.random.key(0), x))
-    variables = filled(variables, generator)
-
-    @functools.partial(jax.jit, static_argnums=0, compiler_options=FAST_COMPILATION)
-    def everything(module, variables, x):
-        y, pullback = jax.vjp(module.apply, variables, x)
-        return y, pullback(dy)
-
-    chex.assert_trees_all_close(
-        everything(ours, variables, x),
-        everything(theirs, variables, x),
-        rtol=1e-10,
-        atol=1e-12,
+    assert_equals_flax(
+        ours, theirs, x, generator, bounds=(0.5, 1.5), rtol=1e-10, atol=1e-12
     )
 
 

@@ -2,12 +2,12 @@
 
 import functools
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.flax_equality import assert_equals_flax
 
 from cnn_jax.layers import (
     BasicBlock,
@@ -161,31 +161,7 @@ def test_equals_flax(pair, x64, generator):
     ours, theirs = PAIRS[pair]
     ours = ours.clone(**PARTS)
     x = jnp.asarray(generator.normal(size=(3, 5, 6, 4)))
-    key = jax.eval_shape(jax.random.key, 0)
-    output, shapes = jax.eval_shape(ours.init_with_output, key, x)
-    assert (output, shapes) == jax.eval_shape(theirs.init_with_output, key, x)
-
-    variables = jax.tree.map(
-        lambda leaf: jnp.asarray(generator.uniform(-1.0, 1.0, leaf.shape)), shapes
-    )
-    dy = jnp.asarray(generator.normal(size=output.shape))
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def everything(module, params, x):
-        def apply(params, x):
-            return module.apply(
-                {**variables, "params": params}, x, mutable=["batch_stats"]
-            )
-
-        y, pullback, updates = jax.vjp(apply, params, x, has_aux=True)
-        return y, updates, pullback(dy)
-
-    chex.assert_trees_all_close(
-        everything(ours, variables["params"], x),
-        everything(theirs, variables["params"], x),
-        rtol=1e-9,
-        atol=1e-10,
-    )
+    assert_equals_flax(ours, theirs, x, generator)
 
 
 @pytest.mark.parametrize("block", [PreactivationBasicBlock, PreactivationBottleneck])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import cnn_jax
+from cnn_jax.layers import abstract_variables
 from cnn_jax.models.efficientnet import Stage
 
 SMALL_STAGES = (
@@ -167,11 +168,7 @@ def filled_variables(model, x, generator):
             values = generator.normal(size=leaf.shape) * 0.3
         return jnp.asarray(values, leaf.dtype)
 
-    def initialize(key):
-        return model.init(key, x, train=False)
-
-    shapes = jax.eval_shape(initialize, jax.eval_shape(jax.random.key, 0))
-    return jax.tree_util.tree_map_with_path(fill, shapes)
+    return jax.tree_util.tree_map_with_path(fill, abstract_variables(model, x))
 
 
 @pytest.mark.parametrize("name", REFERENCES)

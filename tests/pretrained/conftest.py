@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import cnn_jax
+from cnn_jax.layers import abstract_variables
 from cnn_jax.trees import named_leaves
 
 
@@ -15,10 +16,7 @@ def random_variables(name):
     """Returns a model's variables, drawn at random, as NumPy arrays."""
     model = cnn_jax.create_model(name)
     shape = cnn_jax.model_info(name).input_shape
-    shapes = jax.eval_shape(
-        lambda key: model.init(key, jnp.zeros((1, *shape)), train=False),
-        jax.eval_shape(jax.random.key, 0),
-    )
+    shapes = abstract_variables(model, jnp.zeros((1, *shape)))
     generator = np.random.default_rng(0)
     return jax.tree.map(
         lambda leaf: generator.normal(size=leaf.shape).astype(np.float32), shapes

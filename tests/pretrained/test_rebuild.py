@@ -18,6 +18,7 @@ from references.runs import make_run, scaled
 import cnn_jax
 from cnn_jax import cli
 from cnn_jax.data import Dataset
+from cnn_jax.layers import abstract_variables
 from cnn_jax.prediction import predict
 from cnn_jax.pretrained import convert
 from cnn_jax.pretrained.files import describe_own
@@ -32,10 +33,7 @@ DESTINATIONS = ("weights", "weights.safetensors", "weights.npz")
 
 def variables_of(model, shape, scale=0.3):
     """Returns a model's variables for such images, drawn at random."""
-    shapes = jax.eval_shape(
-        lambda key: model.init(key, jnp.zeros((1, *shape)), train=False),
-        jax.eval_shape(jax.random.key, 0),
-    )
+    shapes = abstract_variables(model, jnp.zeros((1, *shape)))
     generator = np.random.default_rng(0)
     return jax.tree.map(
         lambda leaf: (generator.normal(size=leaf.shape) * scale).astype(leaf.dtype),

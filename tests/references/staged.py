@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax.layers import BatchNorm, Conv, Dense, Dropout
+from cnn_jax.layers import BatchNorm, Conv, Dense, Dropout, abstract_variables
 
 
 class StagedNet(nn.Module):
@@ -46,11 +46,7 @@ HEAD = {"head/kernel", "head/bias"}
 
 def make_variables(seed=0):
     """Returns variables of which none is 0 or 1, negative zeros among them."""
-    shapes = jax.eval_shape(
-        lambda key, images: StagedNet().init(key, images, train=False),
-        jax.eval_shape(jax.random.key, 0),
-        IMAGES,
-    )
+    shapes = abstract_variables(StagedNet(), IMAGES)
     generator = np.random.default_rng(seed)
 
     def draw(leaf):

@@ -20,12 +20,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, TextIO
 
+from cnn_jax.files import json_value, naming, write_text
 from cnn_jax.training.run.directory.events import EventFile
 
 CLOCKED = ("seconds", "images_per_second", "waiting_share")
@@ -82,9 +82,9 @@ class RunFiles:
             return
         self.write_json("config.json", description)
         kept = _lines_up_to(self._metrics_path, step, epoch) if step else []
-        replace_text(self._metrics_path, "".join(kept))
+        write_text(self._metrics_path, "".join(kept))
         self._metrics = open(self._metrics_path, "a", encoding="utf-8")  # noqa: SIM115
-        with _naming(self.directory):
+        with naming(self.directory):
             self._events = EventFile(
                 self.directory, purge_step=step + 1 if step else None
             )
@@ -95,8 +95,8 @@ class RunFiles:
             return
         assert self._metrics is not None  # it is open
         assert self._events is not None
-        line = json.dumps({"event": event, **_finite_or_none(values)})
-        with _naming(self._metrics_path):
+        line = json.dumps({"event": event, **json_value(values)})
+        with naming(self._metrics_path):
             self._metrics.write(line + "\n")
             # Handed to the system now: a killed process loses no line that it reported.
             self._metrics.flush()
@@ -105,15 +105,15 @@ class RunFiles:
             for name, value in values.items()
             if name not in ("step", "epoch")
         }
-        with _naming(self._events.path):
+        with naming(self._events.path):
             self._events.add_scalars(scalars, values["step"])
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Writes a whole file, or leaves the old one."""
         if not self._writes:
             return
-        text = json.dumps(_finite_or_none(content), indent=2)
-        replace_text(self.directory / name, text + "\n")
+        text = json.dumps(json_value(content), indent=2)
+        write_text(self.directory / name, text + "\n")
 
     def __enter__(self) -> RunFiles:
         return self
@@ -125,17 +125,6 @@ class RunFiles:
             if file is not None:
                 with contextlib.suppress(OSError):
                     file.close()
-
-
-@contextlib.contextmanager
-def _naming(path: pathlib.Path) -> Iterator[None]:
-    """Has an error of the system say which file it is about."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _lines_up_to(path: pathlib.Path, step: int, epoch: int) -> list[str]:
@@ -152,31 +141,3 @@ def _lines_up_to(path: pathlib.Path, step: int, epoch: int) -> list[str]:
                 break
             kept.append(line.decode("utf-8-sig"))
     return kept
-
-
-def replace_text(path: pathlib.Path, text: str) -> None:
-    """Writes a whole file of a run, or leaves the old one.
-
-    Raises:
-      OSError: If it cannot be written; it names the file.
-    """
-    temporary = path.with_name(path.name + ".new")
-    try:
-        with _naming(path):
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()  # what there is of it takes what space there is
-        raise
-
-
-def _finite_or_none(value: Any) -> Any:
-    """Maps NaN and infinities to null, which JSON knows, in nested containers."""
-    if isinstance(value, Mapping):
-        return {key: _finite_or_none(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite_or_none(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
