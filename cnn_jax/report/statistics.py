@@ -1,8 +1,9 @@
 """Means and 95 % intervals: over seeds, or over the examples of one test set.
 
 Sources: Student (1908), "The probable error of a mean"; Wilson (1927), "Probable
-inference, the law of succession, and statistical inference"; the finite series of
-Student's distribution is Abramowitz and Stegun (1964), equations 26.7.3 and 26.7.4.
+inference, the law of succession, and statistical inference"; both as SciPy computes
+them. `scipy.stats` is imported by the functions that need it: commands that print
+tables without intervals do not wait for it.
 """
 
 from __future__ import annotations
@@ -56,8 +57,10 @@ def student_interval(samples: Sequence[float], confidence: float = 0.95) -> Inte
     mean = statistics.fmean(samples)
     if len(samples) == 1:
         return Interval(mean, mean, mean, SINGLE, 1)
+    from scipy import stats
+
     error = statistics.stdev(samples) / math.sqrt(len(samples))
-    half = student_quantile((1 + confidence) / 2, len(samples) - 1) * error
+    half = float(stats.t.ppf((1 + confidence) / 2, len(samples) - 1)) * error
     return Interval(mean, mean - half, mean + half, STUDENT, len(samples))
 
 
@@ -67,7 +70,8 @@ def wilson_interval(
     """Returns Wilson's score interval of a fraction of successes.
 
     Args:
-      fraction: The observed fraction, between 0 and 1.
+      fraction: The observed fraction, between 0 and 1; the successes are the whole
+        number nearest to `fraction * num_trials`.
       num_trials: The number of independent trials behind it.
       confidence: The probability that such an interval covers the true fraction.
 
@@ -83,13 +87,13 @@ def wilson_interval(
         raise ValueError(f"fraction: got {fraction}, expected a number from 0 to 1.")
     if num_trials < 1:
         raise ValueError(f"num_trials: got {num_trials}, expected at least 1.")
-    z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
-    shrink = 1 + z**2 / num_trials
-    middle = (fraction + z**2 / (2 * num_trials)) / shrink
-    variance = fraction * (1 - fraction) / num_trials + (z / (2 * num_trials)) ** 2
-    half = z * math.sqrt(variance) / shrink
-    low, high = min(middle - half, fraction), max(middle + half, fraction)
-    return Interval(fraction, max(low, 0.0), min(high, 1.0), WILSON, num_trials)
+    from scipy import stats
+
+    test = stats.binomtest(round(fraction * num_trials), num_trials)
+    ends = test.proportion_ci(confidence, method="wilson")
+    # Where nothing or all succeeded, an end is the fraction but for rounding.
+    low, high = min(float(ends.low), fraction), max(float(ends.high), fraction)
+    return Interval(fraction, low, high, WILSON, num_trials)
 
 
 def accuracy_interval(accuracies: Sequence[float], num_examples: int) -> Interval:
@@ -107,45 +111,6 @@ def accuracy_interval(accuracies: Sequence[float], num_examples: int) -> Interva
     if len(accuracies) == 1:
         return wilson_interval(accuracies[0], num_examples)
     return student_interval(accuracies)
-
-
-def student_quantile(probability: float, degrees: int) -> float:
-    """Returns the quantile of Student's distribution with whole degrees of freedom.
-
-    Args:
-      probability: The probability below the quantile, between 0.5 and 1.
-      degrees: The degrees of freedom, at least 1.
-
-    Raises:
-      ValueError: If an argument is out of its range.
-    """
-    if not 0.5 <= probability < 1:
-        raise ValueError(
-            f"probability: got {probability}, expected at least 0.5 and below 1."
-        )
-    if degrees < 1:
-        raise ValueError(f"degrees: got {degrees}, expected at least 1.")
-    central = 2 * probability - 1
-    low, high = 0.0, math.pi / 2
-    for _ in range(100):
-        middle = (low + high) / 2
-        if _central_probability(middle, degrees) < central:
-            low = middle
-        else:
-            high = middle
-    return math.sqrt(degrees) * math.tan((low + high) / 2)
-
-
-def _central_probability(angle: float, degrees: int) -> float:
-    """P(|T| < t) where `angle` is atan(t / sqrt(degrees))."""
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = degrees % 2
-    term = cosine if odd else 1.0
-    total = 0.0
-    for power in range(odd, degrees - 1, 2):
-        total += term
-        term *= cosine**2 * (power + 1) / (power + 2)
-    return 2 / math.pi * (angle + sine * total) if odd else sine * total
 
 
 def _check_confidence(confidence: float) -> None:

@@ -1,47 +1,88 @@
-"""Intervals against SciPy, and their corners."""
+"""Intervals against tables and closed forms, and their corners."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
-import scipy.stats
 
 from cnn_jax.report import statistics
 
-
-@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 8, 9, 30, 101])
-def test_student_quantile_matches_scipy(degrees):
-    for probability in (0.5, 0.6, 0.9, 0.975, 0.9995):
-        np.testing.assert_allclose(
-            statistics.student_quantile(probability, degrees),
-            scipy.stats.t.ppf(probability, degrees),
-            rtol=1e-9,
-            atol=1e-12,
-        )
+Z = 1.959963984540054
+"""The upper 2.5 % point of the normal distribution."""
 
 
-def test_student_interval_matches_scipy():
-    samples = [0.91, 0.93, 0.925, 0.90]
-    interval = statistics.student_interval(samples, confidence=0.9)
-    expected = scipy.stats.t.interval(
-        0.9, 3, loc=np.mean(samples), scale=scipy.stats.sem(samples)
-    )
-    np.testing.assert_allclose((interval.low, interval.high), expected, rtol=1e-9)
-    assert interval.mean == pytest.approx(np.mean(samples))
-    assert (interval.method, interval.num_samples) == (statistics.STUDENT, 4)
+# The upper 2.5 % points of Student's table; the first two have closed forms.
+STUDENT_TABLE = {
+    1: (math.tan(0.475 * math.pi), 1e-12),
+    2: (0.95 * math.sqrt(2 / (1 - 0.95**2)), 1e-12),
+    3: (3.182, 5e-4),
+    4: (2.776, 5e-4),
+    9: (2.262, 5e-4),
+    30: (2.042, 5e-4),
+    120: (1.980, 5e-4),
+}
 
 
+@pytest.mark.parametrize("degrees", STUDENT_TABLE)
+def test_student_interval_is_that_of_the_table(degrees):
+    # Of -1, 0, ..., 0, 1 the mean is 0 and the squares add up to 2.
+    samples = [-1.0, *[0.0] * (degrees - 1), 1.0]
+    interval = statistics.student_interval(samples)
+    error = math.sqrt(2 / degrees / (degrees + 1))
+    quantile, tolerance = STUDENT_TABLE[degrees]
+    assert interval.high / error == pytest.approx(quantile, abs=tolerance)
+    assert interval.low == pytest.approx(-interval.high, rel=1e-12)
+    assert interval.mean == 0
+    expected = (statistics.STUDENT, degrees + 1)
+    assert (interval.method, interval.num_samples) == expected
+
+
+def test_student_interval_of_another_confidence():
+    interval = statistics.student_interval([0.0, 2.0], confidence=0.5)
+    # The quartile of one degree of freedom is 1, and so is the standard error.
+    assert (interval.low, interval.high) == pytest.approx((0.0, 2.0), abs=1e-12)
+
+
+def test_samples_that_are_equal_have_no_spread():
+    interval = statistics.student_interval([0.25] * 3)
+    assert (interval.low, interval.mean, interval.high) == (0.25, 0.25, 0.25)
+
+
+# Newcombe (1998), "Two-sided confidence intervals for the single proportion", table I.
 @pytest.mark.parametrize(
-    ("successes", "trials"), [(0, 10), (10, 10), (9, 10), (321, 355), (1, 1)]
+    ("successes", "trials", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0000, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
 )
-def test_wilson_interval_matches_scipy(successes, trials):
+def test_wilson_interval_is_that_of_the_table(successes, trials, low, high):
     interval = statistics.wilson_interval(successes / trials, trials)
-    expected = scipy.stats.binomtest(successes, trials).proportion_ci(method="wilson")
-    np.testing.assert_allclose(
-        (interval.low, interval.high), (expected.low, expected.high), atol=1e-12
-    )
-    assert interval.low <= interval.mean <= interval.high
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-5)
+    assert interval.mean == successes / trials
     assert (interval.method, interval.num_samples) == (statistics.WILSON, trials)
+
+
+@pytest.mark.parametrize("trials", [1, 7, 10_000])
+def test_wilson_interval_of_none_and_of_all(trials):
+    end = Z**2 / (trials + Z**2)
+    none, every = (statistics.wilson_interval(each, trials) for each in (0.0, 1.0))
+    assert (none.low, none.high) == pytest.approx((0.0, end), abs=1e-12)
+    assert (every.low, every.high) == pytest.approx((1 - end, 1.0), abs=1e-12)
+    assert none.low >= 0
+    assert every.high <= 1
+
+
+@pytest.mark.parametrize("accuracy", [321 / 355, float(np.float32(321 / 355))])
+def test_wilson_interval_solves_its_equation(accuracy):
+    # The ends are where the score test turns: |p - 321 / 355| = z sqrt(p (1 - p) / n).
+    interval = statistics.wilson_interval(accuracy, 355)
+    for end in (interval.low, interval.high):
+        deviation = Z * math.sqrt(end * (1 - end) / 355)
+        assert abs(end - 321 / 355) == pytest.approx(deviation, abs=1e-9)
 
 
 def test_student_interval_covers_the_mean_as_often_as_it_says(generator):
@@ -69,8 +110,6 @@ def test_accuracy_interval_is_over_examples_for_one_seed_and_over_seeds_for_more
         (lambda: statistics.student_interval([1.0], confidence=1.0), "confidence"),
         (lambda: statistics.wilson_interval(1.1, 10), "fraction: got 1.1"),
         (lambda: statistics.wilson_interval(0.5, 0), "num_trials: got 0"),
-        (lambda: statistics.student_quantile(1.0, 3), "probability: got 1.0"),
-        (lambda: statistics.student_quantile(0.9, 0), "degrees: got 0"),
     ],
 )
 def test_bad_input_is_named(call, words):
