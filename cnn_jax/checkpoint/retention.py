@@ -1,4 +1,13 @@
-"""Which checkpoints stay."""
+"""Which checkpoints stay.
+
+Orbax's `CheckpointManager` could be given this rule as a `PreservationPolicy`, but not
+what the rule is applied to. It counts every committed step, since it does not verify
+contents: a newest step that is damaged would stay in place of a sound one. It stores a
+step's metric when it saves the step and cannot replace it, which `Checkpointer.amend`
+does once an epoch's accuracy is known. On a disk it removes a step under its own name,
+so that a kill leaves half a step that counts, and it takes no lock: a second run in the
+directory would remove the first one's steps.
+"""
 
 from __future__ import annotations
 
