@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.transformations import first_cases
 from jax.sharding import AxisType, reshard
 from jax.sharding import PartitionSpec as P
 from references.quick import slow_except
@@ -19,7 +20,6 @@ from references.quick import slow_except
 from cnn_jax import kernels
 from cnn_jax.analysis.cases import is_floating
 from cnn_jax.analysis.gradcheck import draw_like
-from cnn_jax.analysis.transformations import first_cases
 from cnn_jax.kernels import autodiff
 
 pytestmark = pytest.mark.usefixtures("x64", "light_compilation")

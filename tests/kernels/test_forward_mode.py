@@ -6,10 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
+from helpers.transformations import first_cases
 
 from cnn_jax import kernels, layers
 from cnn_jax.analysis.cases import is_floating
-from cnn_jax.analysis.transformations import first_cases
 from cnn_jax.kernels import autodiff
 
 # These are linear or raw: no custom VJP, so forward mode works.

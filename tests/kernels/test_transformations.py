@@ -1,7 +1,7 @@
 """Kernels under JAX's transformations, beyond one case for each.
 
 Every kernel's first case goes through all transformations in
-`tests/analysis/test_transformations.py`; here are the convolution's other forms on
+`tests/kernels/test_transformations_page.py`; here are the convolution's other forms on
 sharded examples, and what holds for a mapped axis alone.
 """
 

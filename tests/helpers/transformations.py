@@ -388,7 +388,7 @@ def _as_float64(tree):
 
 
 def _compare(actual, expected, tolerance):
-    if jax.tree.structure(actual) != jax.tree.structure(expected):  # type: ignore[operator]
+    if jax.tree.structure(actual) != jax.tree.structure(expected):
         return "another structure than the twin's"
     error = _worst_error(actual, expected)
     return WORKS if error <= tolerance else f"off by {error:.1e}"

@@ -2,7 +2,7 @@
 
 After an intended change, rewrite the page with
 
-    PYTHONPATH=tests python tests/analysis/test_transformations.py
+    PYTHONPATH=tests python tests/kernels/test_transformations_page.py
 """
 
 import pathlib
@@ -10,10 +10,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import pytest
-from references.quick import slow_except
-
-from cnn_jax import kernels
-from cnn_jax.analysis.transformations import (
+from helpers.transformations import (
     REASONS,
     TRANSFORMATIONS,
     WORKS,
@@ -22,19 +19,16 @@ from cnn_jax.analysis.transformations import (
     render_row,
     try_transformations,
 )
+from references.quick import slow_except
+
+from cnn_jax import kernels
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "transformations.md"
-COMMAND = "PYTHONPATH=tests python tests/analysis/test_transformations.py"
+COMMAND = "PYTHONPATH=tests python tests/kernels/test_transformations_page.py"
 CASES = first_cases()
 # The rows that are tried by default; each takes seconds, nearly all of it compiling.
 BY_DEFAULT = ("conv", "max_pool", "batch_norm", "dropout")
 ROWS = slow_except(BY_DEFAULT, CASES)
-
-
-@pytest.fixture(autouse=True)
-def strict_promotion():
-    with jax.numpy_dtype_promotion("strict"):
-        yield
 
 
 @pytest.mark.parametrize("kernel", ROWS)
