@@ -37,19 +37,19 @@ def assert_equals_flax(
     params = variables.get("params", {})
     dy = jnp.asarray(generator.normal(size=output.shape))
 
-    @functools.partial(jax.jit, static_argnums=0, compiler_options=FAST_COMPILATION)
-    def everything(module, params, x):
+    def everything(module):
         def apply(params, x):
             return module.apply(
                 {**variables, "params": params}, x, mutable=["batch_stats"]
             )
 
-        y, pullback, updates = jax.vjp(apply, params, x, has_aux=True)
-        return y, updates, pullback(dy)
+        @functools.partial(jax.jit, compiler_options=FAST_COMPILATION)
+        def run(params, x):
+            y, pullback, updates = jax.vjp(apply, params, x, has_aux=True)
+            return y, updates, pullback(dy)
+
+        return run(params, x)
 
     chex.assert_trees_all_close(
-        everything(ours, params, x),
-        everything(theirs, params, x),
-        rtol=rtol,
-        atol=atol,
+        everything(ours), everything(theirs), rtol=rtol, atol=atol
     )
