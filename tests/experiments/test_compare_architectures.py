@@ -18,8 +18,10 @@ import scipy.stats
 from references.page import Page as PlainPage
 
 from cnn_jax import create_model
+from cnn_jax.checkpoint import ResumeRefusedError
 from cnn_jax.layers import Dense, abstract_variables
 from cnn_jax.models import Family, Variant, registry
+from cnn_jax.training import TrainConfig
 
 RECIPE = ("--epochs", "2", "--batch-size", "64")
 MODELS = ("--models", "lenet5", "softmax_regression")
@@ -243,6 +245,22 @@ def test_resume_keeps_finished_runs(compare, finished, monkeypatch):
     assert again.out.count(", kept\n") == 4
     assert again.content["table"] == before["table"]
     assert again.content["runs"] == before["runs"]
+
+
+def test_the_result_of_another_run_is_not_kept(compare, tmp_path):
+    split = types.SimpleNamespace(fingerprint="of the data")
+    config = TrainConfig(run_dir=str(tmp_path), seed=3)
+    described = {"config": config.to_dict(), "dataset": {"test": "of the data"}}
+    assert not compare._is_finished(config, {"test": split})
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    (tmp_path / "result.json").write_text("{}")
+    assert compare._is_finished(config, {"test": split})
+    other = dataclasses.replace(config, seed=4)
+    with pytest.raises(ResumeRefusedError, match="seed: saved 3, now 4"):
+        compare._is_finished(other, {"test": split})
+    split.fingerprint = "of other data"
+    with pytest.raises(ResumeRefusedError, match="test: saved 'of the data'"):
+        compare._is_finished(config, {"test": split})
 
 
 @pytest.mark.slow

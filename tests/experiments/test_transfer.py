@@ -1,6 +1,7 @@
 """The transfer study: what it concludes from given numbers, and all of it, small."""
 
 import contextlib
+import dataclasses
 import html
 import io
 import json
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from cnn_jax import kernels as K
+from cnn_jax.checkpoint import ResumeRefusedError
 from cnn_jax.data import load_dataset
 from cnn_jax.layers import BatchNorm, Conv, Dense
 from cnn_jax.models import Family, Variant, registry
@@ -232,6 +234,17 @@ def test_the_whole_study_and_what_resuming_keeps(transfer, tmp_path):
     assert out.count(", kept\n") == 24
     assert json.loads((run_dir / "results.json").read_text("utf-8"))["runs"] == runs
     assert start(transfer, run_dir, "--resume")[0] == 2
+
+
+def test_another_study_is_not_resumed(transfer, tmp_path):
+    config = transfer.Transfer(run_dir=str(tmp_path / "run"))
+    command = transfer.begin_directory(config, tmp_path / "run")
+    same = dataclasses.replace(config, resume=True)
+    assert transfer.begin_directory(same, tmp_path / "run") == command
+    other = dataclasses.replace(same, seeds=3)
+    with pytest.raises(ResumeRefusedError, match="seeds: saved 5, now 3") as error:
+        transfer.begin_directory(other, tmp_path / "run")
+    assert "learning_rate" not in str(error.value)
 
 
 def test_the_record_does_not_say_where_weights_lay(transfer):
