@@ -48,5 +48,6 @@ from cnn_jax.layers.statistics import frozen_statistics as frozen_statistics
 from cnn_jax.layers.statistics import statistics_scope as statistics_scope
 from cnn_jax.layers.tracing import LayerCall as LayerCall
 from cnn_jax.layers.tracing import abstract_variables as abstract_variables
+from cnn_jax.layers.tracing import init_variables as init_variables
 from cnn_jax.layers.tracing import trace_layers as trace_layers
 from cnn_jax.layers.types import ModuleFactory as ModuleFactory

@@ -36,8 +36,30 @@ class LayerCall:
     runs: bool
 
 
+def init_variables(model: Any, key: jax.Array, images: jax.Array) -> dict[str, Any]:
+    """Initialises a model.
+
+    Linen modules get a key for dropout, too: they draw nothing with it, but modules of
+    NNX, through `flax.nnx.bridge.to_linen`, make their generators here.
+
+    Args:
+      model: A linen module, or anything with its `init`.
+      key: The key that the parameters are drawn with.
+      images: A batch `(n, height, width, channels)`, of which only shape and dtype
+        count.
+
+    Returns:
+      `{"params": ..., ...}`, as `model.init` gives them.
+    """
+    keys: Any = key
+    if isinstance(model, nn.Module):
+        keys = {"params": key, "dropout": jax.random.fold_in(key, 1)}
+    variables: dict[str, Any] = model.init(keys, images, train=False)
+    return variables
+
+
 def abstract_variables(
-    model: nn.Module, images: jax.Array | jax.ShapeDtypeStruct
+    model: Any, images: jax.Array | jax.ShapeDtypeStruct
 ) -> dict[str, Any]:
     """Returns the shapes and dtypes of what `model.init` makes, computing nothing.
 
@@ -52,7 +74,7 @@ def abstract_variables(
       ValueError: If the model does not take such images; the error is the model's own.
     """
     variables: dict[str, Any] = jax.eval_shape(
-        lambda key, images: model.init(key, images, train=False),
+        lambda key, images: init_variables(model, key, images),
         jax.eval_shape(jax.random.key, 0),
         images,
     )

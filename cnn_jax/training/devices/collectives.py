@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax import trees
+from cnn_jax.kernels.operands import cast_to_varying
 
 
 def fused_mean(tree: Any, axes: tuple[str, ...], *, reduce_dtype: Any = None) -> Any:
@@ -115,10 +116,4 @@ def average_leaves(tree: Any, differing: Sequence[bool], axes: tuple[str, ...]) 
 
 def _copy(tree: Any, axes: tuple[str, ...]) -> Any:
     """Marks all leaves as each device's own."""
-
-    def copy_leaf(leaf: jax.Array) -> jax.Array:
-        varying = jax.typeof(leaf).manual_axis_type.varying
-        missing = tuple(axis for axis in axes if axis not in varying)
-        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
-
-    return jax.tree.map(copy_leaf, tree)
+    return jax.tree.map(lambda leaf: cast_to_varying(leaf, axes), tree)

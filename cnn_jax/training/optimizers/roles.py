@@ -17,6 +17,7 @@ import jax
 from jax.extend import core
 
 from cnn_jax import trees
+from cnn_jax.layers import abstract_variables
 from cnn_jax.training.config import TrainConfig
 
 
@@ -170,14 +171,6 @@ def _dependencies(jaxpr: Any, output: Any) -> set[Any]:
                 each for each in equation.invars if isinstance(each, core.Var)
             )
     return needed
-
-
-def abstract_variables(model: Any, images: jax.ShapeDtypeStruct) -> dict[str, Any]:
-    """Returns the shapes and dtypes of a model's variables."""
-    key = jax.eval_shape(jax.random.key, 0)
-    return jax.eval_shape(
-        lambda key, images: model.init(key, images, train=False), key, images
-    )
 
 
 def _module(path: str) -> str:

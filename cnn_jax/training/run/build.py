@@ -18,10 +18,11 @@ import optax
 from jax.sharding import Mesh
 
 from cnn_jax import data, sharding, trees
+from cnn_jax.layers import abstract_variables
 from cnn_jax.training.config import RESUME_MAY_CHANGE, TrainConfig
 from cnn_jax.training.devices.spread import ParallelStep, make_step
 from cnn_jax.training.optimizers.optimizer import adapt_optimizer, make_optimizer
-from cnn_jax.training.optimizers.roles import abstract_variables, required_roles
+from cnn_jax.training.optimizers.roles import required_roles
 from cnn_jax.training.optimizers.schedules import make_schedule
 from cnn_jax.training.run.compiled import (
     Carry,
@@ -169,7 +170,11 @@ def build_run(
         optimizer = adapt_optimizer(optimizer, config, roles=roles)
     initial = None
     if initial_variables is not None:
-        checked = _as_initialized(model, initial_variables, images.specification)
+        checked = trees.arrange_like(
+            abstract_variables(model, images.specification),
+            initial_variables,
+            name="initial_variables",
+        )
         initial = jax.device_put(checked, everywhere)
     return RunParts(
         model=model,
@@ -339,32 +344,6 @@ def _carry_shardings(shapes: Carry, config: TrainConfig, mesh: Mesh) -> Carry:
             ],
         )
     return shardings
-
-
-def _as_initialized(
-    model: Any, variables: Mapping[str, Any], image: jax.ShapeDtypeStruct
-) -> Any:
-    """Returns the variables in the tree that `model.init` makes.
-
-    Raises:
-      ValueError: Listing all leaves that are missing, unknown or of another kind.
-    """
-    shapes = abstract_variables(model, image)
-    expected, found = trees.leaf_specs(shapes), trees.leaf_specs(variables)
-    problems = [
-        f"  {path}: got {found.get(path, 'nothing')}, expected "
-        f"{expected.get(path, 'no such leaf')}"
-        for path in sorted({*expected, *found})
-        if expected.get(path) != found.get(path)
-    ]
-    if problems:
-        raise ValueError(
-            "initial_variables: got others than the model's:\n" + "\n".join(problems)
-        )
-    leaves = trees.named_leaves(variables)
-    return jax.tree.unflatten(
-        jax.tree.structure(shapes), [leaves[path] for path in expected]
-    )
 
 
 def _specification(array: jax.Array) -> jax.ShapeDtypeStruct:

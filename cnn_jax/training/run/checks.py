@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from cnn_jax import data, trees
+from cnn_jax.layers import init_variables
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.optimizers.optimizer import adapt_optimizer
 from cnn_jax.training.optimizers.roles import ParameterRoles
@@ -268,7 +269,7 @@ def _abstract_variables(model: Any, images: jax.ShapeDtypeStruct) -> dict[str, A
     variables = _traced(
         model,
         images,
-        lambda key, images: model.init(key, images, train=False),
+        lambda key, images: init_variables(model, key, images),
         jax.eval_shape(jax.random.key, 0),
         images,
     )

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from cnn_jax import kernels as K
 from cnn_jax import trees
+from cnn_jax.kernels.operands import cast_to_varying
 from cnn_jax.layers import frozen_statistics
 from cnn_jax.training.config.transfer import BatchNormMode
 from cnn_jax.training.step.evaluation import (
@@ -254,11 +255,7 @@ def _as_varying_as(array: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
 
     Inside `jax.shard_map`, what a scan carries must keep its type.
     """
-    missing = jax.typeof(like).manual_axis_type.varying - (
-        jax.typeof(array).manual_axis_type.varying
-    )
-    axes = tuple(sorted(missing))
-    return jax.lax.pcast(array, axes, to="varying") if axes else array
+    return cast_to_varying(array, jax.typeof(like).manual_axis_type.varying)
 
 
 def _ascend(params: Any, gradients: Any, radius: float) -> Any:

@@ -11,6 +11,7 @@ import optax
 from flax import struct
 
 from cnn_jax import trees
+from cnn_jax.layers import init_variables
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.step.loss_scale import LossScale
 
@@ -70,7 +71,7 @@ class TrainState:
             `model.init` draws.
         """
         if variables is None:
-            variables = model.init(key, images, train=False)
+            variables = init_variables(model, key, images)
         else:
             # Copies: a state is donated, and these are the caller's.
             variables = jax.tree.map(jnp.copy, variables)
