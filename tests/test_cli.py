@@ -170,7 +170,7 @@ def test_gradcheck_runs_on_the_cpu_in_float64(capsys, monkeypatch):
 
     def look(chosen):
         array = jax.numpy.zeros(())
-        seen.append((kernels.lowering.current_target(), array.devices()))
+        seen.append((kernels.platforms.current_target(), array.devices()))
         row = gradcheck.GradcheckRow("dense", "dx", 1, float("inf"), 1e-12, False)
         assert list(chosen) == ["dense"]
         return [row]

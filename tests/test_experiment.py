@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from references.runs import make_run
+from helpers.runs import make_run
 
 import cnn_jax
 from cnn_jax import experiment

@@ -17,6 +17,7 @@ from cnn_jax.kernels.activation import (
     silu,
 )
 from cnn_jax.kernels.adaptive_pool import adaptive_avg_pool
+from cnn_jax.kernels.batch_norm import batch_norm, batch_norm_inference
 from cnn_jax.kernels.conv import (
     conv,
     conv_bias_grad,
@@ -32,11 +33,11 @@ from cnn_jax.kernels.dropout import (
     spatial_dropout,
     stochastic_depth,
 )
-from cnn_jax.kernels.group_norm import group_norm, layer_norm
+from cnn_jax.kernels.group_norm import group_norm
+from cnn_jax.kernels.layer_norm import layer_norm
 from cnn_jax.kernels.local_response_norm import local_response_norm
 from cnn_jax.kernels.loss import softmax_cross_entropy
-from cnn_jax.kernels.lowering import target_platform
-from cnn_jax.kernels.norm import batch_norm, batch_norm_inference
+from cnn_jax.kernels.platforms import target_platform
 from cnn_jax.kernels.pool import (
     avg_pool,
     avg_pool_grad,

@@ -35,13 +35,14 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax.geometry import Padding, Window, layout_hint
-from cnn_jax.kernels import autodiff, lowering, windowed
+from cnn_jax.kernels import autodiff, platforms, windowed
 from cnn_jax.kernels.bias import add_bias, sum_to_channels
 from cnn_jax.kernels.kernel import custom_vjp, kernel
 from cnn_jax.kernels.operands import (
     align_manual_axes,
     require_floating,
     require_matching_channels,
+    to_array,
 )
 
 
@@ -81,7 +82,7 @@ def conv(
       ValueError: If shapes, dtypes or arguments do not fit together.
     """
     x, w = jnp.asarray(x), jnp.asarray(w)
-    b = None if b is None else jnp.asarray(b)
+    b = to_array(b)
     window = _resolve("conv", x.shape, w.shape, strides, padding, dilation, groups)
     require_floating("conv", x=x, w=w, b=b)
     if b is not None and b.shape != w.shape[-1:]:
@@ -102,18 +103,18 @@ def _crop(x, window):
 
 @functools.partial(custom_vjp, nondiff_argnums=(2, 3, 4))
 def _conv(x, w, window, groups, precision):
-    return lowering.conv(x, w, window, groups, precision)
+    return platforms.conv(x, w, window, groups, precision)
 
 
 def _conv_fwd(x, w, window, groups, precision):
-    return lowering.conv(x, w, window, groups, precision), (x, w)
+    return platforms.conv(x, w, window, groups, precision), (x, w)
 
 
 def _conv_bwd(window, groups, precision, residuals, dy):
     x, w = residuals
     return (
-        lowering.conv_input_grad(dy, w, window, groups, precision),
-        lowering.conv_filter_grad(x, dy, window, groups, precision),
+        platforms.conv_input_grad(dy, w, window, groups, precision),
+        platforms.conv_filter_grad(x, dy, window, groups, precision),
     )
 
 
@@ -158,7 +159,7 @@ def conv_input_grad(
     require_floating(name, dy=dy, w=w)
     _require_output_shape(name, dy.shape, input_shape, w.shape, window)
     dy, w = align_manual_axes(dy, w)
-    return lowering.conv_input_grad(dy, w, window, groups, precision)
+    return platforms.conv_input_grad(dy, w, window, groups, precision)
 
 
 @kernel(autodiff.conv_filter_grad)
@@ -199,7 +200,7 @@ def conv_filter_grad(
     require_floating(name, x=x, dy=dy)
     _require_output_shape(name, dy.shape, x.shape, filter_shape, window)
     x, dy = align_manual_axes(x, dy)
-    return lowering.conv_filter_grad(x, dy, window, groups, precision)
+    return platforms.conv_filter_grad(x, dy, window, groups, precision)
 
 
 @kernel(autodiff.conv_bias_grad)

@@ -43,13 +43,14 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax.geometry import Padding, Window, explicit_transposed_padding
-from cnn_jax.kernels import autodiff, lowering, windowed
+from cnn_jax.kernels import autodiff, platforms, windowed
 from cnn_jax.kernels.bias import add_bias
 from cnn_jax.kernels.kernel import custom_vjp, kernel
 from cnn_jax.kernels.operands import (
     align_manual_axes,
     require_floating,
     require_matching_channels,
+    to_array,
 )
 
 
@@ -92,7 +93,7 @@ def conv_transpose(
       ValueError: If shapes, dtypes or arguments do not fit together.
     """
     x, w = jnp.asarray(x), jnp.asarray(w)
-    b = None if b is None else jnp.asarray(b)
+    b = to_array(b)
     require_matching_channels("conv_transpose", x.shape, w.shape, groups)
     require_floating("conv_transpose", x=x, w=w, b=b)
     if b is not None and b.shape != w.shape[-1:]:
@@ -123,18 +124,18 @@ def _crop(x, window, padding):
 
 @functools.partial(custom_vjp, nondiff_argnums=(2, 3, 4))
 def _conv_transpose(x, w, window, groups, precision):
-    return lowering.conv_transpose(x, w, window, groups, precision)
+    return platforms.conv_transpose(x, w, window, groups, precision)
 
 
 def _conv_transpose_fwd(x, w, window, groups, precision):
-    return lowering.conv_transpose(x, w, window, groups, precision), (x, w)
+    return platforms.conv_transpose(x, w, window, groups, precision), (x, w)
 
 
 def _conv_transpose_bwd(window, groups, precision, residuals, dy):
     x, w = residuals
     return (
-        lowering.conv_transpose_input_grad(dy, w, window, groups, precision),
-        lowering.conv_transpose_filter_grad(x, dy, window, groups, precision),
+        platforms.conv_transpose_input_grad(dy, w, window, groups, precision),
+        platforms.conv_transpose_filter_grad(x, dy, window, groups, precision),
     )
 
 

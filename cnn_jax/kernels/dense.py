@@ -9,7 +9,7 @@ from cnn_jax.geometry import layout_hint
 from cnn_jax.kernels import autodiff
 from cnn_jax.kernels.bias import add_bias
 from cnn_jax.kernels.kernel import custom_vjp, kernel
-from cnn_jax.kernels.operands import align_manual_axes, require_floating
+from cnn_jax.kernels.operands import align_manual_axes, require_floating, to_array
 
 
 @kernel(autodiff.dense)
@@ -32,7 +32,7 @@ def dense(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
       ValueError: If shapes or dtypes do not fit together.
     """
     x, w = jnp.asarray(x), jnp.asarray(w)
-    b = None if b is None else jnp.asarray(b)
+    b = to_array(b)
     if x.ndim < 2 or w.ndim != 2 or x.shape[-1] != w.shape[0]:
         raise ValueError(
             f"dense: got x {x.shape} and w {w.shape}, expected (..., in) and (in, out)"

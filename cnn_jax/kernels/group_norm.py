@@ -1,8 +1,9 @@
-r"""Normalisation by each example's own statistics, and its gradients by hand.
+r"""Group normalisation and its gradients, derived by hand.
 
 Group norm normalises sets of M entries: one example's, over all positions, in one
 group of channels. Layer norm's sets are the channels at one position: the same with one
-group and each position an example of its own. In each set,
+group and each position an example of its own, so `layer_norm` shares this core. In each
+set,
 
     mu = mean(x),   v = mean((x - mu)^2),   r = (v + eps)^(-1/2),
     xhat = (x - mu) r,   y = scale xhat + bias,
@@ -28,8 +29,7 @@ the backward pass forms b x + (c - b mu) for b (x - mu) + c, with one vector les
 cancel where mu is large, by roundings of 2^-24 of it (of its square, in v); x itself
 was rounded by up to 2^-8 (bfloat16) or 2^-11 of it before.
 
-Sources: Ba, Kiros and Hinton, "Layer Normalization", 2016; Wu and He, "Group
-Normalization", 2018.
+Source: Wu and He, "Group Normalization", 2018.
 """
 
 from __future__ import annotations
@@ -44,51 +44,14 @@ from jax import lax
 from cnn_jax.geometry import is_integer, layout_hint, looks_channels_first
 from cnn_jax.kernels import autodiff
 from cnn_jax.kernels.kernel import custom_vjp, kernel
-from cnn_jax.kernels.lowering import current_target, read_again
 from cnn_jax.kernels.operands import (
     align_manual_axes,
     require_channels,
     require_floating,
+    to_array,
     widen,
 )
-
-
-@kernel(autodiff.layer_norm)
-def layer_norm(
-    x: jax.Array,
-    scale: jax.Array | None,
-    bias: jax.Array | None,
-    *,
-    epsilon: float,
-) -> jax.Array:
-    """Normalises the last axis at every position by its own mean and variance.
-
-    dx = r (g - mean(g) - xhat mean(g xhat)) with g = scale dy and means over the last
-    axis, dscale = sum dy xhat, dbias = sum dy; see the module for the steps.
-
-    Args:
-      x: `(..., c)`.
-      scale: `(c,)`, of x's dtype or float32 (float64 for float64 x); None for ones.
-      bias: `(c,)`, likewise; None for zeros.
-      epsilon: Added to the biased variance, at least 0.
-
-    Returns:
-      The shape and dtype of `x`; computed in float32 or wider.
-
-    Raises:
-      ValueError: If shapes or dtypes do not fit, or there are no channels.
-    """
-    x, scale, bias = map(_to_array, (x, scale, bias))
-    require_floating("layer_norm", x=x)
-    if x.ndim < 1 or x.shape[-1] == 0:
-        raise ValueError(
-            f"layer_norm: got x {x.shape}, expected (..., c) with at least one channel "
-            "to take the mean of."
-        )
-    require_channels("layer_norm", x, scale=scale, bias=bias)
-    return _group_norm(
-        *align_manual_axes(x, scale, bias), 1, (), float(epsilon), current_target()
-    )
+from cnn_jax.kernels.platforms import cpu_optimization_barrier, current_target
 
 
 @kernel(autodiff.group_norm)
@@ -122,7 +85,7 @@ def group_norm(
       ValueError: If shapes or dtypes do not fit, the groups do not divide the channels,
         or a group has no entries.
     """
-    x, scale, bias = map(_to_array, (x, scale, bias))
+    x, scale, bias = jnp.asarray(x), to_array(scale), to_array(bias)
     require_floating("group_norm", x=x)
     if x.ndim < 2 or math.prod(x.shape[1:]) == 0:
         raise ValueError(
@@ -140,7 +103,7 @@ def group_norm(
             "expected a positive integer that divides them"
             f"{layout_hint(x.shape, x.shape[1]) if fits else ''}."
         )
-    return _group_norm(
+    return normalize_sets(
         *align_manual_axes(x, scale, bias),
         num_groups,
         tuple(range(1, x.ndim - 1)),
@@ -150,11 +113,35 @@ def group_norm(
 
 
 @functools.partial(custom_vjp, nondiff_argnums=(3, 4, 5, 6))
-def _group_norm(x, scale, bias, num_groups, positions, epsilon, target):
-    return _group_norm_fwd(x, scale, bias, num_groups, positions, epsilon, target)[0]
+def normalize_sets(
+    x: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    num_groups: int,
+    positions: tuple[int, ...],
+    epsilon: float,
+    target: str,
+) -> jax.Array:
+    """Normalises sets of entries of `x`: the core of group and of layer norm.
+
+    Args:
+      x: `(..., c)`.
+      scale: `(c,)` or None.
+      bias: `(c,)` or None.
+      num_groups: The number of groups of channels.
+      positions: The axes over which a set extends besides its group's channels.
+      epsilon: Added to the variance.
+      target: The platform, as `current_target()` names it.
+
+    Returns:
+      The shape and dtype of `x`.
+    """
+    return _normalize_sets_fwd(x, scale, bias, num_groups, positions, epsilon, target)[
+        0
+    ]
 
 
-def _group_norm_fwd(x, scale, bias, num_groups, positions, epsilon, target):
+def _normalize_sets_fwd(x, scale, bias, num_groups, positions, epsilon, target):
     wide, channels = widen(x), x.shape[-1]
     mean = _group_means(wide, wide, num_groups, positions)
     centred = wide - _per_channel(mean, channels)
@@ -170,10 +157,10 @@ def _group_norm_fwd(x, scale, bias, num_groups, positions, epsilon, target):
     return y.astype(x.dtype), (x, mean, r, scale, None if bias is None else bias[:0])
 
 
-def _group_norm_bwd(num_groups, positions, epsilon, target, residuals, dy):
+def _normalize_sets_bwd(num_groups, positions, epsilon, target, residuals, dy):
     x, mean, r, scale, empty_bias = residuals
     channels = x.shape[-1]
-    x, mean, r, dy = read_again(x, mean, r, dy)
+    x, mean, r, dy = cpu_optimization_barrier(x, mean, r, dy)
     wide_dy, centred = widen(dy), widen(x) - _per_channel(mean, channels)
     sum_dy, sum_dy_centred = _position_sums(wide_dy, centred, positions)
 
@@ -194,7 +181,7 @@ def _group_norm_bwd(num_groups, positions, epsilon, target, residuals, dy):
     if not positions:
         # These sums have no terms to add and are as large as x: they are worth storing
         # only where there are positions.
-        x, mean, r, dy = read_again(x, mean, r, dy)
+        x, mean, r, dy = cpu_optimization_barrier(x, mean, r, dy)
         wide_dy, centred = widen(dy), widen(x) - _per_channel(mean, channels)
         sum_dy, sum_dy_centred = _position_sums(wide_dy, centred, positions)
     dscale = dbias = None
@@ -207,7 +194,7 @@ def _group_norm_bwd(num_groups, positions, epsilon, target, residuals, dy):
     return dx.astype(x.dtype), dscale, dbias
 
 
-_group_norm.defvjp(_group_norm_fwd, _group_norm_bwd)
+normalize_sets.defvjp(_normalize_sets_fwd, _normalize_sets_bwd)
 
 
 def _reads_once(x, target):
@@ -244,7 +231,3 @@ def _scaled(values, scale):
 
 def _along_channels(vector, like):
     return vector.astype(like.dtype).reshape((1,) * (like.ndim - 1) + (-1,))
-
-
-def _to_array(value):
-    return None if value is None else jnp.asarray(value)

@@ -1,4 +1,4 @@
-"""What every kernel does to its operands before its core sees them."""
+"""Checks and conversions of a kernel's operands."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ import numpy as np
 from cnn_jax.geometry import is_integer, layout_hint
 
 Arrays = TypeVarTuple("Arrays")
+
+
+def to_array(value: jax.typing.ArrayLike | None) -> jax.Array | None:
+    """Converts to a JAX array; leaves None as it is."""
+    return None if value is None else jnp.asarray(value)
 
 
 def require_floating(function: str, **arrays: jax.Array | None) -> None:

@@ -31,14 +31,14 @@ from cnn_jax.geometry import (
     looks_like_images_channels_first,
     output_size,
 )
-from cnn_jax.kernels import autodiff, lowering
+from cnn_jax.kernels import autodiff, platforms
 from cnn_jax.kernels.kernel import custom_vjp, kernel
-from cnn_jax.kernels.lowering import cpu, xla
 from cnn_jax.kernels.operands import (
     accumulation_dtype,
     align_manual_axes,
     require_floating,
 )
+from cnn_jax.kernels.platforms import index_map_max_pool, xla
 
 
 @kernel(autodiff.max_pool)
@@ -70,7 +70,7 @@ def max_pool(
     x = jnp.asarray(x)
     resolved = _resolve("max_pool", x.shape, window, strides, padding, dilation)
     require_floating("max_pool", x=x)
-    return _max_pool(x, resolved, lowering.current_target())
+    return _max_pool(x, resolved, platforms.current_target())
 
 
 @functools.partial(custom_vjp, nondiff_argnums=(1, 2))
@@ -82,13 +82,13 @@ def _max_pool(x, window, target):
 def _max_pool_fwd(x, window, target):
     if _has_select_and_scatter(window, target):
         return xla.max_pool(x, window), x
-    return cpu.max_pool_with_index(x, window)
+    return index_map_max_pool.max_pool_with_index(x, window)
 
 
 def _max_pool_bwd(window, target, residual, dy):
     if _has_select_and_scatter(window, target):
         return (xla.max_pool_grad(residual, dy, window),)
-    return (cpu.max_pool_grad_from_index(dy, residual, window),)
+    return (index_map_max_pool.max_pool_grad_from_index(dy, residual, window),)
 
 
 def _has_select_and_scatter(window, target):
@@ -137,7 +137,7 @@ def max_pool_grad(
     require_floating("max_pool_grad", x=x, dy=dy)
     _require_output_shape("max_pool_grad", dy.shape, x.shape, resolved)
     x, dy = align_manual_axes(x, dy)
-    target = lowering.current_target()
+    target = platforms.current_target()
     _, residual = _max_pool_fwd(x, resolved, target)
     return _max_pool_bwd(resolved, target, residual, dy)[0]
 

@@ -14,7 +14,7 @@ import cnn_jax
 from cnn_jax.layers import abstract_variables
 from cnn_jax.pretrained.files.own_checkpoints import nested
 
-GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "models" / "golden"
+TREES = pathlib.Path(__file__).resolve().parents[1] / "models" / "parameter_trees"
 
 
 @functools.cache
@@ -48,14 +48,14 @@ def small_network(x64):
 
 
 @pytest.fixture(scope="session")
-def golden_variables():
+def abstract_variables():
     """Returns a model's variables by its name, without tracing it."""
-    return read_golden_variables
+    return read_abstract_variables
 
 
-def read_golden_variables(name):
+def read_abstract_variables(name):
     """Returns a model's variables, without numbers and without tracing it."""
-    specs = json.loads((GOLDEN / f"{name}.json").read_text())
+    specs = json.loads((TREES / f"{name}.json").read_text())
     leaves = {}
     for path, spec in specs.items():
         dtype, sizes = re.fullmatch(r"(\w+)\[([\d,]*)\]", spec).groups()

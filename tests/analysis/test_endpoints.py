@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from references.quick import QUICK, slow_except
+from helpers.quick import QUICK, slow_except
 
 import cnn_jax
 from cnn_jax.analysis.endpoints import TracedNetwork, feature_maps
@@ -25,7 +25,7 @@ MARKED = slow_except({*QUICK} - LONG, QUICK)
 
 
 @pytest.mark.parametrize("name", MARKED)
-def test_every_model_can_be_cut_at_every_map(name, golden_variables):
+def test_every_model_can_be_cut_at_every_map(name, abstract_variables):
     model, info = cnn_jax.create_model(name), cnn_jax.model_info(name)
     images = jax.ShapeDtypeStruct((2, *info.input_shape), jnp.float32)
     seen = []
@@ -40,7 +40,7 @@ def test_every_model_can_be_cut_at_every_map(name, golden_variables):
         logits, pull_back = jax.vjp(logits_fn, activations)
         return cuts, logits, pull_back(logits)[0]
 
-    cuts, logits, gradient = jax.eval_shape(cut, golden_variables(name), images)
+    cuts, logits, gradient = jax.eval_shape(cut, abstract_variables(name), images)
     (network,) = seen
     assert logits.shape == network.logits.shape == (2, info.num_classes)
     assert len(cuts) >= 3

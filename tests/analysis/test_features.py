@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from references.quick import QUICK
+from helpers.quick import QUICK
 
 import cnn_jax
 from cnn_jax.analysis.features import first_layer_filters, nearest_neighbours
@@ -27,8 +27,8 @@ def test_filters_are_images_around_gray(generator):
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_every_model_has_one_first_layer(name, golden_variables):
-    variables = golden_variables(name)
+def test_every_model_has_one_first_layer(name, abstract_variables):
+    variables = abstract_variables(name)
     filters = jax.eval_shape(first_layer_filters, variables)
     channels = cnn_jax.model_info(name).input_shape[-1]
     assert filters.shape[-1] == channels

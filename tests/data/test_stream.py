@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 import pytest
-from references.data_workers import find_data_workers
+from helpers.data_workers import find_data_workers
 
 from cnn_jax import data
 from cnn_jax.data.host import Compose, RandomFlip, RandomResizedCrop
@@ -223,7 +223,7 @@ KILLED = """
     import os
     import signal
 
-    from references.data_workers import find_data_workers
+    from helpers.data_workers import find_data_workers
 
     from cnn_jax import data
 

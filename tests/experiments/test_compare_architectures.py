@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import scipy.stats
-from references.page import Page as PlainPage
+from helpers.page import Page as PlainPage
 
 from cnn_jax import create_model
 from cnn_jax.checkpoint import ResumeRefusedError

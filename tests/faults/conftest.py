@@ -4,7 +4,7 @@ import pathlib
 import tempfile
 
 import pytest
-from references.run_files import read_end
+from helpers.run_files import read_end
 
 from faults.experiments import Experiment
 from faults.forks import Server

@@ -1,6 +1,6 @@
 """An experiment as a user starts it, in a process that may be disturbed."""
 
-from references.run_files import read_end
+from helpers.run_files import read_end
 
 from cnn_jax.checkpoint import Checkpointer
 

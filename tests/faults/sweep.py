@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 
-from references.run_files import read_end
+from helpers.run_files import read_end
 
 from cnn_jax.checkpoint import points
 from cnn_jax.report.environment import command_line, describe_environment

@@ -13,8 +13,8 @@ import sys
 import time
 
 import pytest
-from references.data_workers import find_data_workers
-from references.run_files import read_end
+from helpers.data_workers import find_data_workers
+from helpers.run_files import read_end
 
 from cnn_jax.checkpoint import Checkpointer
 from faults.experiments import ARGUMENTS, NUM_STEPS, assert_goes_on

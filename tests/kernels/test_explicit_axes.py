@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.quick import slow_except
 from helpers.transformations import first_cases
 from jax.sharding import AxisType, reshard
 from jax.sharding import PartitionSpec as P
-from references.quick import slow_except
 
 from cnn_jax import kernels
 from cnn_jax.analysis.cases import is_floating

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from references import degenerate
+from helpers import degenerate
 
 
 def run(*arguments):

@@ -15,7 +15,7 @@ from cnn_jax.kernels import textbook
 # The package's attributes of these names are the kernels.
 adaptive_pool = importlib.import_module("cnn_jax.kernels.adaptive_pool")
 response_norm = importlib.import_module("cnn_jax.kernels.local_response_norm")
-norm = importlib.import_module("cnn_jax.kernels.norm")
+batch_norm = importlib.import_module("cnn_jax.kernels.batch_norm")
 group_norm = importlib.import_module("cnn_jax.kernels.group_norm")
 
 
@@ -54,7 +54,7 @@ NORM_CASES = [case for case in CASES if case.kernel in NORMS]
 @pytest.fixture
 def half_precision_forms(monkeypatch):
     """Has a TPU's forms for half-precision inputs run in any dtype."""
-    monkeypatch.setattr(norm, "_subtracted", lambda *arguments: None)
+    monkeypatch.setattr(batch_norm, "_subtracted", lambda *arguments: None)
     monkeypatch.setattr(group_norm, "_reads_once", lambda *arguments: True)
     jax.clear_caches()  # of programs traced before
     with kernels.target_platform("tpu"):

@@ -10,6 +10,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import pytest
+from helpers.quick import slow_except
 from helpers.transformations import (
     REASONS,
     TRANSFORMATIONS,

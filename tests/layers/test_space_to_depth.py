@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
-from references.quick import slow_except
+from helpers.quick import slow_except
 
 from cnn_jax.layers import Conv, SpaceToDepthConv
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.quick import slow_except
 from references import ours
-from references.quick import slow_except
 
 import cnn_jax
 from cnn_jax.layers import trace_layers
@@ -74,7 +74,7 @@ def test_run_in_inference_only_if_asked_for(name):
 
 @pytest.mark.parametrize("name", slow_except(["googlenet"], HEADS))
 def test_left_out_their_weights_are_ignored(name):
-    shapes = ours.read_golden(name)["arrays"]
+    shapes = ours.read_recorded(name)["arrays"]
     arrays = {path: np.zeros(shape, np.float32) for path, shape in shapes.items()}
     whole, _ = cnn_jax.load_pretrained(name, arrays)
     model = cnn_jax.create_model(name, aux_heads=False)

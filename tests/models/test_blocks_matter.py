@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.quick import QUICK, slow_except
 from references import ours
-from references.quick import QUICK, slow_except
 
 import cnn_jax
 

@@ -10,7 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
-from references.quick import QUICK as NAMES
+from helpers.quick import QUICK as NAMES
 
 import cnn_jax
 from cnn_jax import kernels as K

@@ -1,6 +1,6 @@
 """Every model's variables: names, shapes and dtypes as they were.
 
-Checkpoints depend on them. After an intended change, rewrite the golden files with
+Checkpoints depend on them. After an intended change, rewrite the recorded trees with
 
     PYTHONPATH=tests python tests/models/test_parameter_trees.py
 """
@@ -11,11 +11,11 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import pytest
-from references.quick import QUICK, slow_except
+from helpers.quick import QUICK, slow_except
 
 import cnn_jax
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
+TREES = pathlib.Path(__file__).parent / "parameter_trees"
 
 
 def variable_tree(name, *, train=False):
@@ -36,19 +36,19 @@ def variable_tree(name, *, train=False):
     }
 
 
-def write_golden_files():
-    GOLDEN.mkdir(exist_ok=True)
-    for path in GOLDEN.glob("*.json"):
+def write_trees():
+    TREES.mkdir(exist_ok=True)
+    for path in TREES.glob("*.json"):
         path.unlink()
     for name in cnn_jax.list_models():
         text = json.dumps(variable_tree(name), indent=1, sort_keys=True)
-        (GOLDEN / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+        (TREES / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", slow_except(QUICK, cnn_jax.list_models()))
-def test_equals_golden_tree(name):
-    golden = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
-    assert variable_tree(name) == golden
+def test_equals_the_recorded_tree(name):
+    recorded = json.loads((TREES / f"{name}.json").read_text(encoding="utf-8"))
+    assert variable_tree(name) == recorded
 
 
 @pytest.mark.slow
@@ -57,9 +57,9 @@ def test_is_the_same_in_training(name):
     assert variable_tree(name, train=True) == variable_tree(name)
 
 
-def test_every_golden_file_has_its_model():
-    assert sorted(path.stem for path in GOLDEN.glob("*.json")) == cnn_jax.list_models()
+def test_every_recorded_tree_has_its_model():
+    assert sorted(path.stem for path in TREES.glob("*.json")) == cnn_jax.list_models()
 
 
 if __name__ == "__main__":
-    write_golden_files()
+    write_trees()

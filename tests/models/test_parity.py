@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.quick import nightly_except, smallest_of_each_family
 from references import libraries, ours
-from references.quick import nightly_except, smallest_of_each_family
 from references.table import REFERENCES, TIMMS_NAMES
 from references.weights import images
 
@@ -62,7 +62,7 @@ def through_files(name, arrays, directory):
 
 @pytest.mark.parametrize("name", nightly_except(SMALLEST, REFERENCES))
 def test_weights_give_the_same_logits(name, x64, tmp_path):
-    """In float32 here, in float64 there; the same numbers as in the golden files."""
+    """In float32 here, in float64 there; the recorded outputs hold the same numbers."""
     info = cnn_jax.model_info(name)
     computed = libraries.compute(
         REFERENCES[name],

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 import pytest
-from references.quick import MARKED
+from helpers.quick import MARKED
 
 from cnn_jax import models
 from cnn_jax.analysis.summary import summarize

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import PIL.Image
 import pytest
-from references.runs import make_run, scaled
+from helpers.runs import make_run, scaled
 
 import cnn_jax
 from cnn_jax import cli

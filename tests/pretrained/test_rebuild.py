@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 import safetensors
 import safetensors.numpy
-from references.runs import make_run, scaled
+from helpers.runs import make_run, scaled
 
 import cnn_jax
 from cnn_jax import cli

@@ -12,19 +12,19 @@ from references.libraries import AUXILIARY_WEIGHT
 from references.table import REFERENCES
 from references.weights import images, labels, weight
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
+RECORDED = pathlib.Path(__file__).parent / "recorded_outputs"
 
 
-def read_golden(name):
-    """Returns what `make_golden` wrote of a model's reference."""
-    return json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+def read_recorded(name):
+    """Returns what `record_outputs` wrote of a model's reference."""
+    return json.loads((RECORDED / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def reference_arrays(name, shapes=None):
     """Returns name -> array, as the model's reference was filled."""
     reference = REFERENCES[name]
     layout = "keras" if reference.library == "keras" else "torch"
-    shapes = shapes or read_golden(name)["arrays"]
+    shapes = shapes or read_recorded(name)["arrays"]
     return {
         path: weight(path, tuple(shape), gain=reference.gain, layout=layout)
         for path, shape in shapes.items()

@@ -1,7 +1,7 @@
 """A page is well formed, escaped, and loads nothing."""
 
 import pytest
-from references.page import EVIL, Page
+from helpers.page import EVIL, Page
 
 from cnn_jax.report import html as pages
 from cnn_jax.report.table import Column, Table

@@ -7,8 +7,8 @@ import re
 import sys
 
 import pytest
-from references.page import EVIL
-from references.page import Page as PlainPage
+from helpers.page import EVIL
+from helpers.page import Page as PlainPage
 
 from cnn_jax.report.run_page import MAX_POINTS, write_run_page
 from cnn_jax.training import TrainConfig

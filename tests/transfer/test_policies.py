@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from references.staged import HEAD, IMAGES, NORMS, StagedNet, make_variables
+from helpers.staged import HEAD, IMAGES, NORMS, StagedNet, make_variables
 
 from cnn_jax import sharding, trees
 from cnn_jax.data import Dataset

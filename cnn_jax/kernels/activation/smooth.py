@@ -11,8 +11,8 @@ from jax import lax
 
 from cnn_jax.kernels import autodiff
 from cnn_jax.kernels.kernel import custom_vjp, kernel
-from cnn_jax.kernels.lowering import read_again
 from cnn_jax.kernels.operands import require_floating, widen
+from cnn_jax.kernels.platforms import tpu_optimization_barrier
 
 
 @kernel(autodiff.sigmoid)
@@ -138,7 +138,7 @@ def _gelu_fwd(x, approximate):
 
 def _gelu_bwd(approximate, x, dy):
     # A TPU's compiler would keep F from the forward pass, twice x's bytes.
-    (x,) = read_again(x, on="tpu")
+    (x,) = tpu_optimization_barrier(x)
     return (gelu_pull_back(x, dy, approximate),)
 
 

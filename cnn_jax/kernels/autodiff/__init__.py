@@ -21,6 +21,10 @@ from cnn_jax.kernels.autodiff.activation import (
 from cnn_jax.kernels.autodiff.adaptive_pool import (
     adaptive_avg_pool,
 )
+from cnn_jax.kernels.autodiff.batch_norm import (
+    batch_norm,
+    batch_norm_inference,
+)
 from cnn_jax.kernels.autodiff.conv import (
     conv,
     conv_bias_grad,
@@ -44,6 +48,8 @@ from cnn_jax.kernels.autodiff.dropout import (
 )
 from cnn_jax.kernels.autodiff.group_norm import (
     group_norm,
+)
+from cnn_jax.kernels.autodiff.layer_norm import (
     layer_norm,
 )
 from cnn_jax.kernels.autodiff.local_response_norm import (
@@ -51,10 +57,6 @@ from cnn_jax.kernels.autodiff.local_response_norm import (
 )
 from cnn_jax.kernels.autodiff.loss import (
     softmax_cross_entropy,
-)
-from cnn_jax.kernels.autodiff.norm import (
-    batch_norm,
-    batch_norm_inference,
 )
 from cnn_jax.kernels.autodiff.pool import (
     avg_pool,

@@ -34,6 +34,12 @@ from cnn_jax.kernels.textbook.adaptive_pool import (
     adaptive_avg_pool,
     adaptive_avg_pool_grad,
 )
+from cnn_jax.kernels.textbook.batch_norm import (
+    batch_norm,
+    batch_norm_grad,
+    batch_norm_inference,
+    batch_norm_inference_grad,
+)
 from cnn_jax.kernels.textbook.conv import (
     conv,
     conv_bias_grad,
@@ -65,6 +71,8 @@ from cnn_jax.kernels.textbook.dropout import (
 from cnn_jax.kernels.textbook.group_norm import (
     group_norm,
     group_norm_grad,
+)
+from cnn_jax.kernels.textbook.layer_norm import (
     layer_norm,
     layer_norm_grad,
 )
@@ -80,12 +88,6 @@ from cnn_jax.kernels.textbook.loops import (
 from cnn_jax.kernels.textbook.loss import (
     softmax_cross_entropy,
     softmax_cross_entropy_grad,
-)
-from cnn_jax.kernels.textbook.norm import (
-    batch_norm,
-    batch_norm_grad,
-    batch_norm_inference,
-    batch_norm_inference_grad,
 )
 from cnn_jax.kernels.textbook.pool import (
     avg_pool,

@@ -1,34 +1,13 @@
-"""Normalisation by each example's own statistics, set by set."""
+"""Group normalisation and its gradients, set by set."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from cnn_jax.kernels.textbook.loops import float64, positions, sum_to_channels
-
-
-def layer_norm(
-    x: np.ndarray,
-    scale: np.ndarray | None,
-    bias: np.ndarray | None,
-    *,
-    epsilon: float,
-) -> np.ndarray:
-    """At each position, y = scale h + bias with h = (x - mean) / sqrt(var + epsilon).
-
-    mean and var are those over the channels; var is biased.
-    """
-    return _normalised(x, scale, bias, _rows(x), epsilon)
-
-
-def layer_norm_grad(
-    x: np.ndarray, scale: np.ndarray | None, dy: np.ndarray, *, epsilon: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The cotangents (dx, dscale, dbias); see `group_norm_grad`."""
-    return _gradients(x, scale, dy, _rows(x), epsilon)
 
 
 def group_norm(
@@ -44,7 +23,7 @@ def group_norm(
     A set is what shares mean and var: one example's entries at all positions in the
     channels of one group. var is biased.
     """
-    return _normalised(x, scale, bias, _groups(x, num_groups), epsilon)
+    return normalize(x, scale, bias, _groups(x, num_groups), epsilon)
 
 
 def group_norm_grad(
@@ -73,12 +52,7 @@ def group_norm_grad(
 
         dx = r (g - (sum g) / M - h (sum g h) / M).
     """
-    return _gradients(x, scale, dy, _groups(x, num_groups), epsilon)
-
-
-def _rows(x: np.ndarray) -> Iterator[tuple[Any, ...]]:
-    """Yields the index of each position's channels."""
-    yield from positions(x.shape[:-1])
+    return gradients(x, scale, dy, _groups(x, num_groups), epsilon)
 
 
 def _groups(x: np.ndarray, num_groups: int) -> Iterator[tuple[Any, ...]]:
@@ -88,15 +62,29 @@ def _groups(x: np.ndarray, num_groups: int) -> Iterator[tuple[Any, ...]]:
         yield n, ..., slice(g * size, (g + 1) * size)
 
 
-def _normalised(x, scale, bias, sets, epsilon):
+def normalize(
+    x: np.ndarray,
+    scale: np.ndarray | None,
+    bias: np.ndarray | None,
+    sets: Iterable[tuple[Any, ...]],
+    epsilon: float,
+) -> np.ndarray:
+    """Returns scale h + bias, with h normalised over each set of indices."""
     h, _ = _standardised(float64(x), sets, epsilon)
     h *= 1.0 if scale is None else float64(scale)
     return h + (0.0 if bias is None else float64(bias))
 
 
-def _gradients(x, scale, dy, sets, epsilon):
+def gradients(
+    x: np.ndarray,
+    scale: np.ndarray | None,
+    dy: np.ndarray,
+    sets: Iterable[tuple[Any, ...]],
+    epsilon: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the cotangents (dx, dscale, dbias) of `normalize`."""
     x, dy = float64(x, dy)
-    sets = list(sets)
+    sets = tuple(sets)
     h, r = _standardised(x, sets, epsilon)
     g = dy * (1.0 if scale is None else float64(scale))
     dx = np.empty(x.shape)

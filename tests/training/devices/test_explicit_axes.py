@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from helpers.quick import QUICK, slow_except
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from references.quick import QUICK, slow_except
 
 import cnn_jax
 from cnn_jax import kernels as K

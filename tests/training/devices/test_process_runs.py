@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from references.run_files import read_end, read_metrics
+from helpers.run_files import read_end, read_metrics
 from training.devices.test_processes import free_port
 
 ROOT = pathlib.Path(__file__).parents[3]

@@ -9,12 +9,12 @@ import time
 
 import numpy as np
 import pytest
-from references import ten_steps
+from helpers import ten_steps
 
 from cnn_jax.training.devices import processes as hosts
 
 ROOT = pathlib.Path(__file__).parents[3]
-PROGRAM = ROOT / "tests" / "references" / "ten_steps.py"
+PROGRAM = ROOT / "tests" / "helpers" / "ten_steps.py"
 NUM_PROCESSES = 2
 
 

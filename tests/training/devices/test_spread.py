@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax import struct
-from references import ten_steps
+from helpers import ten_steps
 
 import cnn_jax
 from cnn_jax import kernels, sharding, trees

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from references.staged import HEAD, IMAGES, NORMS, StagedNet, make_batch, make_variables
-from references.ten_steps import QUICK
+from helpers.staged import HEAD, IMAGES, NORMS, StagedNet, make_batch, make_variables
+from helpers.ten_steps import QUICK
 
 from cnn_jax import create_model, sharding, trees
 from cnn_jax.kernels import textbook

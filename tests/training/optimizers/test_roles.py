@@ -5,7 +5,7 @@ import types
 import jax
 import jax.numpy as jnp
 import pytest
-from references.staged import HEAD, IMAGES, NORMS, StagedNet
+from helpers.staged import HEAD, IMAGES, NORMS, StagedNet
 
 from cnn_jax import create_model, list_models, model_info, trees
 from cnn_jax.training import TrainConfig

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from references.quick import slow_except
+from helpers.quick import slow_except
 
 from cnn_jax import trees
 from cnn_jax.training import TrainConfig, make_optimizer, make_schedule

@@ -10,8 +10,8 @@ import textwrap
 
 import numpy as np
 import pytest
+from helpers.run_files import without_clock
 from PIL import Image
-from references.run_files import without_clock
 
 from cnn_jax import data, sharding
 from cnn_jax.checkpoint import ResumeRefusedError

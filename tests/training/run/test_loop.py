@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from references.run_files import read_metrics, without_clock
+from helpers.run_files import read_metrics, without_clock
 
 from cnn_jax import sharding, trees
 from cnn_jax.checkpoint import Checkpointer, ResumeRefusedError

@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from references.run_files import read_end
+from helpers.run_files import read_end
 
 ROOT = pathlib.Path(__file__).parents[3]
 EVERY = 6  # steps between checkpoints; an epoch has 22, or 19

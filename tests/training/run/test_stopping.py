@@ -10,8 +10,8 @@ import threading
 import time
 
 import pytest
-from references.quick import slow_except
-from references.run_files import read_metrics, without_clock
+from helpers.quick import slow_except
+from helpers.run_files import read_metrics, without_clock
 
 from cnn_jax import trees
 from cnn_jax.checkpoint import Checkpointer, points

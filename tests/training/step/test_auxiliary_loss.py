@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.quick import slow_except
 from jax.extend import core
-from references.quick import slow_except
 
 import cnn_jax
 from cnn_jax import sharding

@@ -15,8 +15,8 @@ import numpy as np
 from jax import lax
 
 from cnn_jax.geometry import Window
-from cnn_jax.kernels.lowering.cpu.taps import sum_over_windows, tap_slices
 from cnn_jax.kernels.operands import accumulation_dtype
+from cnn_jax.kernels.platforms.taps import sum_over_windows, tap_slices
 
 
 def conv(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:

@@ -81,7 +81,7 @@ def _gather(x, w, order, window, groups, precision):
 def _scatter(x, w, order, window, groups, precision):
     if 0 in window.output_sizes:
         outputs = w.shape[-2:][order.index("O")]
-        return _sum_of_nothing(x, (len(x), *window.input_sizes, outputs))
+        return _zero_gradient(x, (len(x), *window.input_sizes, outputs))
     spatial = _LETTERS[-window.rank :]
     return windowed.conv_general_dilated(
         x,
@@ -152,7 +152,7 @@ def conv_transpose_filter_grad(
 def _correlate_over_batch(x, dy, window, groups, precision, **spread):
     if 0 in window.output_sizes or len(x) == 0:
         shape = (*window.sizes, x.shape[-1] // groups, dy.shape[-1])
-        return _sum_of_nothing(dy, shape)
+        return _zero_gradient(dy, shape)
     spatial = _LETTERS[-window.rank :]
     return windowed.conv_general_dilated(
         x,
@@ -185,7 +185,7 @@ def transpose_filter(w: jax.Array, groups: int) -> jax.Array:
     return w.reshape(*spatial, outputs // groups, groups * inputs)
 
 
-def _sum_of_nothing(dy, shape):
+def _zero_gradient(dy, shape):
     """Returns the gradient where dy is empty: zeros, varying over dy's manual axes.
 
     XLA accepts no convolution whose window has no size.

@@ -1,6 +1,6 @@
-"""Writes down what the references compute, for the tests that run without them.
+"""Records the outputs of the references, for the tests that run without them.
 
-    JAX_ENABLE_X64=1 PYTHONPATH=tests python -m references.make_golden 'resnet*'
+    JAX_ENABLE_X64=1 PYTHONPATH=tests python -m references.record_outputs 'resnet*'
 
 Needs the extra `parity`. With no pattern, all models.
 """
@@ -17,13 +17,13 @@ import cnn_jax
 from references import libraries
 from references.table import REFERENCES
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
+RECORDED = pathlib.Path(__file__).parent / "recorded_outputs"
 SHOWN_LOGITS = 40
-"""How many logits of each image are written down, evenly spaced."""
+"""The number of logits of each image that are recorded, evenly spaced."""
 
 
-def golden(name):
-    """Returns what is written down of a model's reference."""
+def compute_outputs(name):
+    """Returns a reference's outputs and sizes, as its file holds them."""
     reference, info = REFERENCES[name], cnn_jax.model_info(name)
     channels = info.input_shape[-1]
     computed = libraries.compute(
@@ -57,7 +57,7 @@ def golden(name):
 
 
 def shown_logits(logits):
-    """Returns the logits that are written down."""
+    """Returns the logits that are recorded."""
     return logits[:, :: max(1, logits.shape[1] // SHOWN_LOGITS)]
 
 
@@ -68,18 +68,18 @@ def round_to(value, digits=8):
 
 def write(name):
     """Writes a model's file, one array a line."""
-    record = golden(name)
-    arrays = record.pop("arrays")
-    fields = [_line(key, value) for key, value in record.items()]
+    outputs = compute_outputs(name)
+    arrays = outputs.pop("arrays")
+    fields = [_line(key, value) for key, value in outputs.items()]
     lines = ",\n".join(" " + _line(path, shape) for path, shape in arrays.items())
     fields.append(' "arrays": {\n' + lines + "\n }")
-    GOLDEN.mkdir(exist_ok=True)
+    RECORDED.mkdir(exist_ok=True)
     text = "{\n" + ",\n".join(fields) + "\n}\n"
-    (GOLDEN / f"{name}.json").write_text(text, encoding="utf-8")
+    (RECORDED / f"{name}.json").write_text(text, encoding="utf-8")
     print(
-        f"{name}: {record['parameters']:,} parameters, {record['macs'] or 0:,} MACs, "
-        f"logits {np.std(record['logits']):.3g}, loss {record['loss']:.4g}, "
-        f"gradient {record['gradient_norm']:.4g}",
+        f"{name}: {outputs['parameters']:,} parameters, {outputs['macs'] or 0:,} MACs, "
+        f"logits {np.std(outputs['logits']):.3g}, loss {outputs['loss']:.4g}, "
+        f"gradient {outputs['gradient_norm']:.4g}",
         flush=True,
     )
 

@@ -1,4 +1,4 @@
-"""Cases of normalisation."""
+"""Cases of batch normalisation."""
 
 from __future__ import annotations
 

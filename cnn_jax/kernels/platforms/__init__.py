@@ -1,9 +1,9 @@
-"""How one operation is computed on one platform.
+"""The forms in which each platform computes an operation.
 
 `xla` holds each operation in its plain lax form; `cpu` holds forms that are faster
-on a CPU. Where the forms differ only in how they compute, `jax.lax.platform_dependent`
-picks one when the program is lowered. Where they also differ in what the forward pass
-saves for the backward pass, the choice falls while tracing, by `current_target()`.
+on a CPU; `index_map_max_pool` is the form for CPUs and GPUs. Where two forms save the
+same residuals, `jax.lax.platform_dependent` picks one when the program is lowered.
+Where their residuals differ, `current_target()` decides at trace time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import jax
 from jax import lax
 
 from cnn_jax.geometry import Window
-from cnn_jax.kernels.lowering import cpu, xla
+from cnn_jax.kernels.platforms import cpu, xla
 
 Platform = Literal["cpu", "gpu", "tpu"]
 TARGETS = get_args(Platform)
@@ -150,21 +150,36 @@ def conv_filter_grad(
     )
 
 
-@functools.partial(jax.jit, static_argnames="on", inline=True)
-def read_again(*arrays: jax.Array, on: str = "cpu") -> tuple[jax.Array, ...]:
-    """Returns the arrays, as ones that the compiler of a platform does not recognise.
+@functools.partial(jax.jit, inline=True)
+def cpu_optimization_barrier(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """Returns the arrays behind `lax.optimization_barrier` on a CPU, elsewhere as is.
 
-    What is computed from them is then computed where it is needed. Shared between
-    two loops, or between the passes, it would be stored: in float32, whatever it came
-    from, and on a CPU behind a loop too involved to vectorise.
+    Values computed from them are then recomputed at each use. If two loops or the two
+    passes shared them, XLA would store them: in float32, whatever their source's dtype,
+    and on a CPU after a loop too complex to vectorise.
 
     Args:
-      *arrays: What is read.
-      on: The platform; on others nothing changes.
+      *arrays: The arrays to read again.
     """
+    return _optimization_barrier_on("cpu", arrays)
+
+
+@functools.partial(jax.jit, inline=True)
+def tpu_optimization_barrier(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """Returns the arrays behind `lax.optimization_barrier` on a TPU, elsewhere as is.
+
+    See `cpu_optimization_barrier`.
+
+    Args:
+      *arrays: The arrays to read again.
+    """
+    return _optimization_barrier_on("tpu", arrays)
+
+
+def _optimization_barrier_on(platform, arrays):
     return lax.platform_dependent(
         *arrays,
-        **{on: lambda *arrays: tuple(lax.optimization_barrier(arrays))},
+        **{platform: lambda *arrays: tuple(lax.optimization_barrier(arrays))},
         default=lambda *arrays: arrays,
     )
 

@@ -1,4 +1,4 @@
-r"""Normalisation and its gradients, derived by hand.
+r"""Batch normalisation and its gradients, derived by hand.
 
 Per channel, over the N entries of a batch, training-mode batch norm computes
 
@@ -19,8 +19,8 @@ derivative by x_j is 2 (x_j - mu) / N and which changes xhat by -xhat r^2 / 2. T
 So the backward pass needs x, mu, r and the scale, never xhat itself.
 
 A platform may form mu and v about a shift s, from the averages of x - s and of its
-square; `kernels.lowering.statistics` says how, and how exactly. Both are the same
-functions of x for every s, so that s has no gradient and nothing above changes.
+square; `kernels.platforms.statistics` derives this and bounds its error. Both are the
+same functions of x for every s, so that s has no gradient and nothing above changes.
 
 An activation f may follow: y = f(z) with z = scale xhat + bias. Then the cotangent of z
 is dz = f'(z) dy, and it takes dy's place in every line above; the statistics do not
@@ -46,15 +46,16 @@ from cnn_jax.kernels import autodiff
 from cnn_jax.kernels.activation.fused import FUSED, require_fused
 from cnn_jax.kernels.activation.piecewise import relu
 from cnn_jax.kernels.kernel import custom_vjp, kernel
-from cnn_jax.kernels.lowering import current_target, read_again
-from cnn_jax.kernels.lowering.statistics import batch_statistics, mean_over_devices
 from cnn_jax.kernels.operands import (
     accumulation_dtype,
     align_manual_axes,
     require_channels,
     require_floating,
+    to_array,
     widen,
 )
+from cnn_jax.kernels.platforms import current_target, tpu_optimization_barrier
+from cnn_jax.kernels.platforms.statistics import batch_statistics, mean_over_devices
 
 
 @kernel(autodiff.batch_norm)
@@ -107,7 +108,7 @@ def batch_norm(
         activation is none of those.
     """
     x, scale, bias = jnp.asarray(x), jnp.asarray(scale), jnp.asarray(bias)
-    shift = None if shift is None else jnp.asarray(shift)
+    shift = to_array(shift)
     _require_rows("batch_norm", x)
     require_channels("batch_norm", x, scale=scale, bias=bias, shift=shift)
     if activation is not None:
@@ -183,7 +184,7 @@ def _batch_norm_bwd(
         # Stored where it is formed, beside its sums, at the end of what made dy: else
         # each reader of dx would compute f' again, or dx would be stored by one more
         # pass over dy and x.
-        (stored,) = read_again(dz.astype(x.dtype), on="tpu")
+        (stored,) = tpu_optimization_barrier(dz.astype(x.dtype))
         dz = stored.astype(dz.dtype)
     dx = (
         dz * _per_channel(gain, x)

@@ -17,7 +17,7 @@ from cnn_jax import kernels, sharding
 from cnn_jax.analysis.cases import CASES
 from cnn_jax.analysis.gradcheck import draw_like, pull_back
 from cnn_jax.kernels import autodiff, textbook
-from cnn_jax.kernels.lowering import statistics
+from cnn_jax.kernels.platforms import statistics
 
 EPSILON = 1e-5
 BATCH_NORM_CASES = [case for case in CASES if case.kernel == "batch_norm"]

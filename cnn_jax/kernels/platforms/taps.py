@@ -1,4 +1,4 @@
-"""A window taken apart into its taps: what the fast CPU forms are made of.
+"""Slices under each tap of a window, and sums over them.
 
 A tap is one position inside the window; under it lies a strided slice of the padded
 input. Sums and selections over such slices compile to loops over contiguous channels,

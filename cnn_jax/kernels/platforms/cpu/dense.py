@@ -9,7 +9,7 @@ from jax import lax
 
 from cnn_jax.geometry import Window
 from cnn_jax.kernels import windowed
-from cnn_jax.kernels.lowering import xla
+from cnn_jax.kernels.platforms import xla
 
 _LETTERS = "DHW"
 

@@ -1,6 +1,6 @@
 """Forms that are faster on a CPU than what XLA makes of the plain lax operation.
 
-The same names as in `lowering.xla`, and max-pooling with an index map. Each rule below
+The same names as in `platforms.xla`. Each rule below
 picks a form by the kind of convolution, never by a table of sizes; whatever has no
 better form stays with `xla`. The ratios in these modules compare with `jax.vjp` of the
 lax operation, float32, on two cores with AVX-512, under jax 0.10 and 0.12.
@@ -17,12 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnn_jax.geometry import Window
-from cnn_jax.kernels.lowering import xla
-from cnn_jax.kernels.lowering.cpu import dense, depthwise, grouped, pointwise
-from cnn_jax.kernels.lowering.cpu.max_pool import (
-    max_pool_grad_from_index,
-    max_pool_with_index,
-)
+from cnn_jax.kernels.platforms import xla
+from cnn_jax.kernels.platforms.cpu import dense, depthwise, grouped, pointwise
 
 __all__ = [
     "conv",
@@ -31,8 +27,6 @@ __all__ = [
     "conv_transpose",
     "conv_transpose_filter_grad",
     "conv_transpose_input_grad",
-    "max_pool_grad_from_index",
-    "max_pool_with_index",
 ]
 
 # The unrolled forms grow with the window, and so does the time to compile them.

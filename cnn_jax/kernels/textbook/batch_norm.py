@@ -1,4 +1,4 @@
-"""Normalisation and its gradients, sum by sum."""
+"""Batch normalisation and its gradients, sum by sum."""
 
 from __future__ import annotations
 

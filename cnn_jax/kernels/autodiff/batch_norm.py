@@ -1,4 +1,4 @@
-"""Normalisation by means and variances written out."""
+"""Batch normalisation in plain lax."""
 
 from __future__ import annotations
 

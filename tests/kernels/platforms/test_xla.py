@@ -10,7 +10,7 @@ from cnn_jax.analysis.cases.conv_transpose import TRANSPOSED_CONVOLUTIONS
 from cnn_jax.analysis.gradcheck import FAST_COMPILATION, draw_like
 from cnn_jax.geometry import Window
 from cnn_jax.kernels import textbook
-from cnn_jax.kernels.lowering import xla
+from cnn_jax.kernels.platforms import xla
 
 
 @pytest.mark.parametrize("label", CONVOLUTIONS)
