@@ -29,7 +29,7 @@ an integer for both sides or a `(low, high)` pair. Negative amounts crop. The wo
 accepted in lower case, too, but only capitals type-check."""
 
 GeneralPadding = Literal["SAME", "SAME_LOWER", "VALID"] | Sequence[tuple[int, int]]
-"""What `conv_general_dilated` takes, as in lax: a word, or one `(low, high)` pair per
+"""Padding of `conv_general_dilated`, as in lax: a word, or one `(low, high)` pair per
 dimension. With `"SAME_LOWER"` an odd total puts the extra element in front."""
 
 MAX_RANK = 3
@@ -339,12 +339,12 @@ class Window:
 
     @property
     def dilated_sizes(self) -> tuple[int, ...]:
-        """How many positions the window covers in each dimension."""
+        """The number of positions the window covers in each dimension."""
         return tuple(map(dilated_size, self.sizes, self.dilation))
 
     @property
     def output_sizes(self) -> tuple[int, ...]:
-        """How often the window fits in each dimension."""
+        """The number of placements of the window in each dimension."""
         return tuple(
             map(
                 output_size,
@@ -358,7 +358,7 @@ class Window:
 
     @property
     def is_pointwise(self) -> bool:
-        """Whether each output position sees exactly one input position, unpadded."""
+        """Returns whether each output depends on one input position, without padding."""
         return all(size == 1 for size in self.sizes) and all(
             pair == (0, 0) for pair in self.padding
         )
@@ -426,7 +426,7 @@ def _require_enough_to_crop(what: str, size: int, padding: tuple[int, int]) -> N
 
 
 def is_integer(value: object) -> TypeGuard[SupportsIndex]:
-    """Whether a value counts something: an integer, NumPy's too, but not a boolean."""
+    """Returns whether a value is an integer (NumPy's too), but not a boolean."""
     if isinstance(value, bool):
         return False
     try:
@@ -471,7 +471,7 @@ _SHORTEST_IMAGE_SIDE = 8
 
 
 def looks_like_images_channels_first(shape: Sequence[int]) -> bool:
-    """Whether an array looks like a batch of images `(n, c, *spatial)`.
+    """Returns whether an array looks like a batch of images `(n, c, *spatial)`.
 
     The sides of images are longer than those of maps that a window may well not fit.
     """
@@ -483,7 +483,7 @@ def looks_like_images_channels_first(shape: Sequence[int]) -> bool:
 
 
 def looks_channels_first(shape: Sequence[int]) -> bool:
-    """Whether the axes after the second look like sides of an image, unlike the second.
+    """Returns whether axes 2 and beyond look like sides of an image, unlike axis 1.
 
     So they do where all are longer than it and no side is four times another.
     """

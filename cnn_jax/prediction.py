@@ -44,7 +44,7 @@ _PICTURE_SIDE = 320
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """What images go through on their way to a model.
+    """The preprocessing of a model's images.
 
     Attributes:
       input_shape: (height, width, channels), height and width equal.
@@ -63,7 +63,7 @@ class Preprocessing:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a model says of one image.
+    """A model's prediction for one image.
 
     Attributes:
       image: The file's path.

@@ -1,4 +1,4 @@
-"""What a seed is, wherever one is taken."""
+"""The range and type of seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an experiment makes of its configuration, and what it ends with."""
+"""An experiment's handling of its configuration, and its results."""
 
 import json
 import types

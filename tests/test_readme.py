@@ -1,4 +1,4 @@
-"""What the README shows is what the code does."""
+"""The README's commands and code, run."""
 
 import dataclasses
 import pathlib

@@ -1,4 +1,4 @@
-"""What type checkers make of the package, and of a user's file that calls all of it.
+"""Type checkers on the package, and on a user's file that calls all of it.
 
 `python -m pip install -e ".[types]"` brings the checkers; without them these tests are
 skipped. They look the package up where this environment finds it, as a user's would.

@@ -1,4 +1,4 @@
-"""What a network has learned to look for, and what it holds to be alike."""
+"""First-layer filters, features and their nearest neighbours."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from cnn_jax import trees
 
 Metric = Literal["cosine", "euclidean"]
-"""How `nearest_neighbours` compares features."""
+"""The distances that `nearest_neighbours` compares features by."""
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
 """All of them."""

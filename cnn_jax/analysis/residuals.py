@@ -1,4 +1,4 @@
-"""What a function's forward pass keeps in memory for its backward pass, in bytes.
+"""Bytes of residuals: what a forward pass keeps in memory for its backward pass.
 
 The measure: trace `jax.vjp(fn, *args)` and take the arrays that the returned function
 carries, every one of them once. An argument that the backward pass reads again counts

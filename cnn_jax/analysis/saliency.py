@@ -1,4 +1,4 @@
-"""Where in an image a network sees a class: Grad-CAM and guided backpropagation.
+"""Saliency maps: Grad-CAM and guided backpropagation.
 
 Both return plain arrays and can be jitted, with the model closed over:
 `jax.jit(functools.partial(grad_cam, model, endpoint="stage4"))(variables, images)`.

@@ -20,7 +20,7 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """What the calls of one function took.
+    """Times of the calls of one function.
 
     Attributes:
       seconds: Seconds per call, one entry for each round, in the order measured.

@@ -1,4 +1,4 @@
-"""What a run was made with, and what has changed since."""
+"""Versions and hardware of a run, and the differences on resume."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What `Checkpointer.restore` returns.
+    """A restored checkpoint, as `Checkpointer.restore` returns it.
 
     Attributes:
       step: The step it was saved under.
@@ -47,7 +47,7 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What `Checkpointer.describe` returns.
+    """A checkpoint's contents without arrays, as `Checkpointer.describe` returns them.
 
     Attributes:
       step: The step the checkpoint was saved under.

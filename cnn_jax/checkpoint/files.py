@@ -26,7 +26,7 @@ def as_path(directory: str | os.PathLike[str]) -> epath.Path:
 
 
 def is_local(path: str | os.PathLike[str]) -> bool:
-    """Whether a path lies on a file system of this machine."""
+    """Returns whether a path is on a file system of this machine."""
     return "://" not in os.fspath(path)
 
 

@@ -60,7 +60,7 @@ class DirectoryLock:
 
     @property
     def is_in_place(self) -> bool:
-        """Whether the directory still holds the file that is locked."""
+        """Returns whether the directory still holds the file that is locked."""
         try:
             return os.path.samestat(os.stat(self._path), os.fstat(self._descriptor))
         except OSError:

@@ -1,4 +1,4 @@
-"""Which checkpoints stay.
+"""Retention: the choice of the checkpoints to keep.
 
 Orbax's `CheckpointManager` could be given this rule as a `PreservationPolicy`, but not
 what the rule is applied to. It counts every committed step, since it does not verify

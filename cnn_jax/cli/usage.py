@@ -1,4 +1,4 @@
-"""What the commands share: usage errors, the parser, and how things look in print."""
+"""Usage errors, the argument parser and formatted output of all commands."""
 
 from __future__ import annotations
 

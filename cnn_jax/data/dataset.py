@@ -78,7 +78,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are, seen in this split or not."""
+        """The number of classes, seen in this split or not."""
         return len(self.class_names)
 
     @property

@@ -10,7 +10,7 @@ from cnn_jax.data.source import Source
 from cnn_jax.data.sources import load_dataset, open_source
 
 Path = Literal["auto", "resident", "stream"]
-"""How a split reaches the devices; see `open_split`."""
+"""The path by which a split reaches the devices; see `open_split`."""
 
 RESIDENT_BYTES = 2**30
 """The largest split, as uint8 pixels, that `"auto"` keeps on every device."""

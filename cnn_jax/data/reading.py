@@ -52,7 +52,7 @@ class LabelError(ValueError):
 
 
 class Element(NamedTuple):
-    """What becomes of one example.
+    """One example after decoding and transformation.
 
     Attributes:
       image: uint8 of shape `(height, width, channels)`, or None if there is none.

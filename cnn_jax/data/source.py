@@ -1,4 +1,4 @@
-"""What a source of labelled images is: the one protocol every dataset is read through.
+"""Sources of labelled images: the one protocol that every dataset is read through.
 
 A source is random access over examples that need not fit in memory; `Dataset` is the
 one that does. Whatever iterates (a loader, a stream over processes) asks for examples
@@ -38,7 +38,7 @@ class Example(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """What the examples of a source look like.
+    """The shape and encoding of a source's examples.
 
     Attributes:
       image_shape: `(height, width, channels)`; None for a side that varies.
@@ -60,11 +60,11 @@ class Source(Protocol):
     # Read-only, so that frozen dataclasses are sources, too.
     @property
     def name(self) -> str:
-        """Which dataset this is."""
+        """The dataset's name."""
 
     @property
     def split(self) -> str:
-        """Which part of it."""
+        """The name of its split."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ class Source(Protocol):
 
     @property
     def features(self) -> Features:
-        """What the examples look like."""
+        """The shape and encoding of the examples."""
 
     @property
     def fingerprint(self) -> str:

@@ -37,7 +37,7 @@ class Subset:
 
     @property
     def features(self) -> Features:
-        """What the source's examples look like."""
+        """The shape and encoding of the source's examples."""
         return self.source.features
 
     @cached_property

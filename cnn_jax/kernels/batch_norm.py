@@ -285,7 +285,7 @@ _batch_norm_inference.defvjp(_batch_norm_inference_fwd, _batch_norm_inference_bw
 
 
 def _is_costly_on_tpu(activation, target):
-    """Whether f' costs a TPU more than storing what it would be computed again for.
+    """Returns whether computing f' again costs a TPU more than storing dz.
 
     A relu's is one comparison, and does not: `experiments/benchmarks/steps_tpu.py`
     compares whole steps.

@@ -198,7 +198,7 @@ normalize_sets.defvjp(_normalize_sets_fwd, _normalize_sets_bwd)
 
 
 def _reads_once(x, target):
-    """Whether x is half-precision on a TPU; see the module."""
+    """Returns whether x is half-precision on a TPU; see the module."""
     return target == "tpu" and jnp.finfo(x.dtype).bits < 32
 
 

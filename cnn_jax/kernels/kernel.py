@@ -1,4 +1,4 @@
-"""What all public kernels share: explicit mesh axes, and no forward mode.
+"""The decorator of all public kernels: explicit mesh axes, and no forward mode.
 
 **Explicit axes.** On a mesh whose axes are `AxisType.Explicit` (the default of
 `jax.make_mesh`) the sharding of an array is part of its type, and each operation must

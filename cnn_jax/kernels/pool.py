@@ -92,7 +92,7 @@ def _max_pool_bwd(window, target, residual, dy):
 
 
 def _has_select_and_scatter(window, target):
-    """Whether the target's best backward pass is XLA's, and XLA has one.
+    """Returns whether XLA has a backward pass and it is the target's fastest.
 
     It has none for windows that are dilated or crop the input.
     """

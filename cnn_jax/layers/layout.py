@@ -1,4 +1,4 @@
-"""What a layer says of an input whose channels are not where its parameters want them.
+"""Errors for inputs whose channels are not on the axis that a layer expects.
 
 Flax says that a parameter should have had another shape; the input is what is wrong.
 """

@@ -1,4 +1,4 @@
-"""What a model makes of shapes: its variables and its layers' calls, uncomputed."""
+"""A model's variables and the calls of its layers, by shapes alone."""
 
 from __future__ import annotations
 

@@ -42,13 +42,13 @@ class ConvAndNorm(TypedDict):
 
 
 class NormAndActivation(TypedDict):
-    """What a network gives all of its blocks, beside their convolution."""
+    """Arguments that a network passes to all of its blocks, without the convolution."""
 
     norm: ModuleFactory
     activation: Activation
 
 
 class ConvNormAndActivation(NormAndActivation):
-    """What a network gives all of its blocks."""
+    """Arguments that a network passes to all of its blocks."""
 
     conv: ModuleFactory

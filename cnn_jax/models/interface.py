@@ -1,4 +1,4 @@
-"""What every model checks of its input and promises of its output."""
+"""Checks of a model's input, and the endpoints of its output."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Variant:
 
 
 class Paper(TypedDict):
-    """What families of one paper share: fields of `Family`."""
+    """Fields of `Family` that families of one paper share."""
 
     paper: str
     year: int
@@ -59,7 +59,7 @@ class Paper(TypedDict):
 
 
 class PaperAndModule(Paper):
-    """What families of one paper share that are made by one module, too."""
+    """Fields of `Family` that families of one paper and one module share."""
 
     module: type[nn.Module]
 
@@ -98,7 +98,7 @@ class Family:
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a model by its name.
+    """Metadata of a registered model.
 
     Attributes:
       name: The model's name.

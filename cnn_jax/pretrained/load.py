@@ -156,7 +156,7 @@ def fill(
 
 @dataclasses.dataclass(frozen=True)
 class _Fit:
-    """Where arrays go in a model, and the images that both are for.
+    """The placement of arrays in a model, and the images that both are for.
 
     Attributes:
       source: Whose names the arrays have.

@@ -1,4 +1,4 @@
-"""Where each array goes, decided on names and shapes before any is read."""
+"""Placement of each array, decided by names and shapes before any is read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cnn_jax.pretrained.rules import KeyMap, Origin, Rule, Transform
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where an array goes: its path here (None where nobody needs it), and how."""
+    """An array's path in the model (None if unused) and its transformation."""
 
     path: str | None
     transform: Transform
@@ -29,7 +29,7 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is to be done with every array.
+    """The placement of every array.
 
     Attributes:
       places: Name -> place, of what is to be read.

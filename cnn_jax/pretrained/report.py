@@ -1,4 +1,4 @@
-"""What a conversion did."""
+"""The report of a conversion."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cnn_jax.pretrained.rules import Origin
 
 @dataclasses.dataclass(frozen=True)
 class ConversionReport:
-    """What was done with every array.
+    """The outcome of a conversion for every array.
 
     Attributes:
       source: Whose names the arrays had.

@@ -1,4 +1,4 @@
-"""How another library's keys become paths here: rules, as data.
+"""Rules that map another library's keys to paths here, as data.
 
 A key such as `layer1.0.conv2.weight` is a layer's name and an array's. A rule's pattern
 fits the layer's name and gives its path here; the rule's layout says what the layer's
@@ -20,7 +20,7 @@ Transform = Callable[[np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """Where one array of a layer goes.
+    """The destination of one array of a layer.
 
     Attributes:
       collection: `"params"` or `"batch_stats"`, or None for what is not needed here.
@@ -35,7 +35,7 @@ class Leaf:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Where the arrays of some layers go.
+    """The destination of the arrays of the layers that a pattern matches.
 
     Attributes:
       pattern: A regular expression for the whole of the layer's name there.
@@ -136,7 +136,7 @@ def torch_conv_and_norm(pattern: str, path: Callable[..., str]) -> tuple[Rule, R
 
 
 IGNORED = {name: Leaf(None) for name in TORCH_NORM}
-"""What a file has and the model has not, by PyTorch's names."""
+"""Arrays that a file has and the model does not, by PyTorch's names."""
 
 KERAS_CONV = {"kernel": Leaf("params", "kernel"), "bias": Leaf("params", "bias")}
 """`keras.layers.Conv2D`."""

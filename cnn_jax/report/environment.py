@@ -1,4 +1,4 @@
-"""Where and how a result was made: command, versions, hardware, source revision.
+"""The environment of a result: command, versions, hardware, source revision.
 
 Nothing here names a person or a machine: no host name, no user name, no absolute
 path (those below the home directory start with `~`, others keep their last part).
@@ -40,7 +40,7 @@ SETTINGS = (
 
 @dataclasses.dataclass(frozen=True)
 class Environment:
-    """What a reader needs to judge a measurement, or to repeat it.
+    """The details needed to judge a measurement, or to repeat it.
 
     Attributes:
       date: When the report was made, in UTC, ISO 8601.
@@ -230,7 +230,7 @@ def _revision(source: pathlib.Path) -> str | None:
 
 
 def _output(*command: str) -> str | None:
-    """What a command prints; `None` if it fails, hangs or does not exist."""
+    """Returns a command's output; `None` if it fails, hangs or does not exist."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

@@ -394,7 +394,7 @@ def _label_points(
 
 
 def _to_pixels(axes: matplotlib.axes.Axes) -> Callable[[Any], Any]:
-    """What maps the axes' units to the figure's pixels, once limits are settled."""
+    """Fixes the limits and returns the map from the axes' units to pixels."""
     axes.autoscale_view()
     return axes.transData.transform
 

@@ -1,4 +1,4 @@
-"""How far a study is: a bar for a terminal, a line per run, and the time left."""
+"""Progress of a study: a bar for a terminal, a line per run, and the time left."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ Record = Mapping[str, Any]
 """A line of `metrics.jsonl`, or an epoch of the history; None where not finite."""
 
 SPLITS = {"train": "Training", "validation": "Validation", "test": "Test"}
-"""What the names of an epoch's metrics begin with, in the order of their colours."""
+"""Prefixes of an epoch's metrics and their labels, in the order of their colours."""
 
 UNSHOWN = ("resume", "coordinator_address", "process_id", "checkpoint_dir")
 """Fields that say how a run was started and where, beside those that `study.public`
@@ -85,7 +85,7 @@ SHOWN_IF_NOT_ZERO = ("train_skipped_steps", "waiting_share")
 
 @dataclasses.dataclass(frozen=True)
 class FinishedRun:
-    """What the files of a finished run say.
+    """The content of a finished run's files.
 
     Attributes:
       about: The content of `config.json`: configuration, versions, fingerprints.
@@ -132,7 +132,7 @@ class FinishedRun:
 
     @property
     def validates(self) -> bool:
-        """Whether a validation split chose it."""
+        """Returns whether a validation split chose the best epoch."""
         return any("validation_accuracy" in each for each in self.history)
 
 
@@ -302,14 +302,14 @@ EPOCH_CHARTS = (
     ("loss", "Loss", "mean loss", 1, (0, math.inf)),
     ("accuracy", "Accuracy", "accuracy, %", 100, (0, 1)),
 )
-"""What is drawn over epochs for every split: the metric, the title, the label of the y
+"""Charts over epochs, for every split: the metric, the title, the label of the y
 axis, what values are multiplied by, and their bounds."""
 
 STEP_CHARTS = (
     ("loss", "Training loss by step", "loss", 0),
     ("learning_rate", "Learning rate by step", "learning rate", 3),
 )
-"""What is drawn over steps: the field, the title, the name of the line and of the y
+"""Charts over steps: the field, the title, the name of the line and of the y
 axis, and the style."""
 
 

@@ -1,4 +1,4 @@
-"""What every study has: a directory, its two files, how it was made, the last line."""
+"""Files, metadata and terminal output that all studies have in common."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class StudyConfig(Protocol):
 
     @property
     def resume(self) -> bool:
-        """Whether a study that is in the directory goes on."""
+        """Returns whether to resume the study that is in the directory."""
 
 
 Config = TypeVar("Config", bound=StudyConfig)
@@ -40,7 +40,7 @@ Config = TypeVar("Config", bound=StudyConfig)
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """What a finished study says in the terminal.
+    """The terminal output of a finished study.
 
     Attributes:
       tables: Its tables.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import rich.table
 
 MISSING = "-"
-"""What an absent value (`None` or NaN) looks like."""
+"""The text of an absent value (`None` or NaN)."""
 
 COLUMN_GAPS = (2, 1)
 """Characters between two columns in the terminal: the first that lets all fit."""
@@ -30,7 +30,7 @@ COLUMN_GAPS = (2, 1)
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """What a column means and how its values are shown.
+    """A column's meaning and the format of its values.
 
     Attributes:
       key: The name of its value in a row, and in JSON.
@@ -53,7 +53,7 @@ class Column:
 
     @property
     def is_numeric(self) -> bool:
-        """Whether the column holds numbers, which are aligned to the right."""
+        """Returns whether the column holds numbers, which are aligned to the right."""
         return bool(self.format_spec)
 
     def text(self, value: Any) -> str:

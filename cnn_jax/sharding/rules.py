@@ -1,4 +1,4 @@
-"""Which leaves of a state are split over the devices, and along which dimension.
+"""Partition rules: the leaves of a state to split, and along which dimension.
 
 A rule is a pair of a regular expression and a partition: the mesh axis, or None, for
 each dimension. It is searched in the leaves' '/'-joined paths, and the first rule that
@@ -28,7 +28,7 @@ Rule = tuple[str, Sequence[str | None]]
 """A regular expression on paths, and the mesh axis of each dimension."""
 
 LARGE_LEAF = 2**14
-"""How many entries a leaf has at least for `fsdp` to split it by default: below, what
+"""The least entries of a leaf for `fsdp` to split it by default: below, what
 is saved in memory is less than what another exchange costs in time."""
 
 

@@ -1,4 +1,4 @@
-"""What saving costs: how long it blocks training, and how long it works beside it.
+"""The cost of saving: the time it blocks training, and its time in the background.
 
     python experiments/benchmarks/checkpoints.py --model resnet20 --json cost.json
 

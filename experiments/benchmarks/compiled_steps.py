@@ -52,7 +52,7 @@ class StepSettings:
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-    """What the compiler made of a step.
+    """A compiled step and its statistics.
 
     Attributes:
       program: The compiled program.

@@ -59,7 +59,7 @@ from cnn_jax.training.run.images import augment, image_format
 SYNSETS = ("n01440764", "n01443537")
 ALONE = "bare Pillow loop"
 PEER = f"bare loops, {NUM_THREADS} threads"
-"""What a stream is compared with."""
+"""The baseline of a stream."""
 PIECES = {
     "crop to 224": host.RandomResizedCrop(224),
     "flip": host.RandomFlip(1.0),

@@ -1,4 +1,4 @@
-"""What the kernel benchmark measures: layers of real networks, as data.
+"""The cases of the kernel benchmark: layers of real networks, as data.
 
 A row names the network that a layer comes from and the group in which its ratio is
 averaged; the case itself is of the kind that the proofs use. Batches are sized so that

@@ -109,7 +109,7 @@ def draw(layer: Layer, dtype):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How to measure; from the command line."""
+    """Settings of the measurement, from the command line."""
 
     dtype: Any
     repeats: int

@@ -1,4 +1,4 @@
-"""How the benchmarks show and keep what they measured."""
+"""Output of the benchmarks: tables in the terminal, JSON and Markdown."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ ROUND_SECONDS = 0.3
 MOST_STEPS_PER_ROUND = 100
 
 MOST_WAITING = 3
-"""How many times the time of a step one may take that is waited for by itself. More
+"""The most that a step timed alone may take, in step times of a round. More
 would mean that rounds end before the work does."""
 
 
@@ -162,7 +162,7 @@ class Runner:
 
     @property
     def functions(self) -> dict[str, Callable[[], None]]:
-        """What to time: a round, and for the check a step that is waited for.
+        """The functions to time: a round, and for the check one blocking step.
 
         A round of one step is waited for as it is.
         """

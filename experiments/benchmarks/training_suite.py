@@ -1,4 +1,4 @@
-"""What the benchmark of training steps measures where: batches, and parts of a run."""
+"""Batches and parts of the benchmark of training steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TORCH = ("torch", "torch_compile")
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """What is measured side by side: one network, one precision, one batch.
+    """A group measured side by side: one network, one precision, one batch.
 
     Attributes:
       model: Its name here and in `torch_networks`.
@@ -37,7 +37,7 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """What one run measures, in this order.
+    """The groups that one run measures, in this order.
 
     Attributes:
       groups: (model, precision).

@@ -74,7 +74,7 @@ def test_of_equally_near_ones_the_first_comes_first(metric):
 
 
 def test_neighbours_far_from_the_origin_are_told_apart():
-    """Where |a|^2 + |b|^2 - 2 a b would leave nothing but rounding."""
+    """There |a|^2 + |b|^2 - 2 a b would leave nothing but rounding."""
     rows = jnp.asarray([[4096.0, 1.0], [4096.0, 1.125], [4096.0, 1.25]])
     query = jnp.asarray([[4096.0, 1.2]])
     indices, distances = nearest_neighbours(rows, query, 3, metric="euclidean")

@@ -1,4 +1,4 @@
-"""Where nothing can be renamed or locked, as behind `gs://`: the manifest commits."""
+"""Storage without renames or locks, such as `gs://`: the manifest commits."""
 
 import jax.numpy as jnp
 import pytest

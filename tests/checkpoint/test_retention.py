@@ -1,4 +1,4 @@
-"""Which checkpoints stay."""
+"""The choice of the checkpoints to keep."""
 
 import math
 

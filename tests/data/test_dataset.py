@@ -1,4 +1,4 @@
-"""What a dataset promises once it exists."""
+"""Invariants of every dataset."""
 
 import dataclasses
 

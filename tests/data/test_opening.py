@@ -1,4 +1,4 @@
-"""Which path a split takes, and holding out a part of a source."""
+"""The choice of a split's path, and holding out a part of a source."""
 
 import numpy as np
 import pytest

@@ -1,1 +1,1 @@
-"""What becomes of checkpoints when processes are killed and files are damaged."""
+"""Checkpoints when processes are killed and files are damaged."""

@@ -44,7 +44,7 @@ def experiment(runner, open_path):
 
 @pytest.fixture(scope="session")
 def undisturbed(runner, tmp_path_factory):
-    """What the experiment ends with if nothing happens."""
+    """Returns the experiment's end without a fault."""
     alone = Experiment(runner, tmp_path_factory.mktemp("undisturbed") / "run")
     assert alone.start() == 0, alone.output
     return read_end(alone.run_dir)

@@ -210,7 +210,7 @@ FAULTS = {
     function.__name__: function
     for function in (limit_files, fill_disk, fill_disk_for, delete, write_protect)
 }
-"""What a plan's `fault` names, with the function's `options`, and `step`, which is
+"""Functions that a plan's `fault` names, with their `options`, and `step`, which is
 reported before, or `save`, the save that begins then."""
 
 

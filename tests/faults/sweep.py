@@ -38,18 +38,18 @@ MOST_KILLS = 4
 
 @dataclasses.dataclass
 class Outcome:
-    """What became of one run."""
+    """The outcome of one run."""
 
     seed: int
     variant: str
     kills: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    """How often it was killed, by the kind of the moment."""
+    """The number of kills, by the kind of the moment."""
     stops: int = 0
-    """How often a SIGTERM had stopped it before it was killed."""
+    """The number of SIGTERMs that had stopped it before it was killed."""
     during_save: int = 0
-    """How many kills found a save, or the removal of an old step, under way."""
+    """The number of kills during a save, or during the removal of an old step."""
     problem: str = ""
-    """How it ended, if not as it should have."""
+    """A description of its end, if not as expected."""
 
 
 def start_server(work, **options):
@@ -137,7 +137,7 @@ def kill_until_done(server, work, seed, expected):
 
 
 def in_save(run_dir):
-    """Whether a killed run's directory holds what a save had not finished."""
+    """Returns whether a killed run's directory holds an unfinished save."""
     directory = run_dir / "checkpoints"
     names = [path.name for path in directory.iterdir()] if directory.exists() else []
     return any(".unfinished" in name or ".removed" in name for name in names)

@@ -53,7 +53,7 @@ WHAT_HAPPENS = {
 
 
 def assert_one_sentence(experiment, status, begins, contains=""):
-    """Whether a run ended with status 1 and a clear last line, not with a traceback.
+    """Asserts that a run ended with status 1 and a clear last line, not a traceback.
 
     Orbax's threads print theirs before that.
     """

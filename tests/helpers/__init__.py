@@ -1,1 +1,1 @@
-"""What tests share and is no reference."""
+"""Helpers that several tests share."""

@@ -1,4 +1,4 @@
-"""What the default tests run, so that they end in minutes, and what is left to others.
+"""The choice of what default tests run, and of what is marked slow or nightly.
 
 Tests marked `slow` run on every change, in `.ci/run`; those marked `nightly` in
 `.ci/run nightly`.

@@ -1,4 +1,4 @@
-"""What runs leave behind and must have in common: all but what a clock wrote."""
+"""Readers of runs' files, without the times that no two runs share."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""What a training run leaves behind, written without training."""
+"""A training run's files, written without training."""
 
 import json
 

@@ -36,7 +36,7 @@ class StagedNet(nn.Module):
 
 
 IMAGES = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
-"""What it takes."""
+"""The input of `StagedNet`."""
 
 NORMS = {
     f"{name}_norm/{leaf}" for name in ("first", "second") for leaf in ("scale", "bias")

@@ -59,7 +59,7 @@ REASONS = {
         "name in `kernels.autodiff`, or forward over reverse, which works."
     ),
 }
-"""What a cell may say beside "works", with its explanation."""
+"""Entries of a cell other than "works", each with its explanation."""
 
 # Relative to the largest entry of a result.
 _TOLERANCE = 1e-10

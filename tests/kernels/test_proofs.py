@@ -22,7 +22,7 @@ from cnn_jax.kernels import autodiff, textbook
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """What the proofs know about a kernel beside its twin.
+    """A kernel's textbook gradients and properties, for the proofs.
 
     Attributes:
       gradients: (arguments, cotangent, options) -> the textbook's gradients by name.

@@ -1,4 +1,4 @@
-"""What networks without blocks are made of: stages, their pools, hidden layers."""
+"""Parts of networks without blocks: stages, their pools, hidden layers."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""What every model promises, whatever its family; by shapes alone, so in little time.
+"""Invariants of every model of every family; by shapes alone, so in little time.
 
 A trace of a large model takes a second, so one answers as many questions as it can.
 """

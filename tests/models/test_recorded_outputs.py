@@ -17,7 +17,7 @@ import cnn_jax
 from cnn_jax.trees import named_leaves
 
 GRADIENT_TOLERANCE = {"plain110": 2e-2}
-"""Where not 1e-3: through 110 layers without a skip, an image that moves by 1e-7 moves
+"""Exceptions to 1e-3: through 110 layers without a skip, moving an image by 1e-7 moves
 the gradient's norm by 0.9 % in float32."""
 
 
@@ -55,7 +55,7 @@ def test_equals_its_reference(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_reference_sees_the_image(name):
-    """Where biases drown the image, logits prove nothing of the layers in front."""
+    """If biases drown the image, logits prove nothing of the layers in front."""
     first, second = np.asarray(ours.read_recorded(name)["logits"])
     assert np.linalg.norm(first - second) > 0.01 * np.linalg.norm(first)
 

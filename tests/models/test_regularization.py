@@ -1,4 +1,4 @@
-"""Which layers a network's regularisers become, and that inference has none."""
+"""The layers that a network's regularisers become, and that inference has none."""
 
 import chex
 import flax.linen as nn

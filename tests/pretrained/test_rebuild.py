@@ -267,7 +267,7 @@ class TestDtypes:
 
 
 class TestFiles:
-    """What `convert` writes by its destination's suffix, and reads back."""
+    """The files that `convert` writes by its destination's suffix, and reads back."""
 
     @pytest.fixture
     def run(self, tmp_path):

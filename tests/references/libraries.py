@@ -18,7 +18,7 @@ AUXILIARY_WEIGHT = 0.3
 
 @dataclasses.dataclass(frozen=True)
 class Computed:
-    """What a reference computed with `weights.weight` on `weights.images`, in float64.
+    """A reference's results with `weights.weight` on `weights.images`, in float64.
 
     Attributes:
       arrays: Name -> what it was filled with.

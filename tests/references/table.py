@@ -1,4 +1,4 @@
-"""Which implementation each model is held against."""
+"""The reference implementation of each model."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a report says of the machine, and what it must not say."""
+"""The machine's description in a report, and what it must not contain."""
 
 import os
 import pathlib

@@ -149,7 +149,7 @@ def test_labels_neither_cover_each_other_nor_leave_the_chart(chart, request):
 
 
 def drawn_at(root: ElementTree.Element, style: int) -> list[tuple[float, float]]:
-    """Where the markers of a style are, in the chart's units, y upwards."""
+    """Returns the markers of a style in the chart's units, y upwards."""
     color = plots.COLORS[style]
     found = [
         (float(element.get("x")), -float(element.get("y")))

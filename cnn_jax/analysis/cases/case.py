@@ -63,7 +63,7 @@ def random_key() -> Draw:
 
 
 PER_EXAMPLE = ("x", "dy", "lhs", "logits", "labels")
-"""What kernels call the arguments that hold one entry per example; not filters."""
+"""Names of the kernels' arguments that hold one entry per example; not filters."""
 
 
 @dataclasses.dataclass(frozen=True)

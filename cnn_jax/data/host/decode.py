@@ -27,7 +27,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError, features
 from cnn_jax.data.host import png, tiff
 
 MAX_PIXELS = 89_478_485
-"""What is refused beyond: Pillow's own limit, a quarter of a gigabyte as RGB."""
+"""The largest image accepted: Pillow's own limit, a quarter of a gigabyte as RGB."""
 
 _CODECS = {"WEBP": "webp", "JPEG2000": "jpg_2000", "AVIF": "avif"}
 """Formats that Pillow can be built without, or is too old for; to its name of each."""
@@ -43,7 +43,7 @@ def _is_built_in(kind: str) -> bool:
 _SAFE = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 FORMATS = tuple(filter(_is_built_in, _SAFE))
-"""What is decoded, whatever a file is called.
+"""The formats that are decoded, whatever a file is called.
 
 Pillow reads more. Left out is what it does not decode by itself (an EPS file is handed
 to Ghostscript, a WMF to Windows), what holds several images or none (ICO, PSD, PDF),
@@ -58,7 +58,7 @@ SUFFIXES = tuple(
         if kind in (*FORMATS, "MPO") and suffix != ".pfm"
     )
 )
-"""What the names of such files end with, in lower case."""
+"""The suffixes of such files, in lower case."""
 
 _this_thread = threading.local()
 

@@ -17,7 +17,7 @@ Step = tuple[str, float, int]
 """An operation, its probability and its magnitude (0 for one that has none)."""
 
 LearnedPolicy = Literal["imagenet", "cifar10"]
-"""What an AutoAugment policy was learned on."""
+"""The dataset that an AutoAugment policy was learned on."""
 
 AUTO_AUGMENT: dict[LearnedPolicy, tuple[tuple[Step, Step], ...]] = {
     # Cubuk et al. (2019), table 9.
@@ -80,7 +80,7 @@ AUTO_AUGMENT: dict[LearnedPolicy, tuple[tuple[Step, Step], ...]] = {
 """Pairs of steps, of which one is drawn for each image."""
 
 RAND_AUGMENT = tuple(name for name in OPERATIONS if name != "invert")
-"""What RandAugment draws from: 14 operations, Cubuk et al. (2020), figure 2."""
+"""RandAugment's 14 operations, Cubuk et al. (2020), figure 2."""
 
 
 @dataclasses.dataclass(frozen=True)

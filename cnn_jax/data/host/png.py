@@ -65,7 +65,7 @@ def _chunks(encoded: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
 
 
 def _is_short(kind: bytes, text: bytes) -> bool:
-    """Whether a text, of which the keyword is cut off, expands to no more than 1 MB."""
+    """Returns whether a text, without its keyword, expands to no more than 1 MB."""
     compressed = kind == b"zTXt"
     if compressed:
         text = text[1:]  # the method

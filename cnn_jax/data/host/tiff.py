@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageChops, TiffImagePlugin
 
 PREFIXES = tuple(TiffImagePlugin.PREFIXES)
-"""How a TIFF begins: little- or big-endian, with offsets of 32 or 64 bits."""
+"""The first bytes of a TIFF: little- or big-endian, with offsets of 32 or 64 bits."""
 
 _BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR = 258, 262, 277, 284
 _COLOR_MAP, _SAMPLE_FORMAT = 320, 339

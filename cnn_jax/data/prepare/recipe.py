@@ -1,4 +1,4 @@
-"""What must be known of a dataset to prepare it."""
+"""Recipes: the metadata needed to prepare a dataset."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class SourceFile:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a dataset is made from its publishers' files.
+    """The steps that make a dataset from its publishers' files.
 
     Attributes:
       name: As TFDS calls the set.

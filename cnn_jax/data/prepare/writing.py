@@ -28,7 +28,7 @@ RECIPES: dict[str, Recipe] = {
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """What `prepare` wrote.
+    """A prepared dataset on disk, as `prepare` returns it.
 
     Attributes:
       directory: Where it lies.

@@ -1,4 +1,4 @@
-"""Where datasets come from: bundled with a library, prepared on disk, or made up.
+"""Sources of datasets: bundled with a library, prepared on disk, or synthetic.
 
 Everything here runs without TensorFlow: scikit-learn's digits are part of its wheel,
 and prepared TFDS sets are read through `tfds.data_source` (array_record files) with

@@ -1,4 +1,4 @@
-"""What lies in directories of images: what is read, and what is left out.
+"""Listing directories of images: the files that are read, and those left out.
 
 Nothing is left out in silence but what has no place in a dataset: hidden files and
 directories, what operating systems leave behind, and texts beside the images.

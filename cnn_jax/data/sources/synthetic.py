@@ -11,7 +11,7 @@ import numpy as np
 from cnn_jax.data.source import Example, Features
 
 SIZES = {"train": 1280, "test": 256, "validation": 256}
-"""How many examples each split has."""
+"""The number of examples of each split."""
 
 NUM_CLASSES = 10
 

@@ -186,7 +186,7 @@ def _require_prepared(name: str, directory: Any) -> None:
 
 
 def _command(name: str, directory: Any) -> str:
-    """What prepares a set."""
+    """Returns the command that prepares a set."""
     from cnn_jax.data.prepare import RECIPES
 
     if name in RECIPES:

@@ -61,11 +61,11 @@ FUSED: dict[Callable[[jax.Array], jax.Array], Fused] = {
         functools.partial(smooth.gelu_pull_back, approximate=True),
     ),
 }
-"""What kernels that end in an activation accept: a new one is a new row here."""
+"""The activations that a kernel can end in: a new one is a new row here."""
 
 
 def is_fused(activation: object) -> bool:
-    """Whether kernels that end in an activation accept this one."""
+    """Returns whether kernels that end in an activation accept this one."""
     # Not `in`, which would need a hash of whatever a user applies.
     return any(activation is known for known in FUSED)
 

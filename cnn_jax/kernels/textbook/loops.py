@@ -1,4 +1,4 @@
-"""What the loops run over: positions, placements of a window, runs of channels."""
+"""Index ranges of the loops: positions, placements of a window, runs of channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What weights of ours say of themselves, whatever kind of file they are kept in.
+"""Metadata of this project's weights, whatever kind of file they are stored in.
 
 `cnn-jax convert` writes these metadata into a directory, a `.safetensors` or a `.npz`
 file; a training run's checkpoints say the same in other words (`own_checkpoints.py`).
@@ -17,7 +17,7 @@ from typing import Any
 from cnn_jax.pretrained.files.stored import FLOATS, Provenance
 
 KIND = "cnn_jax.pretrained"
-"""What marks the metadata of converted weights."""
+"""The value that marks the metadata of converted weights."""
 
 METADATA_NAME = "cnn_jax"
 """The name under which a file of arrays holds the metadata, as JSON."""
@@ -30,7 +30,7 @@ _PREPROCESSING_LENGTHS = {"mean": (1, None), "std": (1, None), "input_shape": (3
 
 @dataclasses.dataclass(frozen=True)
 class OwnWeights:
-    """What weights of ours say of the model that they are for.
+    """The model that a file of this project's weights is for.
 
     Attributes:
       model: The model's name, or None if it is not said.

@@ -1,4 +1,4 @@
-"""What every reader returns: arrays that are described before they are read."""
+"""Stored weights: arrays that are described before they are read."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class StoredArray:
 
 @dataclasses.dataclass(frozen=True)
 class Provenance:
-    """Where weights come from.
+    """The origin of weights.
 
     Attributes:
       location: The file's path, the name on the Hub, or `"a mapping"`.
@@ -60,7 +60,7 @@ class Provenance:
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """What a reader found.
+    """Weights as a reader returns them.
 
     Attributes:
       arrays: The arrays by name.

@@ -20,7 +20,7 @@ def benchmark(load_benchmark):
 
 
 class Program:
-    """What a compiler returns, as far as the benchmark looks."""
+    """A stand-in for a compiled program, with the members that the benchmark reads."""
 
     temp_size_in_bytes = 7
 

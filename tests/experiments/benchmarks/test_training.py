@@ -129,7 +129,7 @@ def test_rounds_that_do_not_wait_are_found_out(measure):
 
 
 class Small(nn.Module):
-    """What compiles quickly; without a kernel for an activation."""
+    """A network that compiles quickly, without a kernel for an activation."""
 
     activation: object = jnp.tanh
 
