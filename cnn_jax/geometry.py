@@ -358,7 +358,7 @@ class Window:
 
     @property
     def is_pointwise(self) -> bool:
-        """Returns whether each output depends on one input position, without padding."""
+        """Returns whether each output reads one input position, without padding."""
         return all(size == 1 for size in self.sizes) and all(
             pair == (0, 0) for pair in self.padding
         )

@@ -1,4 +1,4 @@
-"""Classes of image files by a model whose weights lie in a file: `cnn-jax predict`.
+"""Classes of image files by a model whose weights are in a file: `cnn-jax predict`.
 
 Images are prepared as the model was evaluated: decoded, the middle of them brought to
 the input's size, and normalised. What the weights say of that comes first (those from

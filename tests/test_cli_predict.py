@@ -121,7 +121,7 @@ def test_the_middle_of_an_image_is_brought_to_size(capsys, folder, network, tmp_
     assert entry["names"][0] == f"class {np.argmax(expected)}"
     probabilities = np.zeros(10)
     probabilities[entry["classes"]] = entry["probabilities"]
-    # Not exactly: resized at once, the edges know what lies beyond them.
+    # Not exactly: resized at once, pixels beyond the edges contribute.
     np.testing.assert_allclose(probabilities, expected, atol=2e-3)
     whole = PIL.Image.fromarray(wide).resize((32, 32), PIL.Image.Resampling.BILINEAR)
     squeezed = expected_probabilities(network, np.asarray(whole))

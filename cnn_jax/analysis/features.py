@@ -62,7 +62,7 @@ def nearest_neighbours(
     metric: Metric = "cosine",
     batch_size: int = 256,
 ) -> tuple[jax.Array, jax.Array]:
-    """Finds what lies closest in feature space, by comparing with everything.
+    """Finds the nearest neighbours in feature space, by comparing with all features.
 
     Args:
       features: Floating-point numbers `(n, d)` to search among.

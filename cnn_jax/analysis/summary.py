@@ -8,7 +8,7 @@ floating-point operations (FLOPs). XLA's own count (`Compiled.cost_analysis`) di
 it counts two for a multiply-add, leaves padded taps out and includes the rest.
 
 Activation bytes are those of the layer's output. What a training step keeps for the
-way back is less where kernels are fused, or where blocks are recomputed.
+backward pass is less where kernels are fused, or where blocks are recomputed.
 """
 
 from __future__ import annotations

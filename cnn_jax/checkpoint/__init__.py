@@ -1,6 +1,6 @@
-"""Checkpoints: a tree of arrays and what must be known about it, saved for good.
+"""Checkpoints: durable copies of a tree of arrays and its metadata.
 
-The only room that knows Orbax. It knows no model and no training: what is saved is any
+The only package that imports Orbax. It imports no model and no training: it saves any
 tree, under a step number, with a metadata mapping that JSON can hold. Nothing damaged
 or mismatched is loaded silently, and no kill leaves more than the last save undone.
 
@@ -15,7 +15,7 @@ A directory of checkpoints holds
     <step>.removed     an old checkpoint on its way out
     <step>.damaged     one that was damaged, when its step was saved again
 
-The middle three vanish when the next run starts; whatever else lies there is ignored
+The middle three vanish when the next run starts; whatever else is there is ignored
 and left alone. Checkpoints made before there was a manifest are not read.
 """
 

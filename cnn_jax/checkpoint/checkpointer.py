@@ -84,7 +84,7 @@ class Checkpointer:
     Use it as a context manager, or call `close`.
 
     Args:
-      directory: Where the checkpoints lie; created if missing.
+      directory: The checkpoints' directory; created if missing.
       keep: How many of the newest to keep.
       keep_every: Keeps the steps that are multiples of it, if it is not None.
       read_only: Reads beside a run that writes: takes no lock and changes nothing.
@@ -165,7 +165,7 @@ class Checkpointer:
             self._synchronize()
             if self._primary:
                 self._steps.make_room(step)
-            record = Manifest(
+            content = Manifest(
                 step=step,
                 metric=_finite_or_none(metric),
                 leaves=trees.leaf_specs(tree),
@@ -176,7 +176,7 @@ class Checkpointer:
         except Exception as error:
             raise self._not_saved(step, error) from error
         self._thread = threading.Thread(
-            target=self._complete, args=(record,), name=f"save-{step}"
+            target=self._complete, args=(content,), name=f"save-{step}"
         )
         self._thread.start()
 
@@ -224,8 +224,8 @@ class Checkpointer:
 
         Args:
           template: A tree of arrays, or of `jax.ShapeDtypeStruct` with shardings, of
-            the structure, shapes and dtypes saved. The result lies where it says,
-            wherever the arrays lay when they were saved.
+            the structure, shapes and dtypes saved. The result is placed by the
+            template's shardings, whatever the shardings of the saved arrays were.
           step: Which checkpoint; when None, the newest that is sound, with a
             `DamagedCheckpointWarning` for every newer one.
           partial: Whether the template may lack leaves, which are then not read. All
@@ -330,15 +330,15 @@ class Checkpointer:
             self._steps.discard_unfinished(step)
             raise
 
-    def _complete(self, record: Manifest) -> None:
+    def _complete(self, content: Manifest) -> None:
         """Makes of arrays that are being written a step that counts."""
-        step = record.step
+        step = content.step
         try:
             self._orbax.wait_until_finished()
             if not self._primary:
                 return
             points.reach("arrays_committed")
-            manifest.write(self._steps.unfinished_path(step), record)
+            manifest.write(self._steps.unfinished_path(step), content)
             points.reach("manifest_written")
             self._steps.publish(step)
         except BaseException as error:  # a thread has nobody to raise it to
@@ -398,9 +398,9 @@ class Checkpointer:
         )
 
     def _restore(self, template: Any, step: int, partial: bool) -> Checkpoint:
-        record = self._steps.read(step, content=True)
+        content = self._steps.read(step, content=True)
         path = self._steps.step_path(step)
-        saved, specs = record.leaves, trees.leaf_specs(template)
+        saved, specs = content.leaves, trees.leaf_specs(template)
         if partial:
             saved = {name: spec for name, spec in saved.items() if name in specs}
         changed = differences(saved, specs)
@@ -412,7 +412,7 @@ class Checkpointer:
         wanted = {
             name: _abstract(leaf) for name, leaf in trees.named_leaves(template).items()
         }
-        is_whole = len(saved) == len(record.leaves)
+        is_whole = len(saved) == len(content.leaves)
         try:
             if is_whole:
                 leaves = self._orbax.restore(path, wanted)
@@ -426,9 +426,9 @@ class Checkpointer:
             jax.tree.structure(template), [leaves[name] for name in wanted]
         )
         digest = _digest(tree) if is_whole else None
-        if None not in (digest, record.digest) and digest != record.digest:
+        if None not in (digest, content.digest) and digest != content.digest:
             raise DamagedError("its arrays are not those that were saved")
-        return Checkpoint(step, tree, record.user)
+        return Checkpoint(step, tree, content.user)
 
     def _not_saved(self, step: int, error: BaseException) -> SaveError:
         self._has_failed = True

@@ -67,7 +67,7 @@ class DirectoryLock:
             return False
 
     def release(self) -> None:
-        """Lets others in; called again, it does nothing."""
+        """Releases the lock; called again, it does nothing."""
         if self in _HELD:
             _HELD.discard(self)
             os.close(self._descriptor)

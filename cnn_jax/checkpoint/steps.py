@@ -147,7 +147,7 @@ class StepDirectory:
             path.rmtree()
 
     def close(self) -> None:
-        """Lets others in."""
+        """Releases the lock."""
         if self._lock is not None:
             self._lock.release()
 

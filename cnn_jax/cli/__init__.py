@@ -2,7 +2,7 @@
 
 Results go to standard output, as a table or as JSON; messages and progress go to
 standard error. The exit status is 0 for success, 1 for a check that failed and 2 for a
-command that cannot be meant.
+command that is invalid.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
       The exit status: 0 for success, 1 for a check that failed, 2 for a command that
-      cannot be meant.
+      is invalid.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = _make_parser()

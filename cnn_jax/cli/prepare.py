@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-dir",
         metavar="PATH",
-        help="where prepared sets lie; $CNN_JAX_DATA/tfds or TFDS's own if not given",
+        help="directory of prepared sets; $CNN_JAX_DATA/tfds or TFDS's own by default",
     )
     parser.add_argument(
         "--processes",

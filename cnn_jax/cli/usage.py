@@ -14,11 +14,11 @@ from cnn_jax.files import json_value
 
 
 class UsageError(ValueError):
-    """A command that cannot be meant; its message is for the person who typed it."""
+    """An invalid command line; its message is for the person who typed it."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that reports mistakes as `main` reports all others."""
+    """A parser that raises `UsageError`, as all checks of a command line do."""
 
     def error(self, message: str) -> NoReturn:
         """Raises what `main` reports."""

@@ -29,7 +29,7 @@ def open_split(
     Args:
       name: As in `open_source`.
       split: Which part of it.
-      data_dir: Where TFDS sets lie.
+      data_dir: The directory of TFDS sets.
       image_size: The height and width that a resident set is brought to.
       path: `"resident"` reads everything into memory, as `load_dataset` does;
         `"stream"` reads examples when they are asked for; `"auto"` reads images that

@@ -24,7 +24,7 @@ def device_prefetch(
 
     Args:
       batches: This process's blocks; closed when the result is.
-      sharding: Where the arrays lie: their first dimension over the processes, as the
+      sharding: The arrays' sharding: their first dimension over the processes, as the
         blocks are. One for all, or one for each name.
       size: How many batches are on the devices or on their way at a time.
 

@@ -33,8 +33,8 @@ from cnn_jax.data.source import Source
 from cnn_jax.seeds import check_seed
 
 NUM_THREADS = min(max(os.cpu_count() or 1, 2), 16)
-"""Threads that decode without worker processes, one for each core: Pillow lets others
-run while it decodes."""
+"""Threads that decode without worker processes, one for each core: Pillow
+releases the GIL while it decodes."""
 
 WORKER_THREADS = 2
 """Threads that decode in each worker process."""
@@ -320,7 +320,7 @@ def _iterate(blocks: Any, num_workers: int) -> Generator[Any]:
     iterator = iter(dataset)
     try:
         for batch in iterator:
-            # A worker's arrays lie in memory shared with it, which is freed with them.
+            # A worker's arrays are in memory shared with it, which is freed with them.
             yield _owned(batch) if num_workers else batch
     except RuntimeError as error:
         if "terminated unexpectedly" not in str(error):  # Grain's words

@@ -13,10 +13,10 @@ after the other, so with two dimensions and the matrices A and B
 linear in x. Its gradient is the transpose: dx_ij = sum over p, q of A_pi B_qj dy_pq.
 Nothing is saved but shapes.
 
-The nonzero entries of a row of A lie together, and so do those of a column: a cell is a
-run of positions, and a position lies in a run of cells. To read x a few times, as often
-as the widest cell has positions, is quicker on a CPU than a product with A. On a TPU
-the product is the faster where it makes fewer numbers of more.
+The nonzero entries of a row of A are contiguous, and so are those of a column: a cell
+is a run of positions, and a position is in a run of cells. To read x a few times, as
+often as the widest cell has positions, is quicker on a CPU than a product with A. On a
+TPU the product is the faster where it makes fewer numbers of more.
 
 Source: the geometry of PyTorch's `AdaptiveAvgPool`, which networks from AlexNet to VGG
 put before their fully connected layers.

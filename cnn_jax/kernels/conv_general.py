@@ -129,7 +129,7 @@ def conv_general_dilated(
     elif max(strides) == 1:
         y = conv_transpose(x, w, strides=spread, **options)
     else:
-        # Recomputed on the way back: the zeros would be most of what is saved.
+        # Recomputed in the backward pass: the zeros would be most of what is saved.
         @jax.checkpoint
         def spread_and_convolve(x, w):
             x = _put_zeros_between(x, spread)

@@ -6,7 +6,7 @@ Max-pooling passes on one input per window,
 
 so near x it is a selection by the index map k*, and its gradient sends each dy back
 along the same arrow: dx[n, q, c] = sum of dy[n, p, c] over the windows p that chose q.
-Ties go to the first position in row-major order; a window that lies wholly in the
+Ties go to the first position in row-major order; a window wholly in the
 padding yields -inf and sends its gradient nowhere. Saving k* takes one byte per output,
 where autodiff keeps the whole input and its output.
 

@@ -76,7 +76,7 @@ class BatchNorm(nn.Module):
           x: The input.
           use_running_average: As the attribute, where that is not given.
           activation: Applied to the output by the same kernel, which so needs nothing
-            beside `x` on the way back: one of `kernels.activation.fused.FUSED`, or
+            beside `x` in the backward pass: one of `kernels.activation.fused.FUSED`, or
             None.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Recomputing a block's inside on the way back instead of keeping it."""
+"""Rematerialization: recomputing a block's activations in the backward pass."""
 
 from __future__ import annotations
 

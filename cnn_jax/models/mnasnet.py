@@ -35,7 +35,7 @@ from cnn_jax.models.registry import Family, Variant
 def scale_width(features: int, factor: float) -> int:
     """Returns the multiple of 8 nearest to `features * factor`, or the next above.
 
-    The next above where the nearest lies more than a tenth below.
+    The next above where the nearest is more than a tenth below.
     """
     exact = features * factor
     nearest = max(8, int(exact + 4) // 8 * 8)

@@ -1,6 +1,6 @@
 """MobileNet v2 (Sandler et al. 2018).
 
-The activations that matter lie on few dimensions, so the tensors between blocks can be
+The activations that matter span few dimensions, so the tensors between blocks can be
 narrow; but a rectifier on a narrow tensor destroys what it cuts off. So each block
 widens its input six times, filters and rectifies there, and projects back without an
 activation, a linear bottleneck. The shortcut joins the narrow ends, and little memory

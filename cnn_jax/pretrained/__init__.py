@@ -1,7 +1,7 @@
 """Weights trained elsewhere, under the names and in the layouts used here.
 
 load.py       the way in
-files/        what lies in a file, described before it is read
+files/        readers of files, whose arrays are described before they are read
 key_maps/     whose array goes where, as data in the language of `rules.py`
 placement.py  the plan for all arrays, and its execution
 report.py     what was done

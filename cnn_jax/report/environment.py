@@ -221,10 +221,10 @@ def _revision(source: pathlib.Path) -> str | None:
     commit = _output(*git, "rev-parse", "--short=12", "HEAD")
     if commit is None:
         return None
-    # A record that is being written anew does not change what wrote it.
-    records = ":(top,exclude)experiments/results"
+    # Results that are being rewritten do not change the code that wrote them.
+    results = ":(top,exclude)experiments/results"
     changes = _output(
-        *(*git, "status", "--porcelain", "--untracked-files=no"), "--", ":/", records
+        *(*git, "status", "--porcelain", "--untracked-files=no"), "--", ":/", results
     )
     return commit + ("+changes" if changes else "")
 

@@ -57,7 +57,7 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Charts:
-    """Charts or pictures side by side, or below each other where there is no room."""
+    """Charts or pictures side by side, or below each other where they are too wide."""
 
     charts: Sequence[Chart | Picture]
 

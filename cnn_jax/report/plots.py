@@ -224,11 +224,11 @@ def scatter_chart(
             axes.plot([point.x], [mean], markersize=8, **_line_style(point.style))
             bars.append((point.x, low, high))
         smallest, greatest = min(p.x for p in points), max(p.x for p in points)
-        # Room for a label right of the last point, which the left one does not need.
+        # Space for a label right of the last point, which the left one does not need.
         width = max(_text_width(axes, point.label) for point in points) + 20
         share = min(width / axes.bbox.width, 0.5)
-        room = (1.8 * greatest / smallest) ** (share / (1 - share))
-        axes.set_xlim(smallest / 1.8, greatest * max(room, 1.8))
+        factor = (1.8 * greatest / smallest) ** (share / (1 - share))
+        axes.set_xlim(smallest / 1.8, greatest * max(factor, 1.8))
         axes.margins(y=0.12)
         decades = math.log10(greatest / smallest) + 0.5
         steps = (1.0,) if decades > 3 else (1.0, 3.0) if decades > 1 else (1, 2, 3, 5)

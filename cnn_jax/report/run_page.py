@@ -30,7 +30,7 @@ from cnn_jax.training.step.evaluation import NUM_BINS
 PAGE = "report.html"
 """The page's name in the run directory."""
 
-Record = Mapping[str, Any]
+Entry = Mapping[str, Any]
 """A line of `metrics.jsonl`, or an epoch of the history; None where not finite."""
 
 SPLITS = {"train": "Training", "validation": "Validation", "test": "Test"}
@@ -56,7 +56,7 @@ SPLIT_COLUMNS = (
         "%",
         ".1f",
         100,
-        note="How far confidence and accuracy lie apart, as a mean over the examples "
+        note="The gap between confidence and accuracy, as a mean over the examples "
         f"in {NUM_BINS} bins of confidence (Guo et al. 2017).",
     ),
     Column("num_examples", "Examples", "", ",d"),
@@ -95,7 +95,7 @@ class FinishedRun:
 
     about: Mapping[str, Any]
     result: Mapping[str, Any]
-    steps: Sequence[Record]
+    steps: Sequence[Entry]
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -115,12 +115,12 @@ class FinishedRun:
         return list(self.about.get("own_parts", {}).get("metrics", ()))
 
     @property
-    def history(self) -> Sequence[Record]:
+    def history(self) -> Sequence[Entry]:
         """The epochs."""
         return self.result["history"]
 
     @property
-    def best(self) -> Record:
+    def best(self) -> Entry:
         """The epoch that the result is of."""
         epochs = (each for each in self.history if each.get("epoch") == self.best_epoch)
         return next(epochs, {})
@@ -185,7 +185,7 @@ def _read(path: pathlib.Path, parse: Callable[[bytes], Any]) -> Any:
         raise ValueError(f"{path}: expected JSON, but {error}") from error
 
 
-def _parse_lines(content: bytes) -> list[Record]:
+def _parse_lines(content: bytes) -> list[Entry]:
     return [json.loads(line) for line in content.splitlines()]
 
 
@@ -365,12 +365,12 @@ def _step_chart(
 
 
 def _points(
-    records: Sequence[Record], place: str, field: str
+    entries: Sequence[Entry], place: str, field: str
 ) -> list[tuple[float, float]]:
     """Returns where a field has a finite number, and that number."""
     return [
         (each[place], each[field])
-        for each in records
+        for each in entries
         if each.get(place) is not None and each.get(field) is not None
     ]
 

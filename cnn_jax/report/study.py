@@ -115,7 +115,7 @@ def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
 
 
 def public(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns fields without the paths that say where things lie on this machine."""
+    """Returns fields without the paths on this machine."""
     return {k: v for k, v in fields.items() if k not in ("run_dir", "data_dir")}
 
 
@@ -135,7 +135,7 @@ def interval_note(num_seeds: int) -> str:
 def recipe(config: Any, *left_out: str) -> str:
     """Returns the set fields of a configuration in one line, without some.
 
-    Nor with those that say where files lie.
+    Nor with those that hold paths.
     """
     fields = public(dataclasses.asdict(config))
     return "; ".join(

@@ -143,16 +143,16 @@ class Table:
 def table_of(
     title: str,
     columns: Sequence[Column],
-    records: Sequence[Mapping[str, Any]],
+    entries: Sequence[Mapping[str, Any]],
     **other: Any,
 ) -> Table:
-    """Returns a table of those columns that any record has a value for."""
+    """Returns a table of those columns that any entry has a value for."""
     kept = [
         column
         for column in columns
-        if any(record.get(column.key) is not None for record in records)
+        if any(entry.get(column.key) is not None for entry in entries)
     ]
-    rows = [{c.key: record.get(c.key) for c in kept} for record in records]
+    rows = [{c.key: entry.get(c.key) for c in kept} for entry in entries]
     return Table(title, kept, rows, **other)
 
 

@@ -1,4 +1,4 @@
-"""Meshes of devices, and where arrays lie on them.
+"""Meshes of devices, and the shardings of arrays on them.
 
 Training is global-view SPMD: one program on all devices, the batch split over the mesh
 and the state copied or split by rules; XLA inserts what has to be exchanged. A mesh has

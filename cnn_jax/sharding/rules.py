@@ -39,7 +39,7 @@ def state_shardings(
     rules: Sequence[Rule] = (),
     large_leaf: int = LARGE_LEAF,
 ) -> Any:
-    """Returns where every leaf of a state lies.
+    """Returns the sharding of every leaf of a state.
 
     Args:
       state: Any tree of arrays or of `jax.ShapeDtypeStruct`, such as a `TrainState`
@@ -96,7 +96,7 @@ def parse_partition(text: str) -> tuple[str | None, ...]:
 
 
 def bytes_per_device(state: Any, shardings: Any) -> int:
-    """Returns how many bytes of a state lie on one device.
+    """Returns the bytes of a state on one device.
 
     Args:
       state: A tree of arrays or of `jax.ShapeDtypeStruct`.

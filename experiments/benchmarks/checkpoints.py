@@ -40,7 +40,7 @@ COLUMNS = (
 
 
 def measure(name: str, image_size: int, saves: int) -> dict[str, Any]:
-    """Returns a record: medians in seconds over the saves behind the first."""
+    """Returns a result: medians in seconds over the saves behind the first."""
     state = TrainState.create(
         cnn_jax.create_model(name),
         optax.sgd(0.1, momentum=0.9, nesterov=True),
@@ -84,16 +84,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", nargs="+", default=["resnet20"])
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--saves", type=int, default=20)
-    parser.add_argument("--json", type=pathlib.Path, help="where to write the records")
+    parser.add_argument("--json", type=pathlib.Path, help="where to write the results")
     parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args(arguments)
-    records, steps = [], Steps(len(options.model))
+    results, steps = [], Steps(len(options.model))
     for name in options.model:
         steps.begin(f"{name}, {options.saves} saves")
-        records.append(measure(name, options.image_size, options.saves))
+        results.append(measure(name, options.image_size, options.saves))
     if options.json:
-        write_report(options.json, records)
-    table = table_of("Saving a checkpoint", COLUMNS, records)
+        write_report(options.json, results)
+    table = table_of("Saving a checkpoint", COLUMNS, results)
     print_tables([table], as_markdown=options.markdown)
 
 

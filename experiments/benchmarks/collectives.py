@@ -8,7 +8,7 @@ for a slice of a TPU pod that need not be there (this needs `pip install jax[tpu
 collectives are counted in the compiled program; where the compiler has merged several
 arrays into one exchange it counts as one.
 
-The nine plans compile in 17 minutes on two CPU cores, three for a TPU in 74 (records
+The nine plans compile in 17 minutes on two CPU cores, three for a TPU in 74 (results
 `experiments/results/collectives_cpu.json` and `collectives_tpu_v5e.json`); a line for
 each says about how long the rest will take.
 
@@ -65,7 +65,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--dtype", default="bfloat16", help="of activations; parameters are float32")
     add("--plans", default="", metavar="REGEX", help="compile matching plans only")
     add("--at-most", type=int, help="exit with 1 if a plan has more all-reduces")
-    add("--json", type=pathlib.Path, help="write the records to this file")
+    add("--json", type=pathlib.Path, help="write the results to this file")
     add("--markdown", action="store_true", help="print the table for a README")
     return parser.parse_args(arguments)
 
@@ -100,7 +100,7 @@ def count_collectives(text: str) -> dict[str, int]:
 
 
 def examine(plan: tuple, devices: Sequence[Any], options: argparse.Namespace) -> dict:
-    """Compiles the step by one plan and returns its record."""
+    """Compiles the step by one plan and returns its result."""
     from compiled_steps import StepSettings, trace_step
 
     name, strategy, axis, size, scope = plan
@@ -126,17 +126,17 @@ def examine(plan: tuple, devices: Sequence[Any], options: argparse.Namespace) ->
     }
 
 
-def table(records: Sequence[dict[str, Any]], title: str) -> Any:
+def table(results: Sequence[dict[str, Any]], title: str) -> Any:
 
     from cnn_jax.report.table import Column, table_of
 
     mebibytes = [
         {
-            **record,
-            "kept": record["kept_bytes"] / 2**20,
-            "temporary": (record["temporary_bytes"] or 0) / 2**20,
+            **result,
+            "kept": result["kept_bytes"] / 2**20,
+            "temporary": (result["temporary_bytes"] or 0) / 2**20,
         }
-        for record in records
+        for result in results
     ]
     columns = (
         Column("name", "strategy"),
@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from output import Steps, print_tables, write_report
 
     devices = find_devices(options)
-    records = []
+    results = []
     # pmap runs on devices that are there.
     plans = [
         plan
@@ -174,15 +174,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     steps = Steps(len(plans))
     for plan in plans:
         steps.begin(f"{plan[0]}, batch norm {plan[4]}")
-        records.append(examine(plan, devices, options))
+        results.append(examine(plan, devices, options))
         if options.json:  # After each: a plan takes minutes.
-            write_report(options.json, records, **facts)
+            write_report(options.json, results, **facts)
     title = (
         f"{options.model} on {where}: collectives of a training step, "
         f"{options.batch} images a device"
     )
-    print_tables([table(records, title)], as_markdown=options.markdown)
-    most = max(record["all_reduces"] for record in records)
+    print_tables([table(results, title)], as_markdown=options.markdown)
+    most = max(result["all_reduces"] for result in results)
     return int(options.at_most is not None and most > options.at_most)
 
 

@@ -3,7 +3,7 @@
     python experiments/benchmarks/epoch.py --json epoch.json
 
 `cnn_jax.fit` trains a network for some epochs on noise of CIFAR-10's
-size that lies on the device, with crops and flips and its usual logging. After each
+size that is on the device, with crops and flips and its usual logging. After each
 epoch, in the same process, as many steps of the same compiled program are called one
 after the other and waited for once. An epoch's wall time runs from where the previous
 one left off to the fetching of its last metrics, evaluation left out, by a clock
@@ -67,11 +67,11 @@ class Laps:
         self.epochs: list[float] = []
         self.bare: list[float] = []
 
-    def __call__(self, record: dict[str, Any], state: Any) -> None:
-        """Takes one of the loop's records; the last step's ends an epoch."""
-        if record["event"] == "step" and record["step"] % self._num_steps == 0:
+    def __call__(self, entry: dict[str, Any], state: Any) -> None:
+        """Takes one of the loop's entries; the last step's ends an epoch."""
+        if entry["event"] == "step" and entry["step"] % self._num_steps == 0:
             self._ended = self._clock()
-        if record["event"] != "epoch":
+        if entry["event"] != "epoch":
             return
         if self._started is not None:
             self.epochs.append(self._ended - self._started)
@@ -103,7 +103,7 @@ def noise(split: str, count: int, shape: tuple[int, int, int]) -> data.Dataset:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Trains for one epoch more than are counted, and returns the record."""
+    """Trains for one epoch more than are counted, and returns the result."""
     shape = cnn_jax.model_info(options.model).input_shape
     count = options.steps * options.batch
     splits = {
@@ -173,8 +173,8 @@ COLUMNS = (
 )
 
 
-def epoch_table(record: dict[str, Any]) -> Table:
-    return table_of("An epoch of the loop and its bare steps", COLUMNS, [record])
+def epoch_table(result: dict[str, Any]) -> Table:
+    return table_of("An epoch of the loop and its bare steps", COLUMNS, [result])
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -189,7 +189,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--batch", type=int, default=128, help="images a step")
     add("--rounds", type=int, default=7, help="epochs that count")
     add("--at-most", type=float, help="exit with 1 if the ratio is more")
-    add("--json", type=pathlib.Path, help="write the record to this file")
+    add("--json", type=pathlib.Path, help="write the result to this file")
     add("--markdown", action="store_true", help="print the table for a README")
     options = parser.parse_args(arguments)
     for name in ("steps", "batch", "rounds"):
@@ -205,14 +205,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
-        record = measure(options)
+        result = measure(options)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    print_tables([epoch_table(record)], as_markdown=options.markdown)
+    print_tables([epoch_table(result)], as_markdown=options.markdown)
     if options.json:
-        write_report(options.json, [record])
-    exceeds = options.at_most is not None and record["ratio"] > options.at_most
+        write_report(options.json, [result])
+    exceeds = options.at_most is not None and result["ratio"] > options.at_most
     return int(exceeds)
 
 

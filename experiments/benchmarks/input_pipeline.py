@@ -465,7 +465,7 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
 
 def page(report: Mapping[str, Any]) -> str:
     """Returns the HTML report."""
-    rates = {record["pipeline"]: record["per_core"] for record in report["streams"]}
+    rates = {result["pipeline"]: result["per_core"] for result in report["streams"]}
     stream, resident = rates["stream, JPEG folder"], report["resident"]
     summary = (
         "Per core, the stream over a JPEG folder does "
@@ -509,7 +509,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--batch-size", type=int, default=128, help="images of a batch")
     add("--repeats", type=int, default=7, help="rounds")
     add("--max-seconds", type=float, default=40, help="a part's rounds end after this")
-    add("--json", type=pathlib.Path, help="write the records to this file")
+    add("--json", type=pathlib.Path, help="write the results to this file")
     add("--report", type=pathlib.Path, help="write an HTML page to this file")
     add("--markdown", action="store_true", help="print tables for a README")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""The tables of the kernel benchmark, made of its records."""
+"""The tables of the kernel benchmark, made of its results."""
 
 from __future__ import annotations
 
@@ -59,29 +59,29 @@ GROUP_COLUMNS = (
 )
 
 
-def layer_table(records: Sequence[dict]) -> Table:
+def layer_table(results: Sequence[dict]) -> Table:
     """Returns the table with one row for each layer and pass."""
-    is_measured = any("ours_seconds" in record for record in records)
+    is_measured = any("ours_seconds" in result for result in results)
     columns = MEASURED_COLUMNS if is_measured else ESTIMATED_COLUMNS
-    return table_of("Layer by layer", columns, records)
+    return table_of("Layer by layer", columns, results)
 
 
-def grouped(records: Sequence[dict]) -> dict[tuple[str, str], list[dict]]:
-    """Returns (group, pass) -> its records; POOLED_GROUPS together, too."""
+def grouped(results: Sequence[dict]) -> dict[tuple[str, str], list[dict]]:
+    """Returns (group, pass) -> its results; POOLED_GROUPS together, too."""
     groups: dict[tuple[str, str], list[dict]] = {}
-    records = [record for record in records if record["ratio"] is not None]
-    for record in records:
-        groups.setdefault((record["group"], record["pass"]), []).append(record)
-    together = [record for record in records if record["group"] in POOLED_GROUPS]
+    results = [result for result in results if result["ratio"] is not None]
+    for result in results:
+        groups.setdefault((result["group"], result["pass"]), []).append(result)
+    together = [result for result in results if result["group"] in POOLED_GROUPS]
     if together:
         groups[" and ".join(POOLED_GROUPS), "all three"] = together
     return groups
 
 
-def group_table(records: Sequence[dict]) -> Table:
+def group_table(results: Sequence[dict]) -> Table:
     """Returns the table of geometric means over each group and pass."""
     rows = []
-    for (group, name), members in grouped(records).items():
+    for (group, name), members in grouped(results).items():
         ratios = [member["ratio"] for member in members]
         beside_torch = [
             member["torch_seconds"] / member["ours_seconds"]
@@ -133,5 +133,5 @@ def comparison_table(reports: Sequence[dict]) -> Table:
     )
 
 
-def _num_layers(records: Sequence[dict]) -> int:
-    return len({record["layer"] for record in records})
+def _num_layers(results: Sequence[dict]) -> int:
+    return len({result["layer"] for result in results})

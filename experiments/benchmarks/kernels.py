@@ -4,7 +4,7 @@
     python experiments/benchmarks/kernels.py --cases depthwise  # rows that match
     python experiments/benchmarks/kernels.py --platform tpu --topology v5e:2x2
 
-The opponent is the kernel's twin in `kernels.autodiff` under `jax.vjp`, and PyTorch
+The baseline is the kernel's twin in `kernels.autodiff` under `jax.vjp`, and PyTorch
 where it can be imported. Rounds are interleaved and medians compared. With
 `--platform tpu` nothing runs: both are compiled for a TPU that need not be there
 (libtpu must be installed) and the compiler's own estimates are compared. A line for
@@ -118,7 +118,7 @@ class Settings:
 
 
 def measure(layer: Layer, settings: Settings) -> Iterator[dict[str, Any]]:
-    """Yields one record for each pass of a layer, measured on the default device."""
+    """Yields one result for each pass of a layer, measured on the default device."""
     arguments, dy = draw(layer, settings.dtype)
     peers = {}
     if settings.has_torch:
@@ -136,39 +136,39 @@ def measure(layer: Layer, settings: Settings) -> Iterator[dict[str, Any]]:
             label: functools.partial(compiled[label], *programs[label].arguments)
             for label in programs
         }
-        results = {label: call() for label, call in calls.items()}
-        record = describe(layer, name) | {
+        outputs = {label: call() for label, call in calls.items()}
+        result = describe(layer, name) | {
             "error": max(
                 map(
                     relative_error,
-                    jax.tree.leaves(results["ours"]),
-                    jax.tree.leaves(results["autodiff"]),
+                    jax.tree.leaves(outputs["ours"]),
+                    jax.tree.leaves(outputs["autodiff"]),
                 )
             )
         }
-        del results
+        del outputs
         if name in peers:
             calls["torch"] = peers[name]
         timings = _time(calls, settings)
         for label, timing in timings.items():
-            record[f"{label}_seconds"] = timing.median
-            record[f"{label}_quartiles"] = timing.quartiles
-            record["rounds"] = len(timing.seconds)
+            result[f"{label}_seconds"] = timing.median
+            result[f"{label}_quartiles"] = timing.quartiles
+            result["rounds"] = len(timing.seconds)
         for label, program in compiled.items():
-            record[f"{label}_temporaries"] = _temporaries(program)
+            result[f"{label}_temporaries"] = _temporaries(program)
             if name != FORWARD:
                 fn = functools.partial(fns[label], **layer.case.options)
-                record[f"{label}_residuals"] = residual_bytes(fn, *arguments.values())
-        record["same_program"] = _canonical(compiled["ours"]) == _canonical(
+                result[f"{label}_residuals"] = residual_bytes(fn, *arguments.values())
+        result["same_program"] = _canonical(compiled["ours"]) == _canonical(
             compiled["autodiff"]
         )
         # Two copies of one program differ by noise alone.
-        record["ratio"] = (
+        result["ratio"] = (
             1.0
-            if record["same_program"]
-            else record["autodiff_seconds"] / record["ours_seconds"]
+            if result["same_program"]
+            else result["autodiff_seconds"] / result["ours_seconds"]
         )
-        yield record
+        yield result
 
 
 DOUBTFUL = 0.95
@@ -187,7 +187,7 @@ def _time(calls: Mapping[str, Callable], settings: Settings) -> dict[str, Timing
 
 
 def estimate(layer: Layer, dtype, device) -> Iterator[dict[str, Any]]:
-    """Yields one record for each pass of a layer, compiled for a TPU's `device`."""
+    """Yields one result for each pass of a layer, compiled for a TPU's `device`."""
     sharding = jax.sharding.SingleDeviceSharding(device)
 
     def abstract(tree):
@@ -201,21 +201,21 @@ def estimate(layer: Layer, dtype, device) -> Iterator[dict[str, Any]]:
     with K.target_platform("tpu"):
         arguments, dy = abstract(draw(layer, dtype))
         for name in layer.passes:
-            record = describe(layer, name)
+            result = describe(layer, name)
             for label, fn in implementations(layer).items():
                 program = pass_program(layer, fn, name, arguments, dy)
                 program = dataclasses.replace(
                     program, arguments=abstract(program.arguments)
                 )
                 compiled = program.compile()
-                record[f"{label}_cycles"] = estimated_cycles(compiled.as_text())
-                record[f"{label}_bytes"] = compiled.cost_analysis()["bytes accessed"]
-                record[f"{label}_temporaries"] = _temporaries(compiled)
-            known = record["ours_cycles"] and record["autodiff_cycles"]
-            record["ratio"] = (
-                record["autodiff_cycles"] / record["ours_cycles"] if known else None
+                result[f"{label}_cycles"] = estimated_cycles(compiled.as_text())
+                result[f"{label}_bytes"] = compiled.cost_analysis()["bytes accessed"]
+                result[f"{label}_temporaries"] = _temporaries(compiled)
+            known = result["ours_cycles"] and result["autodiff_cycles"]
+            result["ratio"] = (
+                result["autodiff_cycles"] / result["ours_cycles"] if known else None
             )
-            yield record
+            yield result
 
 
 def estimated_cycles(hlo: str) -> int | None:
@@ -282,7 +282,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="with --platform tpu: exit with 1 if a pass needs more than this times "
         "autodiff's cycles or temporaries",
     )
-    add("--json", type=pathlib.Path, help="write every record to this file")
+    add("--json", type=pathlib.Path, help="write every result to this file")
     add("--markdown", action="store_true", help="print the tables for a README")
     add(
         "--show",
@@ -344,22 +344,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     facts = {"dtype": dtype.name}
     if on_tpu:
         facts["platform"] = f"compiled for {options.topology}"
-    records = []
+    results = []
     steps = Steps(len(layers))
     for layer in layers:
         steps.begin(str(layer))
-        for record in run(layer):
-            records.append(record)
-            ratio = "?" if record["ratio"] is None else f"{record['ratio']:.2f}"
-            print(f"    {record['pass']}: {ratio}", file=sys.stderr, flush=True)
+        for result in run(layer):
+            results.append(result)
+            ratio = "?" if result["ratio"] is None else f"{result['ratio']:.2f}"
+            print(f"    {result['pass']}: {ratio}", file=sys.stderr, flush=True)
         if options.json:  # after each layer, so that a broken run keeps the others
-            write_report(options.json, records, **facts)
+            write_report(options.json, results, **facts)
     print_tables(
-        [layer_table(records), group_table(records)], as_markdown=options.markdown
+        [layer_table(results), group_table(results)], as_markdown=options.markdown
     )
     if options.at_most is None:
         return 0
-    excesses = list(find_excesses(records, options.at_most))
+    excesses = list(find_excesses(results, options.at_most))
     print("\n".join(excesses) or f"no pass needs more than {options.at_most} times")
     return 1 if excesses else 0
 
@@ -373,22 +373,22 @@ ACCEPTED = {
 """(kernel, pass) -> why it may need more than autodiff."""
 
 
-def find_excesses(records: Sequence[dict], most: float) -> Iterator[str]:
+def find_excesses(results: Sequence[dict], most: float) -> Iterator[str]:
     """Yields where a pass needs more than `most` times what autodiff needs.
 
     Of max-pooling, the backward pass counts alone as well. Other kernels pay there for
     what they did not save, and are judged by both passes in one program.
     """
-    for record in records:
-        if record["pass"] == BACKWARD and record["group"] != MAX_POOL:
+    for result in results:
+        if result["pass"] == BACKWARD and result["group"] != MAX_POOL:
             continue
-        if (record["kernel"], record["pass"]) in ACCEPTED:
+        if (result["kernel"], result["pass"]) in ACCEPTED:
             continue
         for what in ("cycles", "temporaries"):
-            ours, autodiff = (record[f"{who}_{what}"] for who in ("ours", "autodiff"))
+            ours, autodiff = (result[f"{who}_{what}"] for who in ("ours", "autodiff"))
             if None not in (ours, autodiff) and ours > most * autodiff:
                 yield (
-                    f"{record['layer']}, {record['pass']}: {ours:,} {what}, autodiff "
+                    f"{result['layer']}, {result['pass']}: {ours:,} {what}, autodiff "
                     f"{autodiff:,}"
                 )
 

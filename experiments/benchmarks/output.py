@@ -54,15 +54,15 @@ def print_tables(tables: Sequence[Table], *, as_markdown: bool) -> None:
 
 
 def write_report(
-    path: pathlib.Path, records: Sequence[Mapping[str, Any]], **facts: Any
+    path: pathlib.Path, results: Sequence[Mapping[str, Any]], **facts: Any
 ) -> None:
-    """Writes records with the command, the versions and the hardware beside them."""
+    """Writes results with the command, the versions and the hardware beside them."""
     report = {
         "command": command_line(),
         "environment": dataclasses.asdict(describe_environment()),
         "platform": jax.default_backend(),
         **facts,
-        "records": records,
+        "records": results,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(json_value(report), indent=1) + "\n")

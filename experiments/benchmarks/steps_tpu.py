@@ -95,7 +95,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="what --at-most looks at",
     )
     add("--platform", choices=("tpu",), default="tpu", help="there is no other")
-    add("--json", type=pathlib.Path, help="write the records to this file")
+    add("--json", type=pathlib.Path, help="write the results to this file")
     add("--markdown", action="store_true", help="print the table for a README")
     return parser.parse_args(arguments)
 
@@ -132,7 +132,7 @@ def compare(
         scope=SCOPES[strategy],
         fields=dict(options.fields),
     )
-    record = {
+    result = {
         "model": model,
         "strategy": strategy,
         "scope": settings.scope,
@@ -148,19 +148,19 @@ def compare(
         step = steps[side].result()
         described = describe(step.program)
         described["compile_seconds"] = step.compile_seconds
-        record |= {f"{side}_{name}": value for name, value in described.items()}
+        result |= {f"{side}_{name}": value for name, value in described.items()}
         say(
             f"    {side}: {described['cycles'] / 1e6:,.2f} M cycles, "
             f"{described['all_reduces']} all-reduces ({step.compile_seconds:.0f} s)"
         )
     for quantity in QUANTITIES:
-        ours, stock = (record[f"{side}_{quantity}"] for side in SIDES)
-        record[f"{quantity}_ratio"] = ours / stock
-    return record
+        ours, stock = (result[f"{side}_{quantity}"] for side in SIDES)
+        result[f"{quantity}_ratio"] = ours / stock
+    return result
 
 
 def find_excesses(
-    records: Sequence[dict[str, Any]], most: float, quantities: Sequence[str]
+    results: Sequence[dict[str, Any]], most: float, quantities: Sequence[str]
 ) -> Iterator[str]:
     """Yields where our step needs more than `most` times what stock's needs.
 
@@ -169,17 +169,17 @@ def find_excesses(
     """
     limits = dict.fromkeys(quantities, most)
     limits |= {"all_reduces": 1.0, "without_estimate": 1.0}
-    for record in records:
+    for result in results:
         for quantity, limit in limits.items():
-            ours, stock = (record[f"{side}_{quantity}"] for side in SIDES)
+            ours, stock = (result[f"{side}_{quantity}"] for side in SIDES)
             if ours > limit * stock:
                 yield (
-                    f"{record['model']}, {record['strategy']}: {ours:,} "
+                    f"{result['model']}, {result['strategy']}: {ours:,} "
                     f"{quantity.replace('_', ' ')}, stock {stock:,}"
                 )
 
 
-def table(records: Sequence[dict[str, Any]], title: str) -> Any:
+def table(results: Sequence[dict[str, Any]], title: str) -> Any:
     from cnn_jax.report.table import Column, table_of
 
     shown = (
@@ -200,7 +200,7 @@ def table(records: Sequence[dict[str, Any]], title: str) -> Any:
     columns += [
         Column(f"{side}_all_reduces", f"all-reduces, {side}", "", "d") for side in SIDES
     ]
-    return table_of(title, tuple(columns), records)
+    return table_of(title, tuple(columns), results)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -216,24 +216,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     facts["fields"] = dict(options.fields)
     facts["libtpu"] = compiler_version()
     facts["platform"] = f"compiled for {options.topology}"
-    records: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     started = time.monotonic()
     for number, (model, strategy) in enumerate(plans, start=1):
         elapsed = time.monotonic() - started
         left = elapsed / max(number - 1, 1) * (len(plans) - number + 1)
         eta = f", about {math.ceil(left / 60)} min left" if number > 1 else ""
         say(f"[{number}/{len(plans)}] {model}, {strategy}{eta}")
-        records.append(compare(model, strategy, options, devices))
+        results.append(compare(model, strategy, options, devices))
         if options.json:  # after each: a broken run keeps the others
-            write_report(options.json, records, **facts)
+            write_report(options.json, results, **facts)
     title = (
         f"Training steps compiled for {options.topology}, {options.batch} images a "
         f"chip, {options.dtype}"
     )
-    print_tables([table(records, title)], as_markdown=options.markdown)
+    print_tables([table(results, title)], as_markdown=options.markdown)
     if options.at_most is None:
         return 0
-    excesses = list(find_excesses(records, options.at_most, options.quantities))
+    excesses = list(find_excesses(results, options.at_most, options.quantities))
     print("\n".join(excesses) or f"no step needs more than {options.at_most} times")
     return 1 if excesses else 0
 

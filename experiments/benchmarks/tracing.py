@@ -55,9 +55,9 @@ def trace_seconds(name: str) -> float:
     return time.perf_counter() - start
 
 
-def table(records: Sequence[dict[str, Any]]) -> Table:
+def table(results: Sequence[dict[str, Any]]) -> Table:
     columns = (Column("model", "model"), Column("seconds", "eval_shape", "s", ".2f"))
-    return table_of("Tracing the models", columns, records)
+    return table_of("Tracing the models", columns, results)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--repeats", type=int, default=5, help="imports")
     add("--at-most-import", type=float, help="fail if the median is more, in seconds")
     add("--at-most-all", type=float, help="fail if all models together take more")
-    add("--json", type=pathlib.Path, help="write the records to this file")
+    add("--json", type=pathlib.Path, help="write the results to this file")
     add("--markdown", action="store_true", help="print the table for a README")
     options = parser.parse_args(arguments)
     names = cnn_jax.list_models(options.pattern)
@@ -78,18 +78,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"got the pattern {options.pattern!r}, which fits no model")
 
     imports = import_seconds(options.repeats)
-    records = []
+    results = []
     steps = Steps(len(names))
     for name in names:
         steps.begin(name)
-        records.append({"model": name, "seconds": trace_seconds(name)})
-    total = sum(record["seconds"] for record in records)
-    print_tables([table(records)], as_markdown=options.markdown)
+        results.append({"model": name, "seconds": trace_seconds(name)})
+    total = sum(result["seconds"] for result in results)
+    print_tables([table(results)], as_markdown=options.markdown)
     median = statistics.median(imports)
     print(f"import cnn_jax.models: {median:.2f} s, median of {options.repeats}")
     print(f"eval_shape of {len(names)} models: {total:.1f} s")
     if options.json:
-        write_report(options.json, records, import_seconds=imports, total_seconds=total)
+        write_report(options.json, results, import_seconds=imports, total_seconds=total)
     limits = ((median, options.at_most_import), (total, options.at_most_all))
     return int(any(limit is not None and value > limit for value, limit in limits))
 

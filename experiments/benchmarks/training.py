@@ -4,7 +4,7 @@
     python experiments/benchmarks/training.py --suite gpu --part 1 --json part1.json
 
 A step is the one that the training loop takes (`cnn_jax.training.train_step`, SGD with
-momentum, jitted, its state donated) on one batch that lies on the device. Beside it,
+momentum, jitted, its state donated) on one batch that is on the device. Beside it,
 interleaved in one process: the same networks on stock `flax.linen` layers under JAX's
 autodiff (see `stock_flax.py`), and, where torch can be imported, PyTorch with
 channels-last tensors, autocast and, as `torch_compile`, `torch.compile`. In float16 the
@@ -69,7 +69,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--repeats", type=int, help="rounds of a group, at most")
     add("--max-seconds", type=float, help="no new round of a group after this time")
     add("--budget-seconds", type=float, help="no new group after this time")
-    add("--json", type=pathlib.Path, help="write the records to this file")
+    add("--json", type=pathlib.Path, help="write the results to this file")
     add("--csv", type=pathlib.Path, help="write timm's columns to this file")
     add("--markdown", action="store_true", help="print the table for a README")
     add("--list", action="store_true", help="list the suite's parts and stop")
@@ -81,7 +81,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Ends the program for arguments that cannot be meant; fills in the suite's."""
+    """Ends the program for invalid arguments; fills in the suite's."""
     suite = SUITES[options.suite]
     numbers = range(1, len(suite.parts) + 1)
     choices = {
@@ -150,7 +150,7 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
         "float32_products": "TensorFloat-32 where the device has it",
         "torch": torch_version(),
     }
-    records: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     started = time.monotonic()
     steps = Steps(len(chosen))
     for _, group, frameworks in chosen:
@@ -168,22 +168,22 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
                 max_seconds=options.max_seconds,
                 say=lambda text: say(f"    {text}"),
             )
-        for record in found:
-            say(f"    {record['framework']}: {outcome(record)}")
-        records += found
+        for result in found:
+            say(f"    {result['framework']}: {outcome(result)}")
+        results += found
         if options.json:
-            write_report(options.json, records, **facts)
+            write_report(options.json, results, **facts)
         if options.csv:
-            write_csv(options.csv, records)
-    return records
+            write_csv(options.csv, results)
+    return results
 
 
-def outcome(record: dict[str, Any]) -> str:
-    if "error" in record:
-        return record["error"]
+def outcome(result: dict[str, Any]) -> str:
+    if "error" in result:
+        return result["error"]
     return (
-        f"{1e3 * record['step_seconds']:.1f} ms, "
-        f"{record['images_per_second']:.1f} images/s"
+        f"{1e3 * result['step_seconds']:.1f} ms, "
+        f"{result['images_per_second']:.1f} images/s"
     )
 
 
@@ -198,9 +198,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.suite == "gpu" and jax.default_backend() == "cpu":
         say("--suite gpu: JAX finds only a CPU here; expected an accelerator.")
         return 2
-    records = run(options)
-    print_tables([training_table(records)], as_markdown=options.markdown)
-    return int(all("error" in record for record in records))
+    results = run(options)
+    print_tables([training_table(results)], as_markdown=options.markdown)
+    return int(all("error" in result for result in results))
 
 
 if __name__ == "__main__":

@@ -115,19 +115,19 @@ class Runner:
     """A framework's trainer that fails at most once, and then says why.
 
     Attributes:
-      record: What is known so far; `error` if it failed.
+      result: What is known so far; `error` if it failed.
       steps: The steps of a round.
     """
 
     def __init__(self, framework: str, group: Group):
         self.framework = framework
-        self.record = {"framework": framework, **dataclasses.asdict(group)}
+        self.result = {"framework": framework, **dataclasses.asdict(group)}
         self.steps = 1
         self._trainer: Any = None
 
     @property
     def failed(self) -> bool:
-        return "error" in self.record
+        return "error" in self.result
 
     def prepare(self, make: Callable[[], Any], max_seconds: float) -> None:
         """Makes the trainer, takes the first steps, and decides how many to a round.
@@ -151,7 +151,7 @@ class Runner:
             self.steps = min(
                 max(1, math.ceil(ROUND_SECONDS / seconds)), MOST_STEPS_PER_ROUND
             )
-            self.record |= {
+            self.result |= {
                 "first_loss": loss,
                 "compile_seconds": getattr(self._trainer, "compile_seconds", None),
                 "temporary_bytes": self._trainer.temporary_bytes,
@@ -174,7 +174,7 @@ class Runner:
         return named
 
     def finish(self, timings: Mapping[str, Timing]) -> None:
-        """Records the rounds' seconds, if they stand the check, and frees memory.
+        """Keeps the rounds' seconds, if they stand the check, and frees memory.
 
         Args:
           timings: Of each of `functions`.
@@ -184,17 +184,17 @@ class Runner:
             return
         timing = timings[self.framework]
         step_seconds = timing.median / self.steps
-        self.record |= {
+        self.result |= {
             "step_seconds": step_seconds,
             "step_quartiles": [quartile / self.steps for quartile in timing.quartiles],
             "rounds": len(timing.seconds),
             "steps_per_round": self.steps,
-            "images_per_second": self.record["batch_size"] / step_seconds,
+            "images_per_second": self.result["batch_size"] / step_seconds,
         }
         if self._waited in timings:
-            waited = self.record["waited_step_seconds"] = timings[self._waited].median
+            waited = self.result["waited_step_seconds"] = timings[self._waited].median
             if waited > MOST_WAITING * step_seconds:
-                self.record["error"] = (
+                self.result["error"] = (
                     f"Self-check: a step takes {step_seconds:.2e} s in rounds of "
                     f"{self.steps}, but {waited:.2e} s when it is waited for."
                 )
@@ -220,7 +220,7 @@ class Runner:
         # Whatever a compiler or an allocator raises, the others can still be measured.
         except Exception as error:
             lines = str(error).strip().splitlines() or [""]
-            self.record["error"] = f"{type(error).__name__}: {lines[0][:300]}"
+            self.result["error"] = f"{type(error).__name__}: {lines[0][:300]}"
             self._trainer = None
 
 
@@ -242,7 +242,7 @@ def measure(
       say: Called with a line for each framework that is ready, or is not.
 
     Returns:
-      One record for each framework, with `error` where it failed.
+      One result for each framework, with `error` where it failed.
     """
     runners = [Runner(framework, group) for framework in frameworks]
     drawn: list[Any] = []
@@ -251,9 +251,9 @@ def measure(
             functools.partial(_make_on_batch, runner.framework, group, drawn),
             max_seconds,
         )
-        seconds = runner.record.get("compile_seconds")
+        seconds = runner.result.get("compile_seconds")
         ready = "ready" if seconds is None else f"compiled in {seconds:.1f} s"
-        say(f"{runner.framework}: {runner.record.get('error', ready)}")
+        say(f"{runner.framework}: {runner.result.get('error', ready)}")
     functions = {
         name: function
         for runner in runners
@@ -268,9 +268,9 @@ def measure(
         runner.finish(timings)
     del drawn
     free_memory()
-    records = [runner.record for runner in runners]
-    compare(records)
-    return records
+    results = [runner.result for runner in runners]
+    compare(results)
+    return results
 
 
 def _make_on_batch(framework: str, group: Group, drawn: list[Any]) -> Any:
@@ -280,20 +280,20 @@ def _make_on_batch(framework: str, group: Group, drawn: list[Any]) -> Any:
     return make_trainer(framework, group, *drawn[0])
 
 
-def compare(records: Sequence[dict[str, Any]]) -> None:
-    """Adds how many times as fast as stock Flax each of a group's records is."""
+def compare(results: Sequence[dict[str, Any]]) -> None:
+    """Adds how many times as fast as stock Flax each of a group's results is."""
     seconds = {
-        record["framework"]: record["step_seconds"]
-        for record in records
-        if "error" not in record
+        result["framework"]: result["step_seconds"]
+        for result in results
+        if "error" not in result
     }
-    for record in records:
-        if "stock" in seconds and record["framework"] in seconds:
-            record["speed_up"] = seconds["stock"] / seconds[record["framework"]]
+    for result in results:
+        if "stock" in seconds and result["framework"] in seconds:
+            result["speed_up"] = seconds["stock"] / seconds[result["framework"]]
 
 
 def free_memory() -> None:
-    """Frees what the dead trainers held, so that the next group finds room."""
+    """Frees what the dead trainers held, so that the next group finds memory."""
     gc.collect()
     if "torch_networks" in sys.modules:
         sys.modules["torch_networks"].free_memory()

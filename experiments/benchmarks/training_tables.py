@@ -1,4 +1,4 @@
-"""Records of training steps as a table, and as the CSV file of timm's benchmark."""
+"""Results of training steps as a table, and as the CSV file of timm's benchmark."""
 
 from __future__ import annotations
 
@@ -25,45 +25,45 @@ COLUMNS = (
 )
 
 
-def training_table(records: Sequence[dict[str, Any]]) -> Table:
+def training_table(results: Sequence[dict[str, Any]]) -> Table:
     rows = [
         dict(
-            record, **dict(zip(("low", "high"), record["step_quartiles"], strict=True))
+            result, **dict(zip(("low", "high"), result["step_quartiles"], strict=True))
         )
-        if "step_quartiles" in record
-        else record
-        for record in records
+        if "step_quartiles" in result
+        else result
+        for result in results
     ]
     return table_of("Training steps", COLUMNS, rows)
 
 
-def csv_row(record: dict[str, Any]) -> dict[str, Any]:
-    """Returns a record as timm's benchmark of training has it, and our own columns."""
-    if "error" in record:
+def csv_row(result: dict[str, Any]) -> dict[str, Any]:
+    """Returns a result as timm's benchmark of training has it, and our own columns."""
+    if "error" in result:
         measured = dict.fromkeys(("train_samples_per_sec", "train_step_time"))
     else:
         measured = {
-            "train_samples_per_sec": round(record["images_per_second"], 2),
-            "train_step_time": round(1e3 * record["step_seconds"], 3),
+            "train_samples_per_sec": round(result["images_per_second"], 2),
+            "train_step_time": round(1e3 * result["step_seconds"], 3),
         }
-    parameters = record.get("parameters")
+    parameters = result.get("parameters")
     return {
-        "model": record["model"],
+        "model": result["model"],
         **measured,
-        "train_batch_size": record["batch_size"],
-        "train_img_size": record["image_size"],
+        "train_batch_size": result["batch_size"],
+        "train_img_size": result["image_size"],
         "param_count": None if parameters is None else round(parameters / 1e6, 2),
-        "framework": record["framework"],
-        "precision": record["precision"],
+        "framework": result["framework"],
+        "precision": result["precision"],
         **{
-            name: record.get(name)
+            name: result.get(name)
             for name in ("compile_seconds", "temporary_bytes", "speed_up", "error")
         },
     }
 
 
-def write_csv(path: pathlib.Path, records: Sequence[dict[str, Any]]) -> None:
-    rows = [csv_row(record) for record in records]
+def write_csv(path: pathlib.Path, results: Sequence[dict[str, Any]]) -> None:
+    rows = [csv_row(result) for result in results]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=rows[0])

@@ -82,16 +82,17 @@ class PlainDense(layers.Dense):
 
 def test_dictionary_is_json_and_complete():
     summary = summarize(Small(), (8, 10, 4))
-    record = json.loads(json.dumps(summary.to_dict()))
-    assert record["model"] == "Small"
-    assert record["input_shape"] == [8, 10, 4]
-    assert record["flops"] == 2 * record["macs"] == summary.flops
-    assert record["activation_bytes"] == summary.activation_bytes
-    assert sum(layer["macs"] for layer in record["layers"]) == record["macs"]
+    content = json.loads(json.dumps(summary.to_dict()))
+    assert content["model"] == "Small"
+    assert content["input_shape"] == [8, 10, 4]
+    assert content["flops"] == 2 * content["macs"] == summary.flops
+    assert content["activation_bytes"] == summary.activation_bytes
+    assert sum(layer["macs"] for layer in content["layers"]) == content["macs"]
     assert (
-        sum(layer["parameters"] for layer in record["layers"]) == (record["parameters"])
+        sum(layer["parameters"] for layer in content["layers"])
+        == (content["parameters"])
     )
-    assert record["layers"][0]["output_shape"] == [4, 5, 6]
+    assert content["layers"][0]["output_shape"] == [4, 5, 6]
 
 
 class Gate(nn.Module):

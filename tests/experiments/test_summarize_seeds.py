@@ -1,4 +1,4 @@
-"""Runs that differ in their seed become one record, and no others do."""
+"""Runs that differ in their seed become one summary, and no others do."""
 
 import json
 
@@ -46,7 +46,7 @@ def test_the_mean_and_every_seed_are_in_both_files(
 ):
     # By hand: mean 0.81, deviation 0.01, Student's t for 2 degrees of freedom 4.303.
     runs = [leave_run(seed, 0.80 + 0.01 * seed) for seed in (2, 0, 1)]
-    out = tmp_path / "records" / "seeds"
+    out = tmp_path / "results" / "seeds"
     command = ["--title", "Three", "--command", "python x.py", "--hardware", "2 cores."]
     assert summarize.main([*runs, *command, "--out", str(out)]) == 0
     outcome = "Test accuracy 81.00%, mean of 3 seeds (95 %: 78.52% to 83.48%); 6 min"
@@ -55,11 +55,11 @@ def test_the_mean_and_every_seed_are_in_both_files(
     assert page.startswith("# Three\n\n```sh\npython x.py\n```\n\nTest accuracy 81.00%")
     assert "| 1 | 2 | 50.00 | 81.00 | 0.500 | 2.0 | 2.0 | 250 |" in page
     assert page.endswith("2 cores. jax 1.0.\n")
-    record = json.loads(out.with_suffix(".json").read_text())
-    assert [row["seed"] for row in record["seeds"]] == [0, 1, 2]
-    assert record["test_accuracy"]["mean"] == pytest.approx(0.81)
-    assert record["config"] == {"epochs": 2, "data_dir": "data"}
-    assert [len(history) for history in record["histories"]] == [2, 2, 2]
+    summary = json.loads(out.with_suffix(".json").read_text())
+    assert [row["seed"] for row in summary["seeds"]] == [0, 1, 2]
+    assert summary["test_accuracy"]["mean"] == pytest.approx(0.81)
+    assert summary["config"] == {"epochs": 2, "data_dir": "data"}
+    assert [len(history) for history in summary["histories"]] == [2, 2, 2]
 
 
 def test_one_seed_has_no_interval(summarize, leave_run, capsys):
@@ -78,9 +78,9 @@ def test_other_runs_are_refused(
     summarize, leave_run, capsys, tmp_path, change, message
 ):
     runs = [leave_run(0, 0.8), leave_run(1, 0.9, **change)]
-    assert summarize.main([*runs, "--out", str(tmp_path / "record")]) == 2
+    assert summarize.main([*runs, "--out", str(tmp_path / "summary")]) == 2
     assert message in capsys.readouterr().err
-    assert not list(tmp_path.glob("record*"))
+    assert not list(tmp_path.glob("summary*"))
 
 
 def test_a_seed_counts_once_and_a_run_must_be_finished(

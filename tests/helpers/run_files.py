@@ -6,11 +6,11 @@ import pathlib
 from cnn_jax.training.run.directory.files import CLOCKED
 
 
-def without_clock(records):
-    """Returns the records without what no two runs have alike."""
+def without_clock(entries):
+    """Returns the entries without what no two runs have alike."""
     return [
-        {name: value for name, value in record.items() if name not in CLOCKED}
-        for record in records
+        {name: value for name, value in entry.items() if name not in CLOCKED}
+        for entry in entries
     ]
 
 

@@ -32,7 +32,7 @@ QUICK = {"xla_backend_optimization_level": 0}
 
 
 def make_state(dtype, shardings):
-    """Returns the state before the first step, lying as the shardings say."""
+    """Returns the state before the first step, placed by the shardings."""
     state = _first_state(dtype)
     if isinstance(shardings, jax.sharding.Sharding):
         shardings = jax.tree.map(lambda _: shardings, state)

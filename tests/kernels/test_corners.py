@@ -695,7 +695,7 @@ class TestMasks:
         assert abs((y[:, 0] == 0).mean() - 0.25) < 5 * (0.25 * 0.75 / 256) ** 0.5
 
     def test_drop_block_drops_whole_squares(self):
-        """Every dropped pixel lies in a square of dropped pixels inside the map."""
+        """Every dropped pixel is in a square of dropped pixels inside the map."""
         x = jnp.ones((8, 9, 7, 4))
         y = kernels.drop_block(x, jax.random.key(0), 0.2, block_size=3)
         dropped = np.moveaxis(np.asarray(y) == 0, -1, 1).reshape(-1, 9, 7)
@@ -713,7 +713,7 @@ class TestMasks:
         y = np.asarray(kernels.drop_block(x, jax.random.key(1), 0.1, block_size=3))
         np.testing.assert_allclose(y.mean((1, 2, 3)), 1.0, rtol=1e-5)
         # Squares overlap: 0.1 is the expected number of squares on a pixel, not the
-        # chance of any. Pixels at the edge lie in fewer squares.
+        # chance of any. Pixels at the edge are in fewer squares.
         chance = 0.1 * 144 / (9 * 100)
         along = np.minimum(np.minimum(np.arange(12) + 1, 12 - np.arange(12)), 3)
         expected = 1 - (1 - chance) ** np.outer(along, along)

@@ -228,8 +228,8 @@ OPERATIONS = {
     ),
 }
 
-# Relative to the largest entry of a result. float32: roundings of 2^-24, room for sums
-# of a hundred terms. bfloat16: a few roundings of 2^-9.
+# Relative to the largest entry of a result. float32: roundings of 2^-24, in sums of a
+# hundred terms. bfloat16: a few roundings of 2^-9.
 TOLERANCES = {np.float32: 4e-6, jnp.bfloat16: 1e-2}
 
 

@@ -1,4 +1,4 @@
-"""`rematerialized` changes what is kept for the way back and nothing else."""
+"""`rematerialized` changes what is kept for the backward pass and nothing else."""
 
 import functools
 

@@ -18,7 +18,7 @@ CHEAP = ("lenet5", "resnet20", "mobilenet_v1_0_25")
 
 
 def planted_swaps(params):
-    """Yields what is swapped, and the parameters with that one mistake."""
+    """Yields what is swapped, and the parameters with that one swap."""
     signatures = {}
     for name, block in params.items():
         signature = str(jax.tree.map(jnp.shape, block))

@@ -168,7 +168,7 @@ class TestBadFiles:
             file["layers/conv2d/vars"].create_dataset(
                 "0", (3, 3, 3, 8), "f4", external=[(str(other), 0, 864)]
             )
-        refused(path, "/layers/conv2d/vars/0 lies in another file")
+        refused(path, "/layers/conv2d/vars/0 is in another file")
 
     def test_links_to_other_files(self, h5py, path, arrays, tmp_path):
         other = write(h5py, tmp_path / "other.weights.h5", arrays)

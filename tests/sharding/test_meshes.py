@@ -1,4 +1,4 @@
-"""Meshes, from devices and from a specification, and how batches lie on them."""
+"""Meshes, from devices and from a specification, and how batches are placed on them."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Rules say where leaves lie; large ones are split without any."""
+"""Rules place leaves; large ones are split without any."""
 
 import jax
 import jax.numpy as jnp

@@ -75,7 +75,7 @@ class Case:
       label: What distinguishes the row from the kernel's other rows.
       arguments: The positional arguments: name -> draw, in order.
       options: Keyword arguments.
-      has_corners: Whether a drawn value may lie where there is no derivative, so that
+      has_corners: Whether a drawn value may be where there is no derivative, so that
         finite differences say nothing.
       per_example: Names of arguments whose first axis counts examples. Names that the
         case does not have say nothing.

@@ -111,7 +111,7 @@ def open_image(
       encoded: The file's bytes, in one of `FORMATS`; its name does not matter.
       origin: What an error calls it.
       channels: 3 for RGB, 1 for grayscale. Transparency is dropped, as torchvision's
-        and most loaders do; what lies under a transparent pixel shows.
+        and most loaders do; the colour under a transparent pixel shows.
       smallest_side: If given, a JPEG may be decoded at half, a quarter or an eighth of
         its size, as long as both sides stay at least this long: several times faster.
       max_pixels: The most pixels the file may have.

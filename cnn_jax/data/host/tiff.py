@@ -71,7 +71,7 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
         ]
 
     def _layout(self, codec: str, layout: Any) -> tuple[Any, ...]:
-        """Returns how a tile's samples lie, which Pillow gets wrong for some."""
+        """Returns the layout of a tile's samples, which Pillow gets wrong for some."""
         raw_mode, *others = layout
         if codec == "libtiff":
             # It hands out samples in the machine's byte order, whatever the file's.

@@ -201,7 +201,7 @@ class _Limited:
 
 
 def _is_plain(member: tarfile.TarInfo) -> bool:
-    # The bytes of a sparse file do not lie one after another.
+    # The bytes of a sparse file are not contiguous.
     return member.isreg() and not member.issparse()
 
 

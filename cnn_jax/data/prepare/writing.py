@@ -31,7 +31,7 @@ class Prepared:
     """A prepared dataset on disk, as `prepare` returns it.
 
     Attributes:
-      directory: Where it lies.
+      directory: Its directory.
       num_examples: Of each split.
       num_bytes: Of all shards together.
     """

@@ -43,7 +43,7 @@ def open_source(
         as array_record, `"mnist"` or `"cifar10:3.0.2"`, say.
       split: `"train"`, `"test"`, a directory's name, or for TFDS any split or sub-split
         (`"train[:10%]"`).
-      data_dir: Where TFDS sets lie, see `TfdsSource`.
+      data_dir: The directory of TFDS sets, see `TfdsSource`.
 
     Returns:
       The source.

@@ -32,7 +32,7 @@ _TEXTS = frozenset(
         *(".yaml", ".yml"),
     ]
 )
-"""Of labels, annotations and notes, which lie beside images on purpose."""
+"""Of labels, annotations and notes, which are beside images on purpose."""
 
 _MOST_KINDS, _MOST_EXAMPLES = 6, 3
 
@@ -71,7 +71,7 @@ def list_classes(path: pathlib.Path, left_out: LeftOut) -> list[pathlib.Path]:
     """Returns the directories in a directory, by name, links to some included.
 
     Left out are links to the directory itself or to one above, broken links, and images
-    that lie beside the directories.
+    that are beside the directories.
     """
     above = _above(path)
     found = []
@@ -171,8 +171,8 @@ def _above(path: pathlib.Path) -> set[tuple[int, int]]:
 def _add_repeated(path: str, left_out: LeftOut) -> None:
     left_out.add(
         path,
-        "link to a directory that is read already or lies above",
-        "links to directories that are read already or lie above",
+        "link to a directory that is read already or is a parent",
+        "links to directories that are read already or are parents",
     )
 
 

@@ -21,7 +21,7 @@ class TfdsSource:
     Args:
       name: A TFDS name, with a version if you like: `"cifar10"`, `"cifar10:3.0.2"`.
       split: A split or a part of one: `"train[:10%]"`.
-      data_dir: Where the sets lie, a local path or `gs://...`. When None:
+      data_dir: The directory of the sets, a local path or `gs://...`. When None:
         `$CNN_JAX_DATA/tfds` if that variable is set, else TFDS's own default
         (`~/tensorflow_datasets`).
 
@@ -143,7 +143,7 @@ def _labelled_image(name: str, info: Any, image_key: str, label_key: str) -> Any
 
 
 def tfds_directory(data_dir: str | None) -> Any:
-    """Returns where prepared sets lie; see `TfdsSource`."""
+    """Returns the directory of prepared sets; see `TfdsSource`."""
     from etils import epath  # paths that may begin with gs://
 
     if data_dir is not None:
@@ -155,7 +155,7 @@ def tfds_directory(data_dir: str | None) -> Any:
 
 
 def _require_prepared(name: str, directory: Any) -> None:
-    """Raises unless a prepared set lies at `directory`, with words on getting it."""
+    """Raises unless a prepared set is at `directory`, and says how to prepare it."""
     base, _, version = name.partition(":")
     home = directory / base / version
     patterns = ("dataset_info.json", "*/dataset_info.json", "*/*/dataset_info.json")

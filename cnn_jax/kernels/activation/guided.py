@@ -1,4 +1,4 @@
-"""Guided gradients: a rule for relu's way back that is not its derivative.
+"""Guided gradients: a backward rule for relu that is not its derivative.
 
 Guided backpropagation asks which pixels speak for a class. relu's derivative hands on
 what comes from above wherever the input was positive; the guided rule does so only

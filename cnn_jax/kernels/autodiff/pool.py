@@ -134,7 +134,7 @@ def avg_pool(
 
     if count_include_pad:
         return total(x) / math.prod(geometry.sizes)
-    # A window that lies in the padding altogether has the mean 0.
+    # A window wholly in the padding has the mean 0.
     ones = jnp.ones((1, *x.shape[1:-1], 1), x.dtype)
     return total(x) / jnp.maximum(total(ones), 1)
 

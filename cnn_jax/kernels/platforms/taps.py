@@ -1,6 +1,6 @@
 """Slices under each tap of a window, and sums over them.
 
-A tap is one position inside the window; under it lies a strided slice of the padded
+A tap is one position inside the window; it covers a strided slice of the padded
 input. Sums and selections over such slices compile to loops over contiguous channels,
 which the compiler vectorises, where XLA's own windowed operation becomes a scalar loop
 or one tiny matrix product per channel.
@@ -21,7 +21,7 @@ from cnn_jax.geometry import Window
 def tap_slices(
     x: jax.Array, window: Window, fill: jax.typing.ArrayLike
 ) -> Iterator[jax.Array]:
-    """Yields what lies under each tap, in row-major order: `(n, *out_spatial, c)`.
+    """Yields the slice under each tap, in row-major order: `(n, *out_spatial, c)`.
 
     Args:
       x: Input `(n, *spatial, c)`.

@@ -10,7 +10,7 @@ tap t of the window at output position o falls on the input position
 
     p = o s + t d - low                                                          (1)
 
-which may lie in the padding. A gradient function takes the cotangent `dy` of the
+which may be in the padding. A gradient function takes the cotangent `dy` of the
 output (the derivative of a loss by y) and returns that of each argument.
 """
 

@@ -26,7 +26,7 @@ def fetch(name: str) -> Provenance:
         `huggingface_hub`'s.
 
     Returns:
-      Where `model.safetensors` lies in the cache, of which commit it is, and what
+      The path of `model.safetensors` in the cache, of which commit it is, and what
       `config.json` says of the preprocessing.
 
     Raises:

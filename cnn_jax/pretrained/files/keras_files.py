@@ -44,7 +44,7 @@ def open_keras(path: pathlib.Path) -> Iterator[Weights]:
     Raises:
       ImportError: If h5py is not installed.
       ValueError: If the file is no HDF5 file, is damaged, names no layers, or has
-        arrays that lie in other files.
+        arrays that are in other files.
     """
     if importlib.util.find_spec("h5py") is None:
         raise ImportError(
@@ -130,7 +130,7 @@ def _names(datasets: list[h5py.Dataset]) -> tuple[str, ...]:
 
 def _describe(dataset: h5py.Dataset) -> StoredArray:
     if dataset.external or dataset.is_virtual:
-        raise ValueError(f"{dataset.name} lies in another file")
+        raise ValueError(f"{dataset.name} is in another file")
     if dataset.chunks and math.prod(dataset.chunks) > max(1, dataset.size):
         raise ValueError(f"{dataset.name} is stored in pieces larger than itself")
     return StoredArray(dataset.shape, str(dataset.dtype), lambda: dataset[()])

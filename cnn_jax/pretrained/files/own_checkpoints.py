@@ -139,7 +139,7 @@ def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _opened(path: pathlib.Path) -> Iterator[tuple[Checkpointer, _Found]]:
-    """Opens what lies in a directory for reading."""
+    """Opens a directory's checkpoints for reading."""
     from cnn_jax.checkpoint import Checkpointer
 
     if not any(path.iterdir()):
@@ -163,7 +163,7 @@ def _opened(path: pathlib.Path) -> Iterator[tuple[Checkpointer, _Found]]:
 
 
 def _locate(path: pathlib.Path) -> tuple[str | pathlib.Path, int | None]:
-    """Returns where the checkpoints lie, and the step if the path is a step's."""
+    """Returns the checkpoints' directory, and the step if the path is a step's."""
     path = path.absolute()
     if path.name.isdecimal() and (path / "MANIFEST").is_file():
         return path.parent, int(path.name)
@@ -211,11 +211,11 @@ def _chosen(
 ) -> Description:
     """Returns the checkpoint that a run reports: what `fit` takes at its end.
 
-    The best is the record's and not the highest metric of what is sound: where the
-    best is damaged, the second best must not pass for it.
+    The best is the one that the run noted, not the highest metric among the sound ones:
+    if the best is damaged, the second best must not be taken for it.
     """
-    record = newest.metadata["record"]
-    best = record.get("best_step") if record.get("best_epoch") else None
+    progress = newest.metadata["record"]
+    best = progress.get("best_step") if progress.get("best_epoch") else None
     if step is not None or best in (None, newest.step):
         return newest
     try:
@@ -241,8 +241,8 @@ def _of_run(found: Description, *, named: bool) -> _Found:
         for path, spec in weights.items()
         if path.startswith((f"{prefix}params/", f"{prefix}batch_stats/"))
     }
-    record = found.metadata["record"]
-    is_best = record.get("best_epoch") and record.get("best_step") == found.step
+    progress = found.metadata["record"]
+    is_best = progress.get("best_epoch") and progress.get("best_step") == found.step
     which = "best " if is_best and not named else "newest " if not named else ""
     return _Found(
         step=found.step,

@@ -19,7 +19,7 @@ class DamagedFileError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class StoredArray:
-    """An array whose shape is known and whose numbers are still where they lie.
+    """An array whose shape is known and whose values are not read yet.
 
     A file may claim arrays of any size. Nobody reads one before its shape has been
     found to be the model's, so that the model bounds the memory and not the file.

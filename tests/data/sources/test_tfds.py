@@ -64,7 +64,9 @@ def prepared(tmp_path_factory):
 
 def require_real(name):
     if not (REAL / name).is_dir():
-        pytest.skip(f"no {name} in {REAL}; set CNN_JAX_DATA to where tfds/{name} lies")
+        pytest.skip(
+            f"no {name} in {REAL}; set CNN_JAX_DATA to the parent of tfds/{name}"
+        )
     return REAL
 
 

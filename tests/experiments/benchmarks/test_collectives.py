@@ -35,10 +35,10 @@ def test_counts_a_strategy(benchmark, monkeypatch, tmp_path, capsys):
     arguments = ["lenet5", "--image-size", "32", "--batch", "1", "--plans", "bfloat16"]
     options = ["--at-most", "0", "--json", str(path)]
     assert benchmark.main([*arguments, *options]) == 1  # there is at least one
-    (record,) = json.loads(path.read_text())["records"]
-    assert 1 <= record["all_reduces"] <= 2
-    assert record["all_gathers"] == record["permutes"] == 0
-    assert record["kept_bytes"] == 2 * 4 * 61_706
+    (result,) = json.loads(path.read_text())["records"]
+    assert 1 <= result["all_reduces"] <= 2
+    assert result["all_gathers"] == result["permutes"] == 0
+    assert result["kept_bytes"] == 2 * 4 * 61_706
     assert "lenet5 on 8 CPUs" in capsys.readouterr().out
 
 

@@ -47,8 +47,8 @@ def test_an_epoch_runs(benchmark, tmp_path, capsys):
     # Far above what it may be, and far below.
     assert benchmark.main([*options, "--at-most", "10"]) == 0
     assert benchmark.main([*options, "--at-most", "0.1"]) == 1
-    (record,) = json.loads(path.read_text())["records"]
-    assert 0.2 < record["ratio"] < 5
-    assert len(record["every_epoch_seconds"]) == 2
-    assert len(record["every_bare_seconds"]) == 3
+    (result,) = json.loads(path.read_text())["records"]
+    assert 0.2 < result["ratio"] < 5
+    assert len(result["every_epoch_seconds"]) == 2
+    assert len(result["every_bare_seconds"]) == 3
     assert "resnet20" in capsys.readouterr().out

@@ -81,10 +81,10 @@ def test_rounds_are_interleaved_and_turn_around(benchmark):
 
 
 def test_every_part_on_the_host_is_measured(benchmark, photographs):
-    records = benchmark.measure_pieces(photographs, 1, 0)
-    names = [record["piece"] for record in records]
+    results = benchmark.measure_pieces(photographs, 1, 0)
+    names = [result["piece"] for result in results]
     assert names == ["decode", "decode at half size", *benchmark.PIECES]
-    assert all(record["per_core"] > 0 for record in records)
+    assert all(result["per_core"] > 0 for result in results)
 
 
 @pytest.mark.parametrize("loop", ["bare_loop", "bare_loops"])
@@ -101,14 +101,14 @@ def test_bare_loops_read_every_file_once(benchmark, photographs, monkeypatch, lo
 
 def test_streams_are_compared_with_as_many_threads(benchmark, photographs):
     benchmark.pack(photographs)
-    records = benchmark.measure_streams(photographs, BATCH, 1, 0)
-    by_name = {record["pipeline"]: record for record in records}
+    results = benchmark.measure_streams(photographs, BATCH, 1, 0)
+    by_name = {result["pipeline"]: result for result in results}
     assert {"stream, JPEG folder", "stream, array_record"} < set(by_name)
     peer = by_name[benchmark.PEER]
     assert peer["relative"] == 1
-    for record in records:
-        expected = record["per_core"] / peer["per_core"]
-        assert record["relative"] == pytest.approx(expected)
+    for result in results:
+        expected = result["per_core"] / peer["per_core"]
+        assert result["relative"] == pytest.approx(expected)
 
 
 @pytest.mark.slow
@@ -161,15 +161,15 @@ def test_what_cannot_be_measured(benchmark, capsys, arguments, message):
 
 @pytest.mark.slow
 def test_measures_and_writes_everything(benchmark, tmp_path, capsys):
-    record, page = tmp_path / "new" / "input.json", tmp_path / "new" / "input.html"
+    result, page = tmp_path / "new" / "input.json", tmp_path / "new" / "input.html"
     size = ["--files", "8", "--size", "40", "30", "--batch-size", "4"]
     limits = ["--repeats", "1", "--max-seconds", "0"]
-    outputs = ["--json", str(record), "--report", str(page)]
+    outputs = ["--json", str(result), "--report", str(page)]
     assert benchmark.main([*size, *limits, *outputs]) == 0
-    (report,) = json.loads(record.read_text())["records"]
+    (report,) = json.loads(result.read_text())["records"]
     assert report["resident"]["bare_step_seconds"] > 0
     assert 0 <= report["waiting"]["waiting_share"] <= 1
-    assert {record["piece"] for record in report["device"]} >= {"mixup", "CutMix"}
+    assert {result["piece"] for result in report["device"]} >= {"mixup", "CutMix"}
     text = page.read_text()
     assert text.count("<img ") == len(POLICIES) + 4
     assert "Load before" in text

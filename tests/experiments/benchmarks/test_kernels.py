@@ -34,12 +34,12 @@ def test_measures_and_writes_every_pass(benchmark, tmp_path, capsys):
     command = ["--cases", "hard_sigmoid", "--repeats", "2", "--max-seconds", "0.01"]
     assert benchmark.main([*command, "--no-torch", "--json", str(path)]) == 0
     report = json.loads(path.read_text())
-    assert [record["pass"] for record in report["records"]] == [
+    assert [result["pass"] for result in report["records"]] == [
         *("forward", "backward", "both")
     ]
-    for record in report["records"]:
-        assert record["ours_seconds"] > 0
-        assert record["error"] < 1e-6
+    for result in report["records"]:
+        assert result["ours_seconds"] > 0
+        assert result["error"] < 1e-6
     both = report["records"][-1]
     assert both["ours_residuals"] == 256 * 960  # a byte each
     assert both["ours_residuals"] <= both["autodiff_residuals"]
@@ -78,7 +78,7 @@ def test_what_needs_too_much_is_named(benchmark):
     assert benchmark.estimated_cycles(blind) is None
     seen = blind.replace("(%x)", '(%x), {"estimated_cycles":"7"}')
     assert benchmark.estimated_cycles(seen) == 130
-    record = {
+    result = {
         "layer": "conv-3x3 (VGG-16)",
         "group": "dense convolution",
         "kernel": "conv",
@@ -88,8 +88,8 @@ def test_what_needs_too_much_is_named(benchmark):
         "ours_temporaries": 0,
         "autodiff_temporaries": 0,
     }
-    assert list(benchmark.find_excesses([record], 1.05)) == []
-    (excess,) = benchmark.find_excesses([record], 1.02)
+    assert list(benchmark.find_excesses([result], 1.05)) == []
+    (excess,) = benchmark.find_excesses([result], 1.02)
     assert excess == "conv-3x3 (VGG-16), dw: 103 cycles, autodiff 100"
 
 

@@ -44,7 +44,7 @@ def test_describes_a_program(benchmark):
     }
 
 
-def record_of(ours, stock):
+def result_of(ours, stock):
     names = ("cycles", "bytes", "temporaries", "all_reduces", "without_estimate")
     sides = {"ours": ours, "stock": stock}
     return {"model": "resnet50", "strategy": "jit"} | {
@@ -65,14 +65,14 @@ def record_of(ours, stock):
     ],
 )
 def test_names_what_needs_more_than_stock(benchmark, ours, excess):
-    records = [record_of(ours, (100, 100, 100, 3, 1))]
-    found = list(benchmark.find_excesses(records, 1.01, ["cycles"]))
+    results = [result_of(ours, (100, 100, 100, 3, 1))]
+    found = list(benchmark.find_excesses(results, 1.01, ["cycles"]))
     assert found == ([] if excess is None else [excess])
 
 
 def test_every_quantity_can_be_looked_at(benchmark):
-    records = [record_of((101, 101, 101, 0, 0), (100, 100, 100, 0, 0))]
-    assert len(list(benchmark.find_excesses(records, 1.0, benchmark.QUANTITIES))) == 3
+    results = [result_of((101, 101, 101, 0, 0), (100, 100, 100, 0, 0))]
+    assert len(list(benchmark.find_excesses(results, 1.0, benchmark.QUANTITIES))) == 3
 
 
 def test_compiles_writes_and_judges(benchmark, monkeypatch, tmp_path, capsys):
@@ -86,9 +86,9 @@ def test_compiles_writes_and_judges(benchmark, monkeypatch, tmp_path, capsys):
     path = tmp_path / "steps.json"
     options = ["--image-size", "32", "--batch", "1", "--json", str(path)]
     assert benchmark.main(["lenet5", *options, "--at-most", "0.001"]) == 1
-    (record,) = json.loads(path.read_text())["records"]
-    assert record["ours_cycles"] != record["stock_cycles"]
-    assert record["ours_all_reduces"] >= 1
+    (result,) = json.loads(path.read_text())["records"]
+    assert result["ours_cycles"] != result["stock_cycles"]
+    assert result["ours_all_reduces"] >= 1
     shown = capsys.readouterr()
     assert "lenet5, jit: " in shown.out
     assert shown.err.startswith("Compiling 1 times two steps")

@@ -15,7 +15,7 @@ def test_measures_and_judges(benchmark, tmp_path, capsys):
     arguments = ["lenet*", "--repeats", "1", "--json", str(path)]
     assert benchmark.main([*arguments, "--at-most-all", "1000"]) == 0
     report = json.loads(path.read_text())
-    assert [record["model"] for record in report["records"]] == ["lenet5"]
+    assert [result["model"] for result in report["records"]] == ["lenet5"]
     assert 0 < report["total_seconds"] == report["records"][0]["seconds"]
     assert len(report["import_seconds"]) == 1
     assert benchmark.main([*arguments, "--at-most-import", "0.001"]) == 1

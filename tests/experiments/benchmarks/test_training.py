@@ -1,4 +1,4 @@
-"""The benchmark of training steps: its suites, its records, and what it survives."""
+"""The benchmark of training steps: its suites, its results, and what it survives."""
 
 import csv
 import itertools
@@ -80,7 +80,7 @@ def measure(runs, group, monkeypatch):
             group, list(stubs), repeats=3, max_seconds=max_seconds, say=lines.append
         )
         assert len(lines) == len(stubs)
-        return {record["framework"]: record for record in found}
+        return {result["framework"]: result for result in found}
 
     return measure_stubs
 
@@ -160,7 +160,7 @@ def test_real_steps_learn_each_by_itself(runs, monkeypatch, called_modules):
 
 def test_files_have_the_columns_of_timm(benchmark, monkeypatch, tmp_path, capsys):
     def measure(group, frameworks, *, say, **options):
-        record = {
+        result = {
             "model": group.model,
             "precision": group.precision,
             "batch_size": group.batch_size,
@@ -175,10 +175,10 @@ def test_files_have_the_columns_of_timm(benchmark, monkeypatch, tmp_path, capsys
             "parameters": 25_557_032,
             "temporary_bytes": 3,
         }
-        return [record | good, record | {"framework": "stock", "error": "broken"}]
+        return [result | good, result | {"framework": "stock", "error": "broken"}]
 
     monkeypatch.setattr(benchmark, "measure", measure)
-    paths = tmp_path / "a" / "records.json", tmp_path / "b" / "records.csv"
+    paths = tmp_path / "a" / "results.json", tmp_path / "b" / "records.csv"
     options = ["--suite", "cpu", "--part", "2", "--models", "resnet50", "--markdown"]
     arguments = [*options, "--json", str(paths[0]), "--csv", str(paths[1])]
     assert benchmark.main(arguments) == 0
@@ -219,8 +219,8 @@ def test_no_group_starts_when_the_time_is_over(benchmark, monkeypatch):
     monkeypatch.setattr(benchmark.time, "monotonic", lambda: next(ticks))
     arguments = ["--suite", "cpu", "--models", "resnet20", "--budget-seconds", "4"]
     arguments += ["--frameworks", "ours"]
-    records = benchmark.run(benchmark.parse(arguments))
-    errors = [record["error"] for record in records]
+    results = benchmark.run(benchmark.parse(arguments))
+    errors = [result["error"] for result in results]
     assert errors == ["Not measured: 4 s were over."] * 3
 
 
