@@ -5,8 +5,8 @@ For each example, with P positions p and channels c, activation f and gate k:
     s_c = mean over p of x_pc,      a = s W1 + b1,    h = f(a),
     y_pc = x_pc g_c,                q = h W2 + b2,    g = k(q).
 
-x reaches y twice: directly, where it is scaled by g, and through the gate. On the way
-back the gate's cotangent is formed first, since it meets every position,
+x reaches y twice: directly, where it is scaled by g, and through the gate. The backward
+pass forms the gate's cotangent first, since it sums over every position,
 
     dg_c = sum over p of dy_pc x_pc,
 

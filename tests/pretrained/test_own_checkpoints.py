@@ -226,7 +226,7 @@ class TestWhichCheckpoint:
         assert ("state/params/c1/kernel" in report.ignored) == average
         assert len(report.loaded) == 10
 
-    def test_lies_elsewhere(self, tmp_path, lenet):
+    def test_checkpoints_elsewhere(self, tmp_path, lenet):
         run = tmp_path / "run"
         elsewhere = str(tmp_path / "elsewhere")
         make_run(run, lenet, checkpoint_dir=elsewhere)
