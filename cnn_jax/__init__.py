@@ -39,7 +39,7 @@ _LAZY = {
     "load_pretrained": "cnn_jax.pretrained",
 }
 
-# Not for type checkers, to whom it would make every misspelt name one of the package.
+# Hidden from type checkers, which would else accept every misspelt name.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str):

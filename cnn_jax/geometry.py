@@ -465,7 +465,7 @@ def layout_hint(shape: Sequence[int], channels: int, name: str = "x") -> str:
 
 
 MOST_IMAGE_CHANNELS = 4
-"""Of what is called an image where layouts are told apart."""
+"""The most channels of an image, for distinguishing layouts."""
 
 _SHORTEST_IMAGE_SIDE = 8
 

@@ -7,7 +7,7 @@ import operator
 from cnn_jax.geometry import is_integer
 
 NUM_SEEDS = 2**32
-"""Seeds count from 0 up to below this, as far as every generator tells them apart."""
+"""Seeds are less than this: beyond, some generators map several to one."""
 
 EXPECTED = f"a whole number from 0 to {NUM_SEEDS - 1:,} (2^32 - 1)"
 

@@ -1,6 +1,6 @@
-"""Looking at models and kernels: what they see, sizes, gradients, times.
+"""Analysis of models and kernels: saliency, sizes, gradients, times.
 
-What looks inside a trained network, and `summarize`, are exported here; the harnesses
+The functions on trained networks, and `summarize`, are exported here; the harnesses
 for kernels are modules: `cases`, `gradcheck`, `residuals`, `timing`, `transformations`.
 """
 

@@ -5,8 +5,8 @@ output is no gradient with respect to what the logits were made from. So the net
 cut where it is one list of equations for all models alike: in its traced program. An
 endpoint is a variable there, and the logits depend on it through the equations after
 it. Those that lead from it to them become a function of their own; of the others, those
-that this needs are run once. Auxiliary heads are endpoints too, but lead nowhere: the
-network cannot be cut there, and where it is cut they do not run.
+that this needs are run once. Auxiliary heads are endpoints too, but the logits do not
+depend on them: the network cannot be cut there, and a cut network does not run them.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class TracedNetwork:
         if logits is not place and logits not in made_above:
             raise ValueError(
                 f"endpoint: got {endpoint!r}, on which the logits do not depend, "
-                "expected one on the way to them."
+                "expected one that they depend on."
             )
         read_above = _distinct(
             variable
@@ -110,7 +110,7 @@ def feature_maps(
     *,
     endpoints: Sequence[str] | None = None,
 ) -> dict[str, jax.Array]:
-    """Returns what the network holds on its way.
+    """Returns the activations of a network's endpoints.
 
     Args:
       model: A model with the call `(x, *, train, endpoints)`.

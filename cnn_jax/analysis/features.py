@@ -21,7 +21,7 @@ METRICS: tuple[Metric, ...] = get_args(Metric)
 def first_layer_filters(
     variables: Mapping[str, Any], *, path: str | None = None
 ) -> jax.Array:
-    """Returns the filters that meet the image, as images themselves.
+    """Returns the filters that are applied to the image, as images themselves.
 
     Each is scaled by its largest entry so that 0 becomes the middle gray:
     1/2 + w / (2 max |w|). A filter of zeros is gray.

@@ -1,4 +1,4 @@
-"""Proof by comparison: every kernel and gradient against JAX's own autodiff.
+"""Gradient check: every kernel and gradient compared with JAX's own autodiff.
 
 `run_gradcheck` evaluates each row of `analysis.cases` in float64 twice, by the kernel
 and by its twin in `kernels.autodiff`, pulls one random cotangent back through both, and
@@ -97,12 +97,12 @@ def relative_error(
 ) -> float:
     """Returns max |actual - reference| / max |reference|.
 
-    Element by element the quotient would punish sums that cancel to almost nothing,
+    Element by element the quotient would be large for sums that cancel to nearly 0,
     where any rounding is large in proportion.
 
     Args:
-      actual: What is to be judged.
-      reference: What it should be.
+      actual: The value under test.
+      reference: The expected value.
 
     Returns:
       0 for equal arrays, infinite entries included; infinity where shapes or dtypes
@@ -191,7 +191,7 @@ def _same_types(left, right) -> bool:
 
 
 def _float64_device() -> jax.Device:
-    """The default device, unless that has no float64: then the host."""
+    """Returns the default device, or the host if that has no float64."""
     on_tpu = jax.default_backend() == "tpu"
     return jax.local_devices(backend="cpu" if on_tpu else None)[0]
 

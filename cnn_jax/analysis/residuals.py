@@ -5,7 +5,7 @@ carries, every one of them once. An argument that the backward pass reads again 
 like any other array (it cannot be freed in between), also where the caller would have
 kept it anyway, as a filter. Two leaves that are the same array count once.
 
-This is what JAX hands from one pass to the other, before XLA sees the program. XLA may
+These are JAX's residuals, before XLA optimises the program. XLA may
 still drop an array that the backward pass does not read, or compute it again; it never
 keeps one that is not in this list. Nothing is computed or compiled here.
 """
@@ -54,7 +54,7 @@ def residuals(fn: Callable[..., Any], *args: Any) -> list[jax.ShapeDtypeStruct]:
         return jax.tree.leaves(pull_back)
 
     # A traced value is one variable however often it is returned, so the variables
-    # tell arrays apart where shapes and dtypes cannot.
+    # identify arrays where shapes and dtypes cannot.
     saved: Any = jax.make_jaxpr(save)(*args).jaxpr.outvars
     distinct = {id(variable): variable.aval for variable in saved}
     return [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in distinct.values()]

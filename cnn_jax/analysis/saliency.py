@@ -31,7 +31,7 @@ def grad_cam(
     endpoint: str | None = None,
     class_index: ClassIndex = None,
 ) -> jax.Array:
-    """Returns where an endpoint's channels speak for a class.
+    """Computes Grad-CAM: where an endpoint's channels increase a class's logit.
 
     With activations A `(h, w, c)` of one image and the logit y of the class, before any
     softmax, each channel weighs as much as y grows with it on average over the
@@ -82,10 +82,10 @@ def guided_backpropagation(
     images: jax.Array,
     class_index: ClassIndex = None,
 ) -> jax.Array:
-    """Returns the pixels that speak for a class.
+    """Computes guided backpropagation of a class's logit to the pixels.
 
     The gradient of the class's logit with respect to the image, except that a relu
-    hands back only what is positive, and that only where its input was; see
+    passes only positive gradients, and those only where its input was positive; see
     `kernels.activation.guided`. relu6 follows the same rule between its corners;
     activations of other kinds, in a network that mixes them, keep their derivatives.
 

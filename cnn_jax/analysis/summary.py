@@ -1,7 +1,7 @@
 """Parameters, multiply-adds and activations of a model, layer by layer.
 
 The counts follow one rule: a layer that multiplies its input by a learned kernel does
-`kernel.size / features` multiply-adds (MACs) for each number it puts out, whether the
+`kernel.size / features` multiply-adds (MACs) for each number of its output, whether the
 tap falls on the image or on the padding. Biases, normalisations, activations, pooling
 and channel gates count as nothing, as in the papers' figures. One MAC is two
 floating-point operations (FLOPs). XLA's own count (`Compiled.cost_analysis`) differs:
@@ -162,7 +162,7 @@ def _kernel_once(call: LayerCall) -> int:
 _RULES: dict[str, Callable[[LayerCall], int]] = {
     "Conv": _kernel_per_output,
     "Dense": _kernel_per_output,
-    # Handed to a kernel that multiplies one row of each example by it.
+    # Passed to a kernel that multiplies one row of each example by it.
     "DenseParameters": _kernel_once,
 }
 

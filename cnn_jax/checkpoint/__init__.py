@@ -6,16 +6,16 @@ or mismatched is loaded silently, and no kill leaves more than the last save und
 
 A directory of checkpoints holds
 
-    lock               who writes here; see `cnn_jax.checkpoint.lock`
+    lock               the process that writes here; see `cnn_jax.checkpoint.lock`
     <step>/            a checkpoint: Orbax's files, which
                        `orbax.checkpoint.StandardCheckpointer().restore` reads too, and
-                       `MANIFEST`, which says what they must be, to the bit
-    <step>.unfinished  a save in progress, or a dead run's; likewise with Orbax's
+                       `MANIFEST`, with the size and the sha256 of each
+    <step>.unfinished  a save in progress, or a killed run's; likewise with Orbax's
                        `.orbax-checkpoint-tmp`
-    <step>.removed     an old checkpoint on its way out
+    <step>.removed     an old checkpoint that is being removed
     <step>.damaged     one that was damaged, when its step was saved again
 
-The middle three vanish when the next run starts; whatever else is there is ignored
+The middle three are removed when the next run starts; whatever else is there is ignored
 and left alone. Checkpoints made before there was a manifest are not read.
 """
 

@@ -64,14 +64,14 @@ class Checkpointer:
     """Saves and restores checkpoints in one directory.
 
     Saving is asynchronous: `save` returns once the arrays are copied. In the background
-    Orbax writes them, the files reach the disk, the manifest sums them up, and one
-    rename gives the whole its name: a step without a valid manifest does not count.
+    Orbax writes them, the files reach the disk, the manifest lists their checksums,
+    and one rename publishes the step: a step without a valid manifest does not count.
     What goes wrong in the background is raised, once, by the next `save`, `restore`,
-    `wait`, `close` or look at the steps.
+    `wait`, `close` or listing of the steps.
 
     Kept are the newest checkpoints, the best one (the highest finite metric, the
     earliest of equals), what was the best when one of the newest was saved, and every
-    k-th step. What a dead process left unfinished is removed at the start. Damaged
+    k-th step. What a killed process left unfinished is removed at the start. Damaged
     steps count for nothing and are never removed.
 
     Only one object at a time, of all processes, writes into a local directory. Behind
@@ -79,7 +79,7 @@ class Checkpointer:
     directory of its own; there the manifest, which is written last, is the commit.
 
     With several processes all make the same calls, and the first writes the manifest.
-    Arrays that no process can read whole are verified by their files' sums alone.
+    Arrays that no process can read whole are verified by their files' checksums alone.
 
     Use it as a context manager, or call `close`.
 
@@ -121,7 +121,7 @@ class Checkpointer:
         self._orbax = ocp.StandardCheckpointer(
             async_options=ocp.options.AsyncOptions(
                 post_finalization_callback=lambda: points.reach("arrays_written"),
-                # Else its writers wait for a directory that cannot be made.
+                # Else Orbax's writers block on a directory that cannot be created.
                 create_directories_asynchronously=False,
             )
         )
@@ -183,7 +183,7 @@ class Checkpointer:
     def amend(
         self, step: int, metadata: Mapping[str, Any], *, metric: float | None = None
     ) -> None:
-        """Replaces what was saved beside a tree: for what became known afterwards.
+        """Replaces a checkpoint's metadata, for results known only after the save.
 
         One rename does it, so that the checkpoint counts at every moment, with the old
         metadata or with the new.
@@ -304,7 +304,7 @@ class Checkpointer:
             try:
                 self._orbax.close()
             except Exception:
-                # Of a save that failed Orbax tells again here, in other words.
+                # Orbax raises a failed save's error again here, with another message.
                 if not self._has_failed:
                     raise
             finally:
@@ -331,7 +331,7 @@ class Checkpointer:
             raise
 
     def _complete(self, content: Manifest) -> None:
-        """Makes of arrays that are being written a step that counts."""
+        """Waits until the arrays are written, then publishes the step."""
         step = content.step
         try:
             self._orbax.wait_until_finished()
@@ -341,7 +341,7 @@ class Checkpointer:
             manifest.write(self._steps.unfinished_path(step), content)
             points.reach("manifest_written")
             self._steps.publish(step)
-        except BaseException as error:  # a thread has nobody to raise it to
+        except BaseException as error:  # raised later, by the caller's next call
             self._steps.discard_unfinished(step)
             self._error = self._not_saved(step, error)
             self._error.__cause__ = error
@@ -499,7 +499,7 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def _is_worth_saying(record: logging.LogRecord) -> bool:
-    """Keeps asyncio from reporting what Orbax left behind when a save failed.
+    """Keeps asyncio from logging the futures that Orbax abandons when a save fails.
 
     It does so whenever such a future is collected, maybe after the sentence that says
     what failed; errors from elsewhere pass.

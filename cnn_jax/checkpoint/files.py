@@ -52,10 +52,10 @@ def size(path: epath.Path) -> int:
 
 
 def write_atomically(path: epath.Path, content: bytes) -> None:
-    """Writes a whole file that outlives a power cut, or nothing.
+    """Writes a file atomically and durably.
 
     A local file is written under another name, synced and renamed; an object appears
-    whole by the store's own promise.
+    whole, as object stores guarantee.
     """
     if not is_local(path):
         path.write_bytes(content)
@@ -65,7 +65,7 @@ def write_atomically(path: epath.Path, content: bytes) -> None:
 
 
 def sync_tree(directory: epath.Path) -> None:
-    """Has all files and directories below and at a local directory reach the disk."""
+    """Syncs all files and directories below and at a local directory to the disk."""
     if is_local(directory):
         for parent, _, names in os.walk(directory):
             for name in names:
@@ -74,7 +74,7 @@ def sync_tree(directory: epath.Path) -> None:
 
 
 def sync(path: str | os.PathLike[str]) -> None:
-    """Has a local file's content, or a directory's list of names, reach the disk."""
+    """Syncs a local file's content, or a directory's list of names, to the disk."""
     if is_local(path):
         files.sync(path)
 

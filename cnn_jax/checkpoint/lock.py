@@ -1,4 +1,4 @@
-"""One run to a directory: a lock that dies with the process that holds it."""
+"""One run per directory: a lock that the kernel releases when its process ends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DirectoryLock:
       directory: An existing directory.
 
     Raises:
-      DirectoryInUseError: If someone holds it, in this process or another.
+      DirectoryInUseError: If it is held, by this process or another.
       OSError: If the file cannot be written.
     """
 

@@ -1,4 +1,4 @@
-"""The manifest: what a checkpoint holds, and a sum over every byte of it.
+"""The manifest: a checkpoint's contents, and checksums over every byte of it.
 
 The file `MANIFEST` is the last that is written into a checkpoint. Its first line is the
 sha256 of all that follows, a JSON object:
@@ -42,7 +42,7 @@ class Manifest:
 
 
 def write(directory: epath.Path, manifest: Manifest) -> None:
-    """Completes a checkpoint: syncs its files, sums them up, writes the manifest."""
+    """Completes a checkpoint: syncs its files, hashes them, writes the manifest."""
     files.sync_tree(directory)
     found = {
         name: {
@@ -66,7 +66,7 @@ def read(directory: epath.Path) -> Manifest:
 
     Raises:
       DamagedError: If there is none, or it is not as it was written.
-      CheckpointError: If it is of a format that this version does not know.
+      CheckpointError: If its format is newer than this version reads.
     """
     try:
         content = (directory / NAME).read_bytes()

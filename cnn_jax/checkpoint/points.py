@@ -23,6 +23,6 @@ on_reach: Callable[[str], None] | None = None
 
 
 def reach(point: str) -> None:
-    """Says that a point is reached."""
+    """Calls the function that is set, with a point's name."""
     if on_reach is not None:
         on_reach(point)

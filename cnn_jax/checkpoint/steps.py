@@ -1,4 +1,4 @@
-"""The steps of a directory: which there are, which are sound, which have to go."""
+"""The steps of a directory: listing, verification and removal."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _LEFTOVER = re.compile(
 
 
 class StepDirectory:
-    """A directory with a subdirectory for every step; knows neither arrays nor threads.
+    """A directory with a subdirectory for every step, without arrays and threads.
 
     Args:
       path: The directory, as `files.as_path` returns it.
-      writes: Whether to create it, lock it, and remove what a dead process left.
+      writes: Whether to create it, lock it, and remove what a killed process left.
 
     Attributes:
       damage: What is wrong with the steps found damaged so far; they do not count.
@@ -83,7 +83,7 @@ class StepDirectory:
         return found
 
     def sound(self) -> dict[int, Manifest]:
-        """Returns the steps that count, as far as the sizes of their files tell."""
+        """Returns the valid steps, judged by their manifests and their files' sizes."""
         found = {}
         for step in self.all():
             if step not in self.damage:
@@ -106,7 +106,7 @@ class StepDirectory:
                 )
 
     def make_room(self, step: int) -> None:
-        """Sets aside what has a step's name and is no sound checkpoint."""
+        """Renames whatever has a step's name and is no sound checkpoint."""
         path = self.step_path(step)
         self.damage.pop(step, None)
         if not path.exists():
@@ -119,15 +119,15 @@ class StepDirectory:
         elif not (path / manifest.NAME).exists():  # what a kill left of a save
             path.rmtree()
         else:
-            raise CheckpointError(f"{path} is damaged and in the way; remove it")
+            raise CheckpointError(f"{path} is damaged and blocks the save; remove it")
 
     def publish(self, step: int) -> None:
-        """Gives a step that is written its name."""
+        """Publishes a written step under its name."""
         if self._local:
             files.rename(self.unfinished_path(step), self.step_path(step))
 
     def discard_unfinished(self, step: int) -> None:
-        """Removes what there is of a step that could not be written."""
+        """Removes the remains of a step that could not be written."""
         unfinished = self.unfinished_path(step)
         files.discard(unfinished)
         files.discard(unfinished.parent / (unfinished.name + _TEMPORARY))

@@ -1,4 +1,4 @@
-"""Lets `python -m cnn_jax.cli` stand for `cnn-jax`."""
+"""Runs the command line as `python -m cnn_jax.cli`."""
 
 import sys
 

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         metavar="NAME",
         help="a name out of `cnn-jax models`; runs and what `cnn-jax convert` wrote "
-        "know their own",
+        "name their own",
     )
     parser.add_argument(
         "--top",

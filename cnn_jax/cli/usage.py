@@ -42,12 +42,12 @@ def shape_text(shape: Iterable[int]) -> str:
 
 
 def print_json(content: Any) -> None:
-    """Prints JSON; what it does not know (NaN, infinities) as null."""
+    """Prints JSON, with NaN and infinities as null."""
     print(json.dumps(json_value(content), indent=2))
 
 
 def with_progress(steps: Mapping[str, int]) -> Iterator[str]:
-    """Yields names, and says on standard error which one is at work.
+    """Yields names, and shows the current one on standard error.
 
     A terminal gets a bar with the time left; anything else a line for each.
 
@@ -80,7 +80,7 @@ def with_progress(steps: Mapping[str, int]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def working(text: str) -> Iterator[None]:
-    """Shows what goes on while it does, on standard error if that is a terminal."""
+    """Shows a message on standard error, if that is a terminal, while a block runs."""
     import rich.console
 
     console = rich.console.Console(stderr=True)

@@ -1,4 +1,4 @@
-"""Labelled images: where they come from, how they become batches, how they are changed.
+"""Labelled images: sources, batches and transforms.
 
 source.py    the protocol: examples by number; `dataset.py` holds one in memory
 sources/     digits, TFDS sets, folders, made-up images

@@ -1,4 +1,4 @@
-"""A labelled set of images held in memory: the source that small sets become."""
+"""A labelled set of images held in memory: the source for small sets."""
 
 from __future__ import annotations
 

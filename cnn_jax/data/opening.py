@@ -32,7 +32,7 @@ def open_split(
       data_dir: The directory of TFDS sets.
       image_size: The height and width that a resident set is brought to.
       path: `"resident"` reads everything into memory, as `load_dataset` does;
-        `"stream"` reads examples when they are asked for; `"auto"` reads images that
+        `"stream"` reads examples on demand; `"auto"` reads images that
         are known to be of one size, and together no more than 1 GiB, into memory.
 
     Returns:

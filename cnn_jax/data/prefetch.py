@@ -1,4 +1,4 @@
-"""Batches of the host put on the devices before they are asked for."""
+"""Prefetching: batches of the host put on the devices ahead of their use."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def device_prefetch(
 ) -> Generator[dict[str, jax.Array]]:
     """Puts this process's blocks together with the others' into arrays on the devices.
 
-    Transfers are asynchronous, so with a `size` of 2 the next batch is on its way while
-    a step uses this one. An error of the host is raised where it stands in the order,
-    behind the batches that were put on the devices before it.
+    Transfers are asynchronous, so with a `size` of 2 the next batch is transferred
+    while a step uses this one. An error of the host is raised in order, after
+    the batches that were put on the devices before it.
 
     Args:
       batches: This process's blocks; closed when the result is.
       sharding: The arrays' sharding: their first dimension over the processes, as the
         blocks are. One for all, or one for each name.
-      size: How many batches are on the devices or on their way at a time.
+      size: The number of batches on the devices or in transfer at a time.
 
     Returns:
       The global arrays, in the batches' order.

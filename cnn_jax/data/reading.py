@@ -1,8 +1,8 @@
-"""Examples of a source to arrays: what a thread or a worker process of a stream does.
+"""Examples of a source to arrays: the work of a stream's threads or worker processes.
 
-Whatever goes wrong with an example travels on as data, in the place of its pixels: an
-exception may not survive the way out of a worker process, and the consumer counts the
-images that are bad before it decides whether to raise.
+An example's error is passed on as data, in the place of its pixels: an exception may
+not be picklable, and the consumer counts the bad images before it decides whether to
+raise.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Element(NamedTuple):
       label: The class.
       index: The example's number in the source; -1 for padding.
       mask: 1.0 for an example that counts.
-      bad: Numbers of the images that could not be read on the way to this one.
+      bad: Numbers of the images that could not be read before this one.
       error: What ends the run, if anything does.
     """
 
@@ -121,7 +121,7 @@ class ReadOrMask:
         return Element(image, label, index, 1.0)
 
     def _black(self, generator: np.random.Generator) -> np.ndarray:
-        """A black image as large as the transform makes them."""
+        """Returns a black image of the transform's output size."""
         mode = "L" if self.source.features.image_shape[2] == 1 else "RGB"
         height, width = (side or 64 for side in self.source.features.image_shape[:2])
         black = Image.new(mode, (width, height))
@@ -161,10 +161,10 @@ def _bad_image(source: Source, index: int, error: Exception) -> BadImage:
 
 
 def _portable(error: Exception, source: Source, index: int) -> Exception:
-    """Returns an error that survives the way to another process, or says its text.
+    """Returns an error if it can be pickled, else a `RuntimeError` with its text.
 
-    What cannot be pickled is dropped in a worker's queue without a word, and whoever
-    waits for it waits forever.
+    A worker's queue drops what cannot be pickled without an error, and the consumer
+    would block forever.
     """
     in_worker = multiprocessing.parent_process() is not None
     found = traceback.format_exception(error) if in_worker else []

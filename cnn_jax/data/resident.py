@@ -1,4 +1,4 @@
-"""Batches cut on the device out of a dataset that lives there.
+"""Batches cut on the device out of a dataset in its memory.
 
 A small dataset belongs in device memory as uint8: an epoch is then a permutation of
 its indices, a batch is a gather, and nothing is transferred while training. The order
@@ -22,7 +22,7 @@ Arrays = dict[str, Any]
 
 
 def num_batches(num_examples: int, batch_size: int) -> int:
-    """Returns how many full batches an epoch has; what is left over waits for another.
+    """Returns how many full batches an epoch has; the rest is left to other epochs.
 
     Raises:
       ValueError: If there is not even one.

@@ -1,7 +1,7 @@
 """Sources of labelled images: the one protocol that every dataset is read through.
 
 A source is random access over examples that need not fit in memory; `Dataset` is the
-one that does. Whatever iterates (a loader, a stream over processes) asks for examples
+one that does. Iterators (a loader, a stream over processes) read examples
 by number, so that a position in the data is an integer.
 """
 
@@ -54,7 +54,7 @@ class Source(Protocol):
     """Labelled images by number, to be read from several threads and processes.
 
     A source can be pickled, and opens what it reads from (files, array_record shards)
-    anew in each process, when first asked for an example.
+    anew in each process, when the first example is read.
     """
 
     # Read-only, so that frozen dataclasses are sources, too.
@@ -78,8 +78,8 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """A sha256 that changes when the content does.
 
-        Over names, labels and bytes where they are at hand, else over what stands for
-        them: a set's own checksums, the files' paths and sizes.
+        Over names, labels and bytes where they are in memory, else over
+        substitutes: a set's own checksums, the files' paths and sizes.
         """
 
     def __len__(self) -> int: ...

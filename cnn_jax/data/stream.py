@@ -65,7 +65,7 @@ class TrainStream:
       source: The examples.
       batch_size: Examples of a step, over all processes. An epoch's incomplete batch is
         left out; which examples that are differs from epoch to epoch.
-      transform: What is done to each image; gets a generator of the example's own.
+      transform: Applied to each image, with a generator of the example's own.
       seed: Decides the order and the generators.
       num_workers: Processes that do the work; 0 leaves it to threads of this one.
       process_index: Which block of each batch is this process's.
@@ -74,7 +74,7 @@ class TrainStream:
 
     Attributes:
       steps_per_epoch: How many batches an epoch has.
-      bad_images: Those met so far, in the order in which they were met.
+      bad_images: Those found so far, in order.
 
     Raises:
       ValueError: If the split is empty or smaller than a batch, the processes do not
@@ -113,7 +113,7 @@ class TrainStream:
 
     @property
     def bad_images(self) -> tuple[BadImage, ...]:
-        """Those met so far."""
+        """The bad images found so far."""
         return self._budget.found
 
     def batches(
@@ -167,7 +167,7 @@ class EvalStream:
 
     Attributes:
       num_batches: How many there are.
-      bad_images: Those met so far.
+      bad_images: Those found so far.
 
     Raises:
       ValueError: If the split is empty, or the processes do not divide the batch.
@@ -196,7 +196,7 @@ class EvalStream:
 
     @property
     def bad_images(self) -> tuple[BadImage, ...]:
-        """Those met so far."""
+        """The bad images found so far."""
         return self._budget.found
 
     def batches(self) -> Generator[dict[str, np.ndarray]]:
@@ -283,7 +283,7 @@ class _Budget:
     def checked(
         self, batches: Generator[Mapping[str, Any]], names: Sequence[str]
     ) -> Generator[dict[str, np.ndarray]]:
-        """Passes batches on, and raises what they carry instead of images."""
+        """Passes batches on, and raises the errors in place of images."""
         try:
             for batch in batches:
                 self._found.update(batch["bad"])
@@ -308,7 +308,7 @@ def _iterate(blocks: Any, num_workers: int) -> Generator[Any]:
     if num_workers:
         from absl import flags
 
-        # Grain's worker processes are handed absl's flags, which must be parsed.
+        # Grain passes absl's flags to its worker processes, which must be parsed.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         dataset = dataset.mp_prefetch(
@@ -334,14 +334,14 @@ def _iterate(blocks: Any, num_workers: int) -> Generator[Any]:
 
 
 def _prepare_worker(index: int, count: int) -> None:
-    """Ties a worker process to its parent: it ends when that does, not before."""
+    """Makes a worker process end when its parent does, not before."""
     # Ctrl-C reaches every process of a terminal, and the parent may want to save first.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    # A killed parent tells nobody; its workers would wait for it, memory and all.
+    # A killed parent sends no signal; its workers would keep running and hold memory.
     parent = multiprocessing.parent_process()
     assert parent is not None  # this is a worker
     parent.join()

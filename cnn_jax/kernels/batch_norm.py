@@ -5,13 +5,13 @@ Per channel, over the N entries of a batch, training-mode batch norm computes
     mu = mean(x),   v = mean((x - mu)^2),   r = (v + eps)^(-1/2),
     xhat = (x - mu) r,   y = scale xhat + bias.
 
-Three cotangents come back: dy, and dmu and dv of the returned statistics. Scale and
-bias meet every entry once:
+The backward pass receives three cotangents: dy, and dmu and dv of the returned
+statistics. Scale and bias are applied to every entry once:
 
     dbias = sum dy,   dscale = sum dy xhat.
 
 For x, write g = scale dy, the gradient by xhat. Moving one x_j moves xhat directly
-(r g_j), through mu (which takes r mean(g) away from everyone) and through v, whose
+(r g_j), through mu (which subtracts r mean(g) from all) and through v, whose
 derivative by x_j is 2 (x_j - mu) / N and which changes xhat by -xhat r^2 / 2. Together:
 
     dx = r (g - mean(g) - xhat mean(g xhat)) + dmu / N + dv 2 (x - mu) / N.
@@ -346,8 +346,8 @@ def _sum_of_shares(cotangent, dy, axis_name, groups):
     """Returns the statistics' cotangent, averaged over the devices that share them.
 
     Each device holds the same statistics and may have used them differently. Where
-    `shard_map` tracks replication, it sums their cotangents on the way here (dy varies
-    over the axis, the statistics do not); elsewhere that sum is ours to form. Dividing
+    `shard_map` tracks replication, it has summed their cotangents already (dy varies
+    over the axis, the statistics do not); elsewhere that sum is formed here. Dividing
     by the number of devices turns a local entry count into the global one.
     """
     if axis_name is None:

@@ -1,4 +1,4 @@
-"""Adding one number per channel, and its gradient: what conv and dense share."""
+"""Adding a bias per channel, and its gradient, for conv and dense."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cnn_jax.kernels.operands import accumulation_dtype, align_manual_axes
 def add_bias(y: jax.Array, b: jax.Array | None) -> jax.Array:
     """Adds `b` `(channels,)` to the last axis of `y`; None adds nothing.
 
-    The bias meets every row of y once, so db is dy summed over all axes but the last.
+    The bias is added to every row of y, so db is dy summed over all axes but the last.
     """
     return y if b is None else _add_bias(*align_manual_axes(y, b))
 

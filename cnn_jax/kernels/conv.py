@@ -14,7 +14,7 @@ The loss L depends on x, w and b only through y, so with dy = dL/dy:
 The second line is again a correlation: x with dy as its filter, where now dy is spread
 by s, the step is d, and the sum runs over the batch as it ran over channels before. The
 third is one as well: put s - 1 zeros between the entries of dy and call it u, so that
-u[s p] = dy[p]; then p and k meet where s p = q + l - d k, and
+u[s p] = dy[p]; then p and k contribute where s p = q + l - d k, and
 
     dL/dx[n, q, i] = sum_{k, o} u[n, q + l - d k, o] w[k, i, o]
 
@@ -205,7 +205,7 @@ def conv_filter_grad(
 
 @kernel(autodiff.conv_bias_grad)
 def conv_bias_grad(dy: jax.Array) -> jax.Array:
-    """Returns dL/db of `conv`: every position saw the bias once, so dy is summed.
+    """Returns dL/db of `conv`: the bias is added at every position, so dy is summed.
 
     Args:
       dy: dL/dy, `(n, *spatial, out)`.

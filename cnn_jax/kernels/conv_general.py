@@ -54,9 +54,9 @@ def conv_general_dilated(
     preferred_element_type: jax.typing.DTypeLike | None = None,
     out_sharding: object = None,
 ) -> jax.Array:
-    """Drop-in for `jax.lax.conv_general_dilated`: same arguments, our gradients.
+    """Convolves as `jax.lax.conv_general_dilated`: same arguments, our gradients.
 
-    Made to be handed to other libraries' layers, such as
+    Meant to be passed to other libraries' layers, such as
     `flax.linen.Conv(..., conv_general_dilated=kernels.conv_general_dilated)`. Where it
     returns anything, value and gradients are those of the lax function; what the
     gradients here do not cover raises. Reverse mode only, as for `conv`.
@@ -223,14 +223,14 @@ def _padding_pairs(padding: Any, input_shape, filter_shape, strides, spread, dil
         if max(spread) > 1:
             raise ValueError(
                 f"{_NAME}: got padding {padding!r} with lhs_dilation {spread}, "
-                "expected (low, high) pairs; conv_transpose knows 'SAME' and 'VALID'."
+                "expected (low, high) pairs; conv_transpose accepts 'SAME' and 'VALID'."
             )
         if padding.upper() == "SAME_LOWER":
             return tuple(
                 same_padding(*dimension)[::-1]
                 for dimension in zip(sizes, window, strides, dilation, strict=True)
             )
-        # It checks the word.
+        # lax checks the name.
         return explicit_padding(padding, sizes, window, strides, dilation)  # type: ignore[arg-type]
     try:
         pairs = tuple((operator.index(a), operator.index(b)) for a, b in padding)

@@ -16,7 +16,7 @@ from cnn_jax.kernels.operands import align_manual_axes, require_floating, to_arr
 def dense(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
     """Multiplies the last axis of `x` by `w` and adds `b`.
 
-    With y = x w + b, every row of x meets the same w, so
+    With y = x w + b, every row of x is multiplied by the same w, so
 
         dx = dy w^T,    dw = sum over rows of x^T dy,    db = sum over rows of dy.
 

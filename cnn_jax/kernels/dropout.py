@@ -81,7 +81,7 @@ def spatial_dropout(x: jax.Array, key: jax.Array, rate: float) -> jax.Array:
     """Zeroes whole channels with probability `rate`, scales the rest by 1/(1 - rate).
 
     dx = m[n, c] dy[n, ..., c], one m for each channel of each example: neighbouring
-    pixels say much the same, so that dropping a few of them withholds little.
+    pixels are correlated, so that dropping a few of them removes little information.
 
     Args:
       x: `(n, *spatial, c)`, floating-point.

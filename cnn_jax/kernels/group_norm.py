@@ -8,12 +8,12 @@ set,
     mu = mean(x),   v = mean((x - mu)^2),   r = (v + eps)^(-1/2),
     xhat = (x - mu) r,   y = scale xhat + bias,
 
-where scale and bias are the channel's. They meet every entry of their channel once:
+where scale and bias are the channel's. They apply to every entry of their channel:
 
     dbias = sum dy,   dscale = sum dy xhat,   over all axes but the last.
 
 For x, write g = scale dy, the gradient by xhat. Moving one x_j of a set moves its xhat
-directly (r g_j), through mu (which takes r mean(g) away from everyone in the set) and
+directly (r g_j), through mu (which subtracts r mean(g) from the whole set) and
 through v, whose derivative by x_j is 2 (x_j - mu) / M and which changes each xhat by
 -xhat r^2 / 2, so all of them together by -xhat_j r mean(g xhat). Hence
 
@@ -179,8 +179,8 @@ def _normalize_sets_bwd(num_groups, positions, epsilon, target, residuals, dy):
         + _per_channel(offset, channels)
     )
     if not positions:
-        # These sums have no terms to add and are as large as x: they are worth storing
-        # only where there are positions.
+        # Without positions these sums are as large as x: to compute them again is
+        # cheaper than to store them.
         x, mean, r, dy = cpu_optimization_barrier(x, mean, r, dy)
         wide_dy, centred = widen(dy), widen(x) - _per_channel(mean, channels)
         sum_dy, sum_dy_centred = _position_sums(wide_dy, centred, positions)

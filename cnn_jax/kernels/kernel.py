@@ -62,7 +62,7 @@ class ForwardModeError(TypeError):
 class custom_vjp(jax.custom_vjp[Any]):  # noqa: N801 (named as what it stands for)
     """`jax.custom_vjp` that raises while it is traced with tangents, not later.
 
-    Tangents that meet it later, in a program that `jax.jit` or `jax.checkpoint` has
+    Tangents that reach it later, in a program that `jax.jit` or `jax.checkpoint` has
     traced before, or in the function that `jax.linearize` returns, raise JAX's own
     error.
     """
@@ -75,7 +75,7 @@ class custom_vjp(jax.custom_vjp[Any]):  # noqa: N801 (named as what it stands fo
 
 
 def _has_tangent(value) -> bool:
-    # Below reverse mode's tracer a tangent is welcome: that is forward over reverse.
+    # Below reverse mode's tracer a tangent is allowed: that is forward over reverse.
     while isinstance(value, jax.core.Tracer) and hasattr(value, "val"):
         value = value.val  # what `vmap` maps over
     return isinstance(value, JVPTracer)
@@ -100,7 +100,7 @@ def _explicit_mesh(values) -> jax.sharding.AbstractMesh | None:
 
 
 def _with_automatic_axes(function, twin, mesh, args, kwargs):
-    # Strings, all of them, since JAX sorts them.
+    # All strings, since JAX sorts them.
     positions = [str(position) for position in range(len(args))]
     names = (*positions, *kwargs)
     values = dict(zip(names, (*args, *kwargs.values()), strict=True))

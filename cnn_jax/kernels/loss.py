@@ -119,7 +119,7 @@ def _loss(logits, targets):
     """Returns the loss and log Z, both per example."""
     wide = logits.astype(targets.dtype)
     log_z = jax.nn.logsumexp(wide, axis=-1)
-    # A class that is impossible (z = -inf) and not wanted (t = 0) costs nothing.
+    # A class of probability 0 (z = -inf) and target 0 adds nothing to the loss.
     wanted = jnp.where(targets == 0, 0, targets * wide)
     return log_z * jnp.sum(targets, axis=-1) - jnp.sum(wanted, axis=-1), log_z
 

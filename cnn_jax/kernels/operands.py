@@ -23,7 +23,7 @@ def require_floating(function: str, **arrays: jax.Array | None) -> None:
     """Raises ValueError unless all arrays are floating and of one dtype.
 
     Kernels never promote: a float32 filter on a bfloat16 image is nearly always a cast
-    that someone forgot, and it would double the memory in silence.
+    that was forgotten, and promotion would double the memory silently.
     """
     dtypes = {name: array.dtype for name, array in arrays.items() if array is not None}
     described = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
@@ -45,7 +45,7 @@ def require_matching_channels(
     """Raises ValueError unless a filter fits an input in rank, channels and groups.
 
     Args:
-      function: Who is asking; the message begins with it.
+      function: The caller's name; the message begins with it.
       input_shape: `(n, *spatial, in)`.
       filter_shape: `(*spatial, in / groups, out)`.
       groups: The number of groups.

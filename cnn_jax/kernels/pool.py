@@ -4,14 +4,14 @@ Max-pooling passes on one input per window,
 
     y[n, p, c] = max_k x[n, s p + d k - l, c] = x[n, s p + d k*(n, p, c) - l, c],
 
-so near x it is a selection by the index map k*, and its gradient sends each dy back
-along the same arrow: dx[n, q, c] = sum of dy[n, p, c] over the windows p that chose q.
-Ties go to the first position in row-major order; a window wholly in the
-padding yields -inf and sends its gradient nowhere. Saving k* takes one byte per output,
+so near x it is a selection by the index map k*, and its gradient sends each dy
+to the selected position: dx[n, q, c] = sum of dy[n, p, c] over the windows p that
+select q. Ties go to the first position in row-major order; a window wholly in the
+padding yields -inf and its gradient is dropped. Saving k* takes one byte per output,
 where autodiff keeps the whole input and its output.
 
-Average pooling is linear and knows no choice: each dy is shared equally among the
-positions that its window averaged.
+Average pooling is linear: each dy is shared equally among the positions that its window
+averaged.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""lax's windowed operations, handed no geometry that XLA gets wrong.
+"""lax's windowed operations, given no geometry that XLA computes wrongly.
 
 jax 0.10 reads outside of the input on a CPU where a convolution's padding is negative
 in front and positive behind (in all dtypes but float64), and in every version up to
@@ -43,7 +43,7 @@ def conv_general_dilated(
     dimension_numbers: lax.ConvDimensionNumbers | tuple[str, str, str] | None = None,
     **options: Any,
 ) -> jax.Array:
-    """`lax.conv_general_dilated` that crops before it convolves.
+    """Calls `lax.conv_general_dilated` after cropping what negative padding removes.
 
     Args:
       lhs: Input, in the layout that `dimension_numbers` describes.
@@ -131,7 +131,7 @@ def reduce_window(
     reduce_fn: Callable[[jax.Array, jax.Array], jax.Array],
     window: Window,
 ) -> jax.Array:
-    """`lax.reduce_window` over the spatial axes of `x`, cropping before it reduces.
+    """Calls `lax.reduce_window` over the spatial axes of `x`, after cropping.
 
     Args:
       x: Input `(n, *spatial, c)`.
@@ -144,7 +144,7 @@ def reduce_window(
     """
     x, padding = crop(x, window.padding)
     if 0 in x.shape[1:-1]:
-        # Cropped to nothing, and padded: no compiler's rule is asked about it.
+        # Cropped to nothing, and padded: XLA is not given such a window.
         x = lax.pad(x, initial, ((0, 0, 0), *((*p, 0) for p in padding), (0, 0, 0)))
         padding = ((0, 0),) * window.rank
     return lax.reduce_window(

@@ -38,7 +38,7 @@ BranchStep = BranchConv | tuple[BranchConv, ...] | Callable[[jax.Array], jax.Arr
 
 
 class Branches(nn.Module):
-    """Sends the input through every branch and concatenates what comes out.
+    """Applies every branch to the input and concatenates the outputs.
 
     Submodules: `branch{i}_conv{j}` for the `j`-th convolution of the `i`-th branch,
     both counted from 1; where several stand side by side, `branch{i}_conv{j}a`,

@@ -1,6 +1,6 @@
 """Errors for inputs whose channels are not on the axis that a layer expects.
 
-Flax says that a parameter should have had another shape; the input is what is wrong.
+Flax's own error blames a parameter's shape, although the input is wrong.
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ class Dense(nn.Module):
 class DenseParameters(Dense):
     """The parameters of a `Dense`, for a kernel that takes those of several layers.
 
-    It has the fields and the variables of a `Dense` and hands them out where that
-    would multiply.
+    It has the fields and the variables of a `Dense` and returns them where that would
+    multiply.
     """
 
     @nn.compact

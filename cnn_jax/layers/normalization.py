@@ -75,8 +75,8 @@ class BatchNorm(nn.Module):
         Args:
           x: The input.
           use_running_average: As the attribute, where that is not given.
-          activation: Applied to the output by the same kernel, which so needs nothing
-            beside `x` in the backward pass: one of `kernels.activation.fused.FUSED`, or
+          activation: Applied to the output by the same kernel, which then saves only
+            `x` for the backward pass: one of `kernels.activation.fused.FUSED`, or
             None.
 
         Raises:

@@ -1,7 +1,7 @@
-"""Over what a batch normalisation's statistics run, said from outside the model.
+"""Scopes that set, from outside the model, what batch statistics are computed over.
 
-How a batch is spread over devices is no property of a network, so its modules do not
-carry it. Whoever spreads it says so around the call:
+A batch's distribution over devices is no property of a network, so its modules have no
+field for it. The code that distributes it sets a scope around the call:
 
     with statistics_scope(axis_name="data"):
         model.apply(variables, images, train=True, mutable=["batch_stats"])
@@ -10,8 +10,8 @@ Every `BatchNorm` called inside reads the scope while it is traced. The scope is
 JAX's user contexts, hence part of what its caches compare: no program traced under one
 scope serves another.
 
-Whether they take statistics at all is said in the same way, since it is how a network
-is tuned and not what it is:
+Frozen statistics are set in the same way, since they belong to the training and not to
+the network:
 
     with frozen_statistics():
         model.apply(variables, images, train=True)  # dropout acts, no statistic moves
@@ -28,7 +28,7 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class StatisticsScope:
-    """Over what statistics run.
+    """The devices and groups that batch statistics are computed over.
 
     Attributes:
       axis_name: Mapped axes (of `shard_map` or `pmap`) over whose devices statistics

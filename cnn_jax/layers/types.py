@@ -29,13 +29,13 @@ class Dtypes(TypedDict):
 
 
 class KernelDtypes(Dtypes):
-    """Those, and how filters start."""
+    """Those, and the filters' initializer."""
 
     kernel_init: Initializer
 
 
 class ConvAndNorm(TypedDict):
-    """The factories that a block hands on to the blocks inside."""
+    """The factories that a block passes to the blocks inside."""
 
     conv: ModuleFactory
     norm: ModuleFactory

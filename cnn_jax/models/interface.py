@@ -51,7 +51,7 @@ def _batched(shape: tuple[int, ...]) -> str:
 
 
 def finish(output: jax.Array, named: dict[str, jax.Array], endpoints: bool) -> Output:
-    """Returns a model's output in at least float32, with its endpoints if asked for."""
+    """Returns a model's output in at least float32, with its endpoints if requested."""
     if jnp.finfo(output.dtype).bits < 32:
         output = output.astype(jnp.float32)
     return (output, named) if endpoints else output

@@ -1,8 +1,8 @@
 """Weights trained elsewhere, under the names and in the layouts used here.
 
-load.py       the way in
+load.py       `load_pretrained`
 files/        readers of files, whose arrays are described before they are read
-key_maps/     whose array goes where, as data in the language of `rules.py`
+key_maps/     the mapping of each library's names, as data made of `rules.py`
 placement.py  the plan for all arrays, and its execution
 report.py     what was done
 convert.py    the same, onto disk

@@ -1,4 +1,4 @@
-"""Weights from elsewhere, converted once: checked, and kept under our own names."""
+"""Conversion of weights to files with this project's names, checked."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def convert(
     num_classes: int | None = None,
     key: jax.Array | None = None,
 ) -> tuple[ConversionReport, dict[str, Any]]:
-    """Writes a model's variables, and what must be known of them.
+    """Writes a model's variables and their metadata.
 
     `load_pretrained(name, destination)` reads them back, and `predict(destination,
     ...)` needs no name. What is written appears when it is complete.

@@ -1,4 +1,4 @@
-"""Filling a model's variables from arrays that another library named.
+"""Loading of a model's variables from arrays under another library's names.
 
 Everything is checked before anything is returned: each array must have a place, each
 place an array of its shape. One error lists all that does not fit. Names, shapes and
@@ -114,7 +114,7 @@ def fill(
       model: The model.
       path: See `load_pretrained`.
       source: See `load_pretrained`.
-      num_classes: The model's number of classes if it was asked for, so that a last
+      num_classes: The model's number of classes if it was requested, so that a last
         layer for another number may be replaced; else None.
       key: See `load_pretrained`.
       input_shape: See `load_pretrained`.
@@ -260,7 +260,7 @@ def _check_head_may_differ(
     num_classes: int | None,
     key: jax.Array | None,
 ) -> None:
-    """Raises if nobody asked for a new last layer, or nobody gave its key."""
+    """Raises if a new last layer was not requested, or its key is missing."""
     if num_classes is None or key is None:
         stored = ", ".join(map(str, sorted(set(heads.values()))))
         lacking = "num_classes" if num_classes is None else "key"

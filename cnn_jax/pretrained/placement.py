@@ -131,7 +131,7 @@ def plan(
       arrays: All of them.
       places: Where they go.
       expected: Path -> shape and dtype, of the model.
-      has_head: Whether the model has a last layer, so that it wants the arrays of one.
+      has_head: Whether the model has a last layer, so that it needs the arrays of one.
     """
     chosen: dict[str, Place] = {}
     heads: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""The model that weights of ours are for, made again from what they say of it."""
+"""Rebuilding the model of this project's weights from their metadata."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ class ConversionReport:
     Attributes:
       source: Whose names the arrays had.
       loaded: The source's name -> path here.
-      ignored: Names of arrays that the source has and nobody needs here.
+      ignored: Names of arrays that the source has and the model does not need.
       cast: Path -> (dtype in the source, dtype here), where they differ.
       initialized: The paths that were initialised afresh, for another number of
         classes.

@@ -79,7 +79,7 @@ def _spatial_to_dense(array: np.ndarray) -> np.ndarray:
 
 
 def flattened(height: int, width: int) -> Mapping[str, Leaf]:
-    """The layout of PyTorch's `Linear` behind a flattened `(c, height, width)`."""
+    """Returns the layout of a PyTorch `Linear` after flattening `(c, height, width)`."""
 
     def transform(array: np.ndarray) -> np.ndarray:
         cube = array.reshape(array.shape[0], -1, height, width)
@@ -123,7 +123,7 @@ TORCH_NORM = {
 
 
 def torch_conv_and_norm(pattern: str, path: Callable[..., str]) -> tuple[Rule, Rule]:
-    """The rules of torchvision's convolutions `conv` with a norm `bn` behind each.
+    """Returns the rules of torchvision's convolutions `conv` with norms `bn` behind.
 
     Args:
       pattern: Of their common layer there.

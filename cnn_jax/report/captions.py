@@ -1,4 +1,4 @@
-"""Words that are part of a picture, for a file that stands alone."""
+"""Captions drawn into a picture, for a file that is shown by itself."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class Environment:
 
 
 def describe_environment() -> Environment:
-    """Looks at this process and this machine; starts JAX's backend if need be."""
+    """Inspects this process and this machine; starts JAX's backend if need be."""
     now = datetime.datetime.now(datetime.UTC)
     return Environment(
         date=now.isoformat(timespec="seconds"),
@@ -127,7 +127,7 @@ def command_line(arguments: Sequence[str] | None = None) -> str:
 
 
 def _module_run() -> str | None:
-    """The module that `python -m` was asked to run, or None for a script."""
+    """Returns the module that `python -m` runs, or None for a script."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return None if spec is None else spec.name.removesuffix(".__main__")
 
@@ -158,7 +158,7 @@ def without_private_paths(argument: str) -> str:
 
 
 def _quote(word: str) -> str:
-    """`shlex.quote`, which would stop the shell from expanding a leading `~/`."""
+    """Quotes as `shlex.quote`, but lets the shell expand a leading `~/`."""
     return "~/" + shlex.quote(word[2:]) if word.startswith("~/") else shlex.quote(word)
 
 
@@ -214,7 +214,7 @@ def _versions() -> dict[str, str]:
 
 
 def _revision(source: pathlib.Path) -> str | None:
-    """The commit that holds `source`, if Git tracks it at all."""
+    """Returns the commit that holds `source`, or None if Git does not track it."""
     git = ("git", "-C", str(source.parent))
     if _output(*git, "ls-files", "--error-unmatch", source.name) is None:
         return None

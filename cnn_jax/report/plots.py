@@ -31,8 +31,8 @@ COLORS = (
     "#444444",
     "#7a4fbf",
 )
-"""Okabe and Ito's colours, told apart by colour-blind readers (2008), darkened where
-needed so that a label in any of them can be read on white."""
+"""Okabe and Ito's colours, distinguishable by colour-blind readers (2008), darkened
+where needed so that a label in any of them can be read on white."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 """One marker for each colour, so that colour is never the only difference. From the
@@ -260,7 +260,7 @@ def _mark_positions(axes: matplotlib.axes.Axes, ticks: Mapping[float, str]) -> N
 def _empty_figure(
     x_label: str, y_label: str
 ) -> tuple[matplotlib.figure.Figure, matplotlib.axes.Axes]:
-    """A small figure that stays readable when a phone shrinks it a little.
+    """Returns a small figure that stays readable when a phone shrinks it a little.
 
     The measure on the y axis stands above it, upright, where it is read first.
     """
@@ -323,7 +323,7 @@ def _label_ends(
 
 
 def _leader(style: int, start: tuple[float, float]) -> dict[str, object]:
-    """A thin line from a label, from `start` in units of its box, to what it names."""
+    """Draws a thin line from `start`, in units of a label's box, to what it names."""
     return {
         "arrowstyle": "-",
         "color": _color(style),
@@ -404,7 +404,7 @@ def _covered(
     taken: Sequence[tuple[float, ...]],
     inside: tuple[float, ...],
 ) -> float:
-    """The area that `box` shares with what is taken, or has outside the axes."""
+    """Returns the area of `box` that overlaps what is taken or is outside the axes."""
     area = (box[2] - box[0]) * (box[3] - box[1])
     return sum(_shared(box, other) for other in taken) + area - _shared(box, inside)
 

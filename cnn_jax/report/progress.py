@@ -29,7 +29,7 @@ class PlannedRun(NamedTuple):
 
 
 class RunProgress:
-    """Says which run of how many, and about how long the rest will take.
+    """Shows the current run, their number, and an estimate of the time left.
 
     A run is taken to cost what was planned, until one of its kind has been timed. What
     a kind's first run does once, which is compiling, has a time of its own: as long as
@@ -75,7 +75,7 @@ class RunProgress:
         self.show(0.0)
 
     def compiled(self, seconds: float | None = None) -> None:
-        """Says how long the current run took for what its kind does only once.
+        """Sets how long the current run took for what its kind does only once.
 
         Args:
           seconds: How long; None for all the time since it began.
@@ -104,7 +104,7 @@ class RunProgress:
 
         Args:
           outcome: What it found.
-          is_kept: Whether that was found before: its time then says nothing.
+          is_kept: Whether that was found before: its time is then not used.
         """
         run = self._waiting.pop(0)
         whole = time.perf_counter() - self._started
@@ -130,7 +130,7 @@ class RunProgress:
             self._bar.start()
 
     def _left(self, share: float) -> float | None:
-        """The seconds left when `share` of the current run is over, if to be told."""
+        """Returns the seconds left after `share` of the current run, if known."""
         spent, cost = self._spent, self._spent_cost
         if share:
             spent += time.perf_counter() - self._started - self._compiling
@@ -145,7 +145,7 @@ class RunProgress:
         return left + self._compile_left()
 
     def _compile_left(self) -> float:
-        """The seconds that kinds which nothing is known of will take to compile."""
+        """Returns the seconds that kinds not timed yet will take to compile."""
         known = self._compile_seconds
         if not known:
             return 0.0

@@ -80,7 +80,7 @@ EPOCH_COLUMNS = (
 )
 
 SHOWN_IF_NOT_ZERO = ("train_skipped_steps", "waiting_share")
-"""Columns of epochs that say something only if not all of their numbers are 0."""
+"""Columns of epochs that are shown only if not all of their numbers are 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -406,8 +406,8 @@ def _chart(
 
 
 def configuration(run: FinishedRun) -> list[Any]:
-    """Returns the blocks that say what was asked for."""
-    # As JSON has them: what was read knows no tuples.
+    """Returns the blocks with the configuration."""
+    # As JSON has them: what was read holds no tuples.
     defaults = json.loads(json.dumps(TrainConfig().to_dict()))
     fields = study.public(
         {name: value for name, value in run.config.items() if name not in UNSHOWN}

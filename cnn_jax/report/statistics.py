@@ -45,7 +45,7 @@ def student_interval(samples: Sequence[float], confidence: float = 0.95) -> Inte
       confidence: The probability that such an interval covers the true mean.
 
     Returns:
-      The interval. One sample says nothing about its own spread: both ends are then
+      The interval. One sample has no spread: both ends are then
       the sample, and the method is `SINGLE`.
 
     Raises:

@@ -60,12 +60,12 @@ def conduct(
     name: str,
     subject: str,
 ) -> int:
-    """Runs a study, and says what it found or why it cannot be run.
+    """Runs a study, and prints its results or why it cannot be run.
 
     Args:
       config: What is studied. Without a `run_dir` it gets a new one below `runs/NAME`.
       run: Does it, and writes the report into `run_dir`. A ValueError,
-        FileNotFoundError or FileExistsError of it is told as one sentence.
+        FileNotFoundError or FileExistsError of it is printed as one sentence.
       name: The program's name.
       subject: What the directory is called after, such as the dataset.
 

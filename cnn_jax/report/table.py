@@ -1,7 +1,7 @@
 """One table, defined once, written for the terminal, HTML, JSON and Markdown.
 
-A `Table` holds raw values (fractions, seconds, bytes); each `Column` knows how its
-values are shown. The text of a cell is made in one place, so that all four forms
+A `Table` holds raw values (fractions, seconds, bytes); each `Column` formats its
+values. The text of a cell is made in one place, so that all four forms
 show the same digits; JSON and the `data-value` of an HTML cell keep the raw value.
 """
 
@@ -225,7 +225,7 @@ def to_markdown(table: Table) -> str:
 
 
 def print_table(table: Table, console: rich.console.Console | None = None) -> None:
-    """Prints the table to the terminal, in as many blocks as its width asks for.
+    """Prints the table to the terminal, in as many blocks as its width requires.
 
     Args:
       table: What to print. Cells are never cut: columns that do not fit follow in
@@ -323,7 +323,7 @@ def _cell_attributes(column: Column, value: Any) -> str:
 
 
 def _number(value: Any) -> float | int | None:
-    """The number behind a cell, if it has a finite one."""
+    """Returns the number behind a cell, if it has a finite one."""
     if isinstance(value, Interval):
         value = value.mean
     if isinstance(value, str | bool | None) or not math.isfinite(value):

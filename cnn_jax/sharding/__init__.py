@@ -1,10 +1,10 @@
 """Meshes of devices, and the shardings of arrays on them.
 
 Training is global-view SPMD: one program on all devices, the batch split over the mesh
-and the state copied or split by rules; XLA inserts what has to be exchanged. A mesh has
+and the state copied or split by rules; XLA inserts the collectives. A mesh has
 up to three axes:
 
-    data      splits the batch; every device along it holds the same of the state
+    data      splits the batch; the state is replicated along it
     fsdp      splits the batch, and also the state's large leaves
     spatial   splits the images' height, for images that do not fit one device
 """

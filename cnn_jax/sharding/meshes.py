@@ -56,7 +56,7 @@ def make_mesh(
     themselves (`jax.make_mesh` would give `Explicit`, where linen's own layers fail).
 
     Args:
-      devices: The devices to use (`jax.Device`, which type checkers do not know), all
+      devices: The devices to use (`jax.Device`, which type checkers cannot see), all
         of the default backend's when None.
       specification: The axes' sizes, as `parse_mesh` reads them; None puts all devices
         on the axis `"data"`.
@@ -78,7 +78,7 @@ def make_mesh(
             f"mesh: got {product}, which is {math.prod(sizes.values())} devices, "
             f"expected sizes whose product is the {len(devices)} devices there are."
         )
-    # Lays neighbours on the mesh onto neighbours in the machine, where it knows it.
+    # Maps neighbours on the mesh to neighbours in the machine, if JAX knows those.
     return jax.make_mesh(
         tuple(sizes.values()),
         tuple(sizes),

@@ -28,8 +28,8 @@ Rule = tuple[str, Sequence[str | None]]
 """A regular expression on paths, and the mesh axis of each dimension."""
 
 LARGE_LEAF = 2**14
-"""The least entries of a leaf for `fsdp` to split it by default: below, what
-is saved in memory is less than what another exchange costs in time."""
+"""The least entries of a leaf for `fsdp` to split it by default: for smaller ones
+the memory saved is not worth the time of another collective."""
 
 
 def state_shardings(

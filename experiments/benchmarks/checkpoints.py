@@ -3,7 +3,7 @@
     python experiments/benchmarks/checkpoints.py --model resnet20 --json cost.json
 
 The share is of a run that saves once a minute. The last column is the most that it can
-be: as if training stood still while the background works. The 21 saves of a ResNet-20
+be: as if training blocked during the background work. The 21 saves of a ResNet-20
 take about half a minute on two CPU cores (the medians in
 `experiments/results/checkpoints_cpu.json`).
 """

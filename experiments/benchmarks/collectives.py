@@ -1,4 +1,4 @@
-"""Counts what the devices exchange in a training step, strategy by strategy.
+"""Counts the collectives of a training step, strategy by strategy.
 
     python experiments/benchmarks/collectives.py --json collectives.json
     python experiments/benchmarks/collectives.py --platform tpu --topology v5e:2x4
@@ -89,7 +89,7 @@ def find_devices(options: argparse.Namespace) -> list[Any]:
 
 
 def count_collectives(text: str) -> dict[str, int]:
-    """Returns how often each kind of collective stands in an optimized HLO text.
+    """Returns the number of each kind of collective in an optimized HLO text.
 
     An asynchronous one is a start and a done; the start counts.
     """

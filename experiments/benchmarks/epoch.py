@@ -5,8 +5,8 @@
 `cnn_jax.fit` trains a network for some epochs on noise of CIFAR-10's
 size that is on the device, with crops and flips and its usual logging. After each
 epoch, in the same process, as many steps of the same compiled program are called one
-after the other and waited for once. An epoch's wall time runs from where the previous
-one left off to the fetching of its last metrics, evaluation left out, by a clock
+after the other, with one wait at the end. An epoch's wall time runs from the end of the
+previous one to the fetching of its last metrics, evaluation left out, by a clock
 outside of the loop; it is compared with the mean of the bare steps before and after it,
 so that a machine that drifts slows both. The median of the ratios is the result.
 

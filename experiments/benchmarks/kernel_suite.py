@@ -59,7 +59,7 @@ def _filter(network, kernel, group, label, x, w, **options) -> Layer:
 
 
 def _conv(network, x, features, size, *, groups=1, **options) -> Layer:
-    """A square convolution; padded as PyTorch's models are unless options say so."""
+    """Makes a square convolution, padded as PyTorch's models are by default."""
     inputs, padding = x[-1], options.pop("padding", size // 2)
     w = (size, size, inputs // groups, features)
     group, label = DENSE, f"{size}x{size}, {inputs} to {features}"
@@ -89,7 +89,7 @@ def _conv_transpose(network, x, features, size, strides) -> Layer:
 
 
 def _layer(network, group, kernel, label, arguments, **options) -> Layer:
-    """A layer whose gradients by all of its floating arguments come together."""
+    """Makes a layer whose gradients by all floating arguments are measured together."""
     gradients = tuple(name for name in arguments if name not in ("key", "labels"))
     return Layer(
         network,

@@ -42,7 +42,7 @@ class Steps:
 
 
 def print_tables(tables: Sequence[Table], *, as_markdown: bool) -> None:
-    """Prints tables for a person, or in Markdown where asked or `rich` is missing."""
+    """Prints tables for a person, or in Markdown if requested or `rich` is missing."""
     for table in tables:
         if as_markdown:
             print(to_markdown(table))

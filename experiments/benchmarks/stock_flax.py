@@ -3,8 +3,7 @@
 Our layers have their namesakes' parameters (`cnn_jax.layers`), so a network need not be
 written twice: while it is traced inside `stock_flax()`, each of its layers is computed
 by the namesake from the same variables, and each function without parameters by Flax's,
-optax's or JAX's own. Only what is asked of a layer counts, so running variances are
-Flax's biased ones.
+optax's or JAX's own. Running variances are Flax's biased ones.
 
 What Flax has no layer for is written as its users write it: squeeze-and-excite as a
 mean, two `Dense` and a product, stochastic depth as `Dropout` of whole examples.

@@ -28,7 +28,7 @@ class Trainer:
     Attributes:
       num_parameters: How many the network has.
       temporary_bytes: The most that a step had allocated beside what was there before
-        it, of the steps since `forget_peak`; None on a CPU, where torch does not tell.
+        it, of the steps since `forget_peak`; None on a CPU, where torch has no count.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Trainer:
 
 
 def free_memory() -> None:
-    """Forgets compiled networks; gives what dead tensors held back to the device."""
+    """Frees compiled networks, and returns deleted tensors' memory to the device."""
     # A class that was compiled too often is left uncompiled, silently.
     torch.compiler.reset()
     if torch_device() == "cuda":

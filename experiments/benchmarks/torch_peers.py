@@ -65,7 +65,7 @@ def _both(forward, local, moving, dy):
 
 
 def finished(call: Callable) -> Callable:
-    """Lets a call end when its work on the device has."""
+    """Makes a call wait for its work on the device."""
 
     def call_and_wait():
         result = call()
@@ -96,7 +96,7 @@ def images_to_torch(images: jax.Array) -> torch.Tensor:
 
 
 def _images(tensor: torch.Tensor) -> torch.Tensor:
-    """`(n, *spatial, c)` to `(n, c, *spatial)`, channels-last in memory."""
+    """Views `(n, *spatial, c)` as `(n, c, *spatial)`, channels-last in memory."""
     return torch.movedim(tensor, -1, 1) if tensor.ndim > 2 else tensor
 
 

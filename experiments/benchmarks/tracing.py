@@ -1,4 +1,4 @@
-"""Times what every user of the models waits for first: the import, and the tracing.
+"""Times the start-up of every user of the models: the import, and the tracing.
 
     python experiments/benchmarks/tracing.py
 

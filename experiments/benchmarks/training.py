@@ -117,7 +117,7 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
 
 
 def selected(options: argparse.Namespace) -> list[tuple[int, Group, Sequence[str]]]:
-    """Returns what the options ask for: part, group and frameworks."""
+    """Returns the parts, groups and frameworks that the options select."""
     suite = SUITES[options.suite]
     found = []
     for number in options.part:

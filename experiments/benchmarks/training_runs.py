@@ -43,7 +43,7 @@ class Trainer:
     Attributes:
       compile_seconds: What tracing and compiling took.
       temporary_bytes: What a step needs beside its arguments and results, as planned
-        by the compiler; None where it does not tell.
+        by the compiler; None where it does not report it.
       num_parameters: How many the network has.
     """
 
@@ -54,7 +54,7 @@ class Trainer:
         self._key = jax.random.key(1)
         self.num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         started = time.perf_counter()
-        # A function of its own: jit would remember what it traced for another.
+        # A function of its own: jit would reuse what it traced for another.
         step = jax.jit(functools.partial(train_step), donate_argnums=0)
         self._step = step.lower(self._state, batch, self._key).compile()
         self.compile_seconds = time.perf_counter() - started
@@ -70,7 +70,7 @@ class Trainer:
 
 
 def make_trainer(framework: str, group: Group, start: TrainState, batch: dict) -> Any:
-    """Returns what takes a framework's steps, compiled where that can be done."""
+    """Returns a framework's trainer, compiled where that can be done."""
     if framework in TORCH:
         from torch_networks import Trainer as TorchTrainer
 
@@ -104,7 +104,7 @@ def draw(group: Group) -> tuple[TrainState, dict[str, jax.Array]]:
         optax.sgd(1e-3, momentum=0.9),
         **state_options(TrainConfig(dtype=group.precision)),
     )
-    # Run once, so compiled in a hurry, as the loop does.
+    # Run once, so compiled with little optimisation, as the loop does.
     hurry = {"xla_backend_optimization_level": 0}
     on_cpu = jax.default_backend() == "cpu"
     start = jax.jit(create, compiler_options=hurry if on_cpu else None)(key, images[:1])
@@ -164,7 +164,7 @@ class Runner:
     def functions(self) -> dict[str, Callable[[], None]]:
         """The functions to time: a round, and for the check one blocking step.
 
-        A round of one step is waited for as it is.
+        A round of one step blocks anyway.
         """
         if self.failed:
             return {}
@@ -293,7 +293,7 @@ def compare(results: Sequence[dict[str, Any]]) -> None:
 
 
 def free_memory() -> None:
-    """Frees what the dead trainers held, so that the next group finds memory."""
+    """Frees the memory of deleted trainers, so that the next group finds memory."""
     gc.collect()
     if "torch_networks" in sys.modules:
         sys.modules["torch_networks"].free_memory()

@@ -41,7 +41,7 @@ class Part:
 
     Attributes:
       groups: (model, precision).
-      frameworks: Those measured unless others are asked for.
+      frameworks: The default frameworks.
     """
 
     groups: Sequence[tuple[str, str]]

@@ -48,7 +48,7 @@ def test_a_damaged_step_is_not_replaced(tmp_path):
         checkpointer.save(1, tree, {})
         checkpointer.wait()
         (tmp_path / "1" / "_METADATA").unlink()
-        with pytest.raises(SaveError, match="1 is damaged and in the way"):
+        with pytest.raises(SaveError, match="1 is damaged and blocks the save"):
             checkpointer.save(1, tree, {})
         assert (tmp_path / "1" / "MANIFEST").exists()
 

@@ -1,4 +1,4 @@
-"""Kernels under JAX's transformations: a table of what works, made by trying.
+"""Kernels under JAX's transformations: a table of what works, by running each.
 
 `try_transformations` evaluates a kernel's first case of the table under each of
 `TRANSFORMATIONS` and compares with the twin under the same. "works" means that the

@@ -1,4 +1,4 @@
-"""The table of cases that every proof of the kernels runs over.
+"""The table of cases that every test and gradient check of the kernels runs over.
 
 A row names a kernel, says how to draw its arguments and which options to pass. The
 gradient check runs over it on a user's machine, and so do the project's own tests: a

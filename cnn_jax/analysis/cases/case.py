@@ -76,9 +76,9 @@ class Case:
       arguments: The positional arguments: name -> draw, in order.
       options: Keyword arguments.
       has_corners: Whether a drawn value may be where there is no derivative, so that
-        finite differences say nothing.
+        finite differences are no reference.
       per_example: Names of arguments whose first axis counts examples. Names that the
-        case does not have say nothing.
+        case does not have are ignored.
     """
 
     kernel: str

@@ -1,4 +1,4 @@
-"""Crops and flips of single images: what brings photographs to one size."""
+"""Crops and flips of single images, which bring photographs to one size."""
 
 from __future__ import annotations
 

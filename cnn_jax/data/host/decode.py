@@ -4,12 +4,12 @@ Whatever a folder of photographs holds comes out alike: CMYK, LAB, palettes,
 transparency and samples of other than 8 bits are converted, a rotation noted in EXIF is
 carried out, of an animation the first frame is taken. Colour profiles and gamma are not
 applied, as in most loaders. What cannot be decoded is an `ImageError` that names the
-file, and a file whose header promises more pixels than allowed is refused before any
-are made.
+file, and a file whose header declares more pixels than allowed is refused before any
+are allocated.
 
 Grey of 16 bits is scaled by its range and rounded; of colours of 16 bits, and of grey
-with transparency, Pillow keeps the upper 8, at most 1 away from that. What wider
-integers become stands in `TiffImage.to_eight_bits`.
+with transparency, Pillow keeps the upper 8, at most 1 away from that. See
+`TiffImage.to_eight_bits` for wider integers.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _SAFE = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 FORMATS = tuple(filter(_is_built_in, _SAFE))
 """The formats that are decoded, whatever a file is called.
 
-Pillow reads more. Left out is what it does not decode by itself (an EPS file is handed
+Pillow reads more. Left out is what it does not decode by itself (an EPS file is passed
 to Ghostscript, a WMF to Windows), what holds several images or none (ICO, PSD, PDF),
 and what does not begin with a signature (TGA, PCX), so that any file may pass for it.
 """
@@ -204,7 +204,7 @@ def _draft(image: Image.Image, smallest_side: int) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    # Damaged EXIF says nothing; the pixels are sound.
+    # Damaged EXIF is ignored; the pixels are sound.
     with contextlib.suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
     return image
@@ -221,7 +221,7 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
         pixels = np.asarray(image).astype(np.float64)
         image = Image.fromarray(np.round(pixels / 257).clip(0, 255).astype(np.uint8))
     elif image.mode in ("P", "LA", "PA"):
-        # By way of RGBA, which knows transparent entries of a palette.
+        # By way of RGBA, which keeps transparent entries of a palette.
         image = image.convert("RGBA")
     elif image.mode == "La":  # grey times transparency, which converts to this alone
         image = image.convert("LA")

@@ -1,7 +1,7 @@
 """PNG files cut down to what their pixels need (the PNG specification, third edition).
 
-Pillow reads every chunk, and refuses the whole file for one that it does not like: a
-text or a colour profile that expands beyond 1 MB, say. Such chunks do not change the
+Pillow reads every chunk, and refuses the whole file for one that it does not accept:
+a text or a colour profile that expands beyond 1 MB, say. Such chunks do not change the
 pixels, so they are left out before it sees them.
 """
 

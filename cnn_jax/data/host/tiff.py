@@ -1,7 +1,7 @@
 """TIFF files whose samples are not plain bytes (Adobe's TIFF 6.0, 1992).
 
-Pillow hands out what is stored: samples of 12, 16 or 32 bits, signed or not, and in
-some files white as 0. What they mean stands in the file's tags, which are read here.
+Pillow returns what is stored: samples of 12, 16 or 32 bits, signed or not, and in some
+files white as 0. Their meaning is in the file's tags, which are read here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
 
     def _setup(self) -> None:
         # Pillow has no mode for some of these kinds of samples and decodes others
-        # wrongly, so they are presented as a kind that it knows.
+        # wrongly, so they are presented as a kind that it supports.
         tags = self.tag_v2
         self._bits = max(tags.get(_BITS, (1,)), default=1)
         self._sample_format = max(tags.get(_SAMPLE_FORMAT, (_UNSIGNED,)), default=1)
@@ -74,7 +74,7 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
         """Returns the layout of a tile's samples, which Pillow gets wrong for some."""
         raw_mode, *others = layout
         if codec == "libtiff":
-            # It hands out samples in the machine's byte order, whatever the file's.
+            # Pillow returns samples in the machine's byte order, whatever the file's.
             native = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
             raw_mode = native.get(raw_mode, raw_mode)
         elif self._bits == 16 and raw_mode in ("R", "G", "B", "A"):

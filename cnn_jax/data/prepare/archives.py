@@ -1,4 +1,4 @@
-"""Archives read as streams: nothing is extracted, and nothing in them is trusted."""
+"""Archives read as streams: nothing is extracted, and all content is validated."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def read_idx(path: pathlib.Path, *, rank: int, most: int) -> np.ndarray:
                     f"{path}: got the shape {shape} in its header, expected no more "
                     f"than {most:,} bytes."
                 )
-            # One byte more than announced tells whether the file ends there.
+            # Reading one byte more than announced shows whether the file ends there.
             content = file.read(size + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise ArchiveError(f"{path}: the file is damaged: {error}.") from error

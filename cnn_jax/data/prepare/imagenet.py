@@ -103,7 +103,7 @@ def _in_shards(archive: pathlib.Path, members: Sequence[Member]) -> list[ImageSh
 
 
 def _training_members(archive: pathlib.Path, bar: Bar) -> list[Member]:
-    """All images of the archives in the archive, one for each class, in mixed order."""
+    """Returns all images of the archive's archives, one per class, in mixed order."""
     classes = sorted(index_members(archive, suffix=".tar"))
     labels = [pathlib.PurePosixPath(name).stem for name, _, _ in classes]
     unknown = set(labels) - set(_list("labels.txt"))
@@ -135,7 +135,7 @@ def _validation_members(archive: pathlib.Path) -> list[Member]:
 
 
 def _number(archive: pathlib.Path, name: str) -> int:
-    """The number in `ILSVRC2012_val_00000001.JPEG`, which the labels go by."""
+    """Returns the number in `ILSVRC2012_val_00000001.JPEG`, which orders the labels."""
     digits = pathlib.PurePosixPath(name).stem.rpartition("_")[2]
     if not digits.isdigit() or not 1 <= int(digits) <= len(
         _list("validation_labels.txt")

@@ -34,7 +34,7 @@ __all__ = [
 def open_source(
     name: str, split: str, *, data_dir: str | os.PathLike[str] | None = None
 ) -> Source:
-    """Opens one split of a dataset, of which examples are read when asked for.
+    """Opens one split of a dataset, whose examples are read on demand.
 
     Args:
       name: `"digits"` (1,797 handwritten digits, bundled with scikit-learn),

@@ -1,4 +1,4 @@
-"""The handwritten digits that scikit-learn brings along."""
+"""The handwritten digits that scikit-learn includes."""
 
 from __future__ import annotations
 

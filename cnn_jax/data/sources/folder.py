@@ -23,7 +23,7 @@ class Folder:
     directories are not named like splits may hold the classes themselves: it is then
     the split `"train"`.
 
-    What counts as an image is told by the name: `SUFFIXES`, in any case. Hidden files
+    The name decides what counts as an image: `SUFFIXES`, in any case. Hidden files
     and directories and what operating systems leave behind (`__MACOSX`, `@eaDir`) are
     passed over at every level.
 
@@ -112,7 +112,7 @@ class Folder:
         names = [path.name for path in list_classes(self.root, LeftOut(self.root))]
         if split in names:
             return self.root / split
-        # Of a file system that tells `Test` from `test`, else they would be classes.
+        # On a case-sensitive file system, `Test` would otherwise be a class.
         splits = [name for name in names if name.lower() in self.SPLITS]
         if splits or split != "train":
             raise FileNotFoundError(

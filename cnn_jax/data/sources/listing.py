@@ -1,6 +1,6 @@
 """Listing directories of images: the files that are read, and those left out.
 
-Nothing is left out in silence but what has no place in a dataset: hidden files and
+Only what has no place in a dataset is left out without a warning: hidden files and
 directories, what operating systems leave behind, and texts beside the images.
 """
 

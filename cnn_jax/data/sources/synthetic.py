@@ -18,7 +18,7 @@ NUM_CLASSES = 10
 
 @dataclasses.dataclass(frozen=True)
 class Synthetic:
-    """Noise whose mean brightness tells the class, the same in every process.
+    """Noise whose mean brightness depends on the class, the same in every process.
 
     Args:
       name: `"synthetic:HEIGHTxWIDTHxCHANNELS"`, with 1 or 3 channels.

@@ -119,7 +119,7 @@ class TfdsSource:
         try:
             records[0]
         except (IndexError, RuntimeError):
-            pass  # an empty split; a damaged record, which is told when it is read
+            pass  # an empty split; a damaged record, which is reported when it is read
         except ModuleNotFoundError:
             # `tfds.testing.mock_data` makes up pixels, and would need TensorFlow to
             # encode them.

@@ -1,10 +1,10 @@
 """Guided gradients: a backward rule for relu that is not its derivative.
 
-Guided backpropagation asks which pixels speak for a class. relu's derivative hands on
-what comes from above wherever the input was positive; the guided rule does so only
-where that is positive, too, so that what speaks against the class is dropped on the
-way. The rule belongs to the kernel, since relu also runs inside others' passes (batch
-normalisation, squeeze-and-excite), where nothing outside can take its place.
+Guided backpropagation shows which pixels increase a class's logit. relu's derivative
+passes the incoming gradient wherever the input was positive; the guided rule does so
+only where that gradient is positive, too, which drops negative evidence at every relu.
+The rule belongs to the kernel, since relu also runs inside others' passes (batch
+normalisation, squeeze-and-excite), where nothing outside can replace it.
 
 Source: Springenberg, Dosovitskiy, Brox and Riedmiller, "Striving for Simplicity: The
 All Convolutional Net", 2015.
@@ -23,10 +23,10 @@ _guided = jax.make_user_context(default_value=False)
 
 @contextlib.contextmanager
 def guided_gradients() -> Iterator[None]:
-    """Gradients traced inside follow the guided rule at `relu` and `relu6`.
+    """Applies the guided rule to `relu` and `relu6` in gradients traced inside.
 
-    Both the function and its gradient must be traced inside. Wherever the rule acts,
-    the traced program calls `guided_sign`, by which one can see whether it did.
+    Both the function and its gradient must be traced inside. Wherever the rule
+    applies, the traced program calls `guided_sign`, which shows that it did.
     Values do not change, nor do the gradients of other activations.
     """
     with _guided(True):
@@ -34,7 +34,7 @@ def guided_gradients() -> Iterator[None]:
 
 
 def passed_back(mask: jax.Array, dy: jax.Array) -> jax.Array:
-    """Returns where a clamp hands dy on: where `mask` holds, and dy > 0 if guided."""
+    """Returns where a clamp passes dy: where `mask` holds, and dy > 0 if guided."""
     return mask & guided_sign(dy) if _guided.value else mask
 
 

@@ -18,35 +18,35 @@ def named_like(activation: Callable[..., object]) -> Callable[[jax.Array], jax.A
 
 
 def relu(x: jax.Array) -> jax.Array:
-    """`max(x, 0)` with derivative 0 at 0: `jax.nn.relu`."""
+    """Returns `max(x, 0)` with derivative 0 at 0: `jax.nn.relu`."""
     return jax.nn.relu(x)
 
 
 def relu6(x: jax.Array) -> jax.Array:
-    """`min(max(x, 0), 6)` with derivative 0 at 0 and 6: `jax.nn.relu6`."""
+    """Returns `min(max(x, 0), 6)` with derivative 0 at 0 and 6: `jax.nn.relu6`."""
     return jax.nn.relu6(x)
 
 
 def sigmoid(x: jax.Array) -> jax.Array:
-    """`1 / (1 + exp(-x))`."""
+    """Returns `1 / (1 + exp(-x))`."""
     return lax.logistic(x)
 
 
 def hard_sigmoid(x: jax.Array) -> jax.Array:
-    """`relu6(x + 3) / 6`."""
+    """Returns `relu6(x + 3) / 6`."""
     return jax.nn.relu6(x + 3.0) / 6.0
 
 
 def silu(x: jax.Array) -> jax.Array:
-    """`x * sigmoid(x)`."""
+    """Returns `x * sigmoid(x)`."""
     return x * lax.logistic(x)
 
 
 def hard_swish(x: jax.Array) -> jax.Array:
-    """`x * relu6(x + 3) / 6`."""
+    """Returns `x * relu6(x + 3) / 6`."""
     return x * hard_sigmoid(x)
 
 
 def gelu(x: jax.Array, *, approximate: bool = True) -> jax.Array:
-    """`x * P(Z <= x)` for a standard normal Z, or its tanh form: `jax.nn.gelu`."""
+    """Returns `x * P(Z <= x)`, Z standard normal, or its tanh form: `jax.nn.gelu`."""
     return jax.nn.gelu(x, approximate=approximate)

@@ -12,7 +12,7 @@ from cnn_jax.geometry import per_dimension
 
 
 def adaptive_avg_pool(x: jax.Array, output_size: int | Sequence[int]) -> jax.Array:
-    """The mean of each box, as a slice."""
+    """Returns the mean of each box, as a slice."""
     outputs = per_dimension(output_size, x.ndim - 2, "output_size")
     inputs = x.shape[1:-1]
     means = [

@@ -37,7 +37,7 @@ def conv(
     groups: int = 1,
     precision: lax.PrecisionLike = None,
 ) -> jax.Array:
-    """Convolution as one `lax.conv_general_dilated`; see `kernels.conv`.
+    """Convolves by one `lax.conv_general_dilated`; see `kernels.conv`.
 
     Args:
       x: Input `(n, *spatial, c)`, one to three spatial dimensions.
@@ -80,7 +80,7 @@ def conv_input_grad(
     input_shape: Sequence[int],
     **geometry: Unpack[ConvGeometry],
 ) -> jax.Array:
-    """The transpose of `conv` in x, by `jax.linear_transpose`.
+    """Applies the transpose of `conv` in x, by `jax.linear_transpose`.
 
     Args:
       dy: The output's cotangent `(n, *spatial, o)`.
@@ -103,7 +103,7 @@ def conv_filter_grad(
     filter_shape: Sequence[int],
     **geometry: Unpack[ConvGeometry],
 ) -> jax.Array:
-    """The transpose of `conv` in w, by `jax.linear_transpose`.
+    """Applies the transpose of `conv` in w, by `jax.linear_transpose`.
 
     Args:
       x: Input `(n, *spatial, c)`.
@@ -120,7 +120,7 @@ def conv_filter_grad(
 
 
 def conv_bias_grad(dy: jax.Array) -> jax.Array:
-    """The transpose of adding a bias, by `jax.linear_transpose`.
+    """Applies the transpose of adding a bias, by `jax.linear_transpose`.
 
     Args:
       dy: The output's cotangent `(n, *spatial, o)`.

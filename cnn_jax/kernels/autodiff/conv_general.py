@@ -12,7 +12,7 @@ from cnn_jax.kernels import windowed
 def conv_general_dilated(
     lhs: jax.Array, rhs: jax.Array, *arguments: Any, **options: Any
 ) -> jax.Array:
-    """`lax.conv_general_dilated`, with all of its arguments.
+    """Calls `lax.conv_general_dilated`, with all of its arguments.
 
     Args:
       lhs: Input, in the layout that the dimension numbers describe.

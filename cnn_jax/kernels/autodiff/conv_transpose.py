@@ -29,7 +29,7 @@ def conv_transpose(
     groups: int = 1,
     precision: lax.PrecisionLike = None,
 ) -> jax.Array:
-    """`lax.conv_transpose`, or what it stands for with groups or explicit padding.
+    """Calls `lax.conv_transpose`, or its equal with groups or explicit padding.
 
     Args:
       x: Input `(n, *spatial, c)`, one to three spatial dimensions.

@@ -12,7 +12,7 @@ from cnn_jax.kernels.operands import class_indices
 def softmax_cross_entropy(
     logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0
 ) -> jax.Array:
-    """Cross-entropy of each example; see `kernels.softmax_cross_entropy`.
+    """Returns the cross-entropy of each example; see `kernels.softmax_cross_entropy`.
 
     Args:
       logits: `(..., classes)`.

@@ -41,7 +41,7 @@ def max_pool(
     padding: Padding = "VALID",
     dilation: int | Sequence[int] = 1,
 ) -> jax.Array:
-    """Maximum under each placement of a window; see `kernels.max_pool`.
+    """Returns the maximum under each placement of a window; see `kernels.max_pool`.
 
     Args:
       x: Input `(n, *spatial, c)`.
@@ -80,7 +80,7 @@ def max_pool_grad(
     window: int | Sequence[int],
     **geometry: Unpack[MaxPoolGeometry],
 ) -> jax.Array:
-    """The VJP of `max_pool` at x, by `jax.vjp`.
+    """Applies the VJP of `max_pool` at x, by `jax.vjp`.
 
     Args:
       x: Input `(n, *spatial, c)`.
@@ -103,7 +103,7 @@ def avg_pool(
     padding: Padding = "VALID",
     count_include_pad: bool = True,
 ) -> jax.Array:
-    """Mean under each placement of a window; see `kernels.avg_pool`.
+    """Returns the mean under each placement of a window; see `kernels.avg_pool`.
 
     Args:
       x: Input `(n, *spatial, c)`.
@@ -146,7 +146,7 @@ def avg_pool_grad(
     input_shape: Sequence[int],
     **geometry: Unpack[AvgPoolGeometry],
 ) -> jax.Array:
-    """The transpose of `avg_pool`, by `jax.linear_transpose`.
+    """Applies the transpose of `avg_pool`, by `jax.linear_transpose`.
 
     Args:
       dy: The output's cotangent.
@@ -163,7 +163,7 @@ def avg_pool_grad(
 
 
 def global_avg_pool(x: jax.Array) -> jax.Array:
-    """Mean over all spatial positions: `(n, *spatial, c)` to `(n, c)`."""
+    """Averages over all spatial positions: `(n, *spatial, c)` to `(n, c)`."""
     return jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
 
 
@@ -175,7 +175,7 @@ def _pad_spatially(x: jax.Array, window: Window, value: float) -> jax.Array:
 
 
 def _first_maximum(x: jax.Array, window: Window) -> jax.Array:
-    """Maximum over the taps of a dilated window, the first of equals taken.
+    """Returns the maximum over a dilated window's taps, the first of equals taken.
 
     JAX has no derivative of a dilated `reduce_window`, so the taps are compared one
     by one, in the order and with the comparison of XLA's select-and-scatter.

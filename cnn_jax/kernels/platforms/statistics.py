@@ -1,12 +1,12 @@
 r"""The mean and biased variance of each channel, in the form that suits a platform.
 
-Two passes, mean(x) and then mean((x - mean)^2), lose nothing, but the second waits for
+Two passes, mean(x) and then mean((x - mean)^2), lose nothing, but the second depends on
 the first, between devices too, and reads x again where a matrix unit could have formed
 both sums while it wrote x. One pass about a shift s, with d = x - s, needs
 
     mean = s + E[d],    var = E[d^2] - E[d]^2,
 
-which hold for every s: (d - E[d]) is (x - mean), whatever was taken away from both. So
+which hold for every s: (d - E[d]) is (x - mean), whatever was subtracted from both. So
 no derivative by s exists, and those by x are the ones of the two passes,
 
     dmean = E[dx],    dvar = E[2 (x - mean) dx].

@@ -29,7 +29,7 @@ def tap_slices(
       fill: The value of padded positions.
     """
     padding = ((0, 0, 0), *((*pair, 0) for pair in window.padding), (0, 0, 0))
-    # Without the barrier XLA inlines whatever computed x into every slice: a silu in
+    # Without the barrier XLA fuses the producer of x into every slice: a silu in
     # front of a 5x5 window would be evaluated 25 times.
     x = lax.optimization_barrier(lax.pad(x, np.asarray(fill, x.dtype), padding))
     for tap in np.ndindex(*window.sizes):

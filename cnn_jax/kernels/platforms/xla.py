@@ -1,4 +1,4 @@
-"""The operations in plain lax form: what XLA itself makes of them.
+"""The operations in plain lax form, left to XLA.
 
 Every convolution here, the gradients included, is one `lax.conv_general_dilated`, but
 for the crops and zeros of `kernels.windowed`.
@@ -99,8 +99,8 @@ def _scatter(x, w, order, window, groups, precision):
 def _transposed(w, groups):
     """Returns the transposed filters and the order of their last two axes.
 
-    Only flipped where that is enough: a convolution reads its filter in any order for
-    nothing, while moving 512 x 512 channels takes a TPU as long as the product.
+    Only flipped where that is enough: a convolution reads its filter in any order at no
+    cost, while moving 512 x 512 channels takes a TPU as long as the product.
     """
     if groups == 1:
         return jnp.flip(w, axis=tuple(range(w.ndim - 2))), "OI"
@@ -168,7 +168,7 @@ def _correlate_over_batch(x, dy, window, groups, precision, **spread):
 def transpose_filter(w: jax.Array, groups: int) -> jax.Array:
     """Flips every spatial axis and swaps inputs with outputs, group by group.
 
-    Done twice, it gives back `w`.
+    Applied twice, it is the identity.
 
     Args:
       w: Filters `(*spatial, inputs / groups, outputs)`.
@@ -196,7 +196,7 @@ def _zero_gradient(dy, shape):
 def lowest_value(dtype: jax.typing.DTypeLike) -> np.ndarray:
     """Returns the value that no entry of `dtype` is below: what max-pool pads with.
 
-    A NumPy scalar, since XLA's windowed reductions recognise a maximum, and so know its
+    A NumPy scalar, since XLA's windowed reductions recognise a maximum, and so its
     derivative, only when the initial value is concrete.
     """
     if jnp.issubdtype(dtype, jnp.floating):

@@ -37,7 +37,7 @@ def adaptive_avg_pool_grad(dy: np.ndarray, *, input_shape: Sequence[int]) -> np.
 def _box(
     o: Position, inputs: Sequence[int], outputs: Sequence[int]
 ) -> Iterator[Position]:
-    """The positions p with floor(o n / m) <= p < ceil((o + 1) n / m)."""
+    """Returns the positions p with floor(o n / m) <= p < ceil((o + 1) n / m)."""
     first = [i * n // m for i, n, m in zip(o, inputs, outputs, strict=True)]
     sizes = [
         math.ceil((i + 1) * n / m) - start

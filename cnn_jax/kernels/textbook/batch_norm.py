@@ -55,7 +55,7 @@ def batch_norm_grad(
     bias: np.ndarray | float = 0.0,
     activation: Callable[..., object] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The cotangents (dx, dscale, dbias); mean and var do not depend on any shift.
+    """Returns the cotangents (dx, dscale, dbias), which no shift changes.
 
     With r = 1 / sqrt(var + epsilon) and h = (x - mean) r, and with the cotangent of
     z = scale h + bias, which is dz = activation'(z) dy, or dy itself without activation
@@ -64,7 +64,7 @@ def batch_norm_grad(
         dbias  = sum dz
         dscale = sum dz h
 
-    x reaches the loss along three ways: directly, through the mean and through the
+    The loss depends on x in three ways: directly, through the mean and through the
     variance, where d mean / d x = 1 / M and d var / d x = 2 (x - mean) / M. The
     cotangents that arrive at the two statistics are
 
@@ -120,7 +120,7 @@ def batch_norm_inference_grad(
     bias: np.ndarray | float = 0.0,
     activation: Callable[..., object] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The cotangents (dx, dmean, dvar, dscale, dbias).
+    """Returns the cotangents (dx, dmean, dvar, dscale, dbias).
 
     With r = 1 / sqrt(var + epsilon), h = (x - mean) r, z = scale h + bias and
     dz = activation'(z) dy, or dy itself without activation (then the bias is not
@@ -146,5 +146,5 @@ def batch_norm_inference_grad(
 
 
 def _before_activation(z, dy, activation):
-    """The cotangent of z, where y = activation(z), or y = z without one."""
+    """Returns the cotangent of z, where y = activation(z), or y = z without one."""
     return float64(dy) if activation is None else named_like(activation)[1](z, dy)

@@ -75,7 +75,7 @@ def conv_transpose_grad(
 
 
 def _geometry(input_shape, filter_shape, strides, padding, dilation):
-    """One (input size, window, stride, padding, dilation) for each dimension."""
+    """Returns (input size, window, stride, padding, dilation) for each dimension."""
     sizes, window = input_shape[1:-1], filter_shape[:-2]
     strides = per_dimension(strides, len(sizes), "strides")
     dilation = per_dimension(dilation, len(sizes), "dilation")
@@ -88,7 +88,7 @@ def _output_sizes(geometry) -> list[int]:
 
 
 def _landings(geometry) -> Iterator[tuple[Position, Position, Position]]:
-    """Yields (p, t, q) for every input position, tap, and where they meet in y."""
+    """Yields (p, t, q): input position, tap, and the position in y that they add to."""
     sizes, window, strides, pairs, dilation = zip(*geometry, strict=True)
     outputs = _output_sizes(geometry)
     for p in positions(sizes):

@@ -34,7 +34,7 @@ def group_norm_grad(
     num_groups: int,
     epsilon: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The cotangents (dx, dscale, dbias).
+    """Returns the cotangents (dx, dscale, dbias).
 
     With r = 1 / sqrt(var + epsilon) and h = (x - mean) r, over all examples and
     positions

@@ -28,7 +28,7 @@ def layer_norm(
 def layer_norm_grad(
     x: np.ndarray, scale: np.ndarray | None, dy: np.ndarray, *, epsilon: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The cotangents (dx, dscale, dbias); see `group_norm_grad`."""
+    """Returns the cotangents (dx, dscale, dbias); see `group_norm_grad`."""
     return gradients(x, scale, dy, _rows(x), epsilon)
 
 

@@ -17,7 +17,7 @@ inside an index, as in `x[:, *position]`.)"""
 
 
 def positions(sizes: Sequence[int]) -> list[Position]:
-    """All index tuples of an array of these sizes, in row-major order."""
+    """Returns all index tuples of an array of these sizes, in row-major order."""
     return list(itertools.product(*map(range, sizes)))
 
 
@@ -39,7 +39,7 @@ def placements(window: Window) -> Iterator[tuple[Position, Position, Position]]:
 
 
 def channel_runs(w: np.ndarray, groups: int) -> Iterator[tuple[slice, slice]]:
-    """Yields, group by group, the slices of input and of output channels."""
+    """Yields each group's slices of input and of output channels."""
     inputs, outputs = w.shape[-2], w.shape[-1] // groups
     for g in range(groups):
         yield (

@@ -32,7 +32,7 @@ def softmax_cross_entropy_grad(
     *,
     label_smoothing: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The cotangents (dlogits, dlabels); integer labels have none: ignore theirs.
+    """Returns (dlogits, dlabels); integer labels have no cotangent: ignore theirs.
 
     log p[c] = logits[c] - log sum exp(logits), whose derivative by logits[k] is
     [c = k] - p[k], so that

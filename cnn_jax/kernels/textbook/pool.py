@@ -136,7 +136,7 @@ def _pool_window(input_shape, window, strides, padding, dilation) -> Window:
 
 
 def _counts(window: Window, count_include_pad: bool) -> np.ndarray:
-    """The divisors k[o] of average pooling, with an axis for the channels."""
+    """Returns the divisors k[o] of average pooling, with an axis for the channels."""
     if count_include_pad:
         return np.full((*window.output_sizes, 1), float(math.prod(window.sizes)))
     counts = np.zeros((*window.output_sizes, 1))

@@ -21,7 +21,7 @@ def squeeze_excite(
     activation: Callable[..., object] = relu,
     gate: Callable[..., object] = sigmoid,
 ) -> np.ndarray:
-    """y[n, p, c] = x[n, p, c] g[n, c], where g sees the means of all channels.
+    """y[n, p, c] = x[n, p, c] g[n, c], where g depends on all channels' means.
 
     With s the means over the P positions:
 
@@ -49,9 +49,9 @@ def squeeze_excite_grad(
     activation: Callable[..., object] = relu,
     gate: Callable[..., object] = sigmoid,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The cotangents (dx, dsqueeze_w, dsqueeze_b, dexpand_w, dexpand_b).
+    """Returns (dx, dsqueeze_w, dsqueeze_b, dexpand_w, dexpand_b).
 
-    An example's gate meets all its positions, the parameters meet all examples:
+    An example's gate scales all its positions, and all examples share the parameters:
 
         dg = sum over p of dy[p] x[p]
         dq = gate'(q) dg            dexpand_w += h^T dq     dexpand_b += dq

@@ -1,4 +1,4 @@
-"""Reading arrays by name, without PyTorch and without running what a file brings.
+"""Readers of arrays by name, without PyTorch and without running code from a file.
 
 mappings.py           arrays and tensors in memory
 safetensors_files.py  `.safetensors`

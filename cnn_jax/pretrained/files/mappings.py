@@ -75,5 +75,5 @@ def _describe(value: Any) -> StoredArray:
 
 def _from_tensor(tensor: Any) -> np.ndarray:
     tensor = tensor.detach().cpu()
-    # NumPy has no bfloat16 for PyTorch to hand over.
+    # NumPy has no bfloat16 that PyTorch could convert to.
     return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()

@@ -183,7 +183,7 @@ def _locate(path: pathlib.Path) -> tuple[str | pathlib.Path, int | None]:
 
 @contextlib.contextmanager
 def _named_as_damage(*, missing: bool = True) -> Iterator[None]:
-    """Has what is wrong with a checkpoint raised as what is wrong with any file.
+    """Raises a checkpoint's errors as those of any other file.
 
     Args:
       missing: Whether a checkpoint that is not there counts, since it was there before.

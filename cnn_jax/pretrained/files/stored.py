@@ -21,8 +21,8 @@ class DamagedFileError(ValueError):
 class StoredArray:
     """An array whose shape is known and whose values are not read yet.
 
-    A file may claim arrays of any size. Nobody reads one before its shape has been
-    found to be the model's, so that the model bounds the memory and not the file.
+    A file may claim arrays of any size. None is read before its shape is
+    known to be the model's, so that the model bounds the memory and not the file.
 
     Attributes:
       shape: Its shape.

@@ -1,4 +1,4 @@
-"""`.pth` files: pickles, which PyTorch alone reads, and only what it can trust."""
+"""`.pth` files: pickles, read by PyTorch under `weights_only=True`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CVE-2026-24747)."""
 def open_torch(path: pathlib.Path) -> Iterator[Weights]:
     """Reads a file with `torch.load(weights_only=True)` and describes its arrays.
 
-    There is no other way in: what PyTorch does not read under `weights_only` could run
+    There is no other reader: what PyTorch does not read under `weights_only` could run
     any code. Files in PyTorch's zip format are mapped into memory and not read; those
     that compress or repeat what they hold, which PyTorch never does, are refused.
 

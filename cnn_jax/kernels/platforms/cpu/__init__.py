@@ -1,9 +1,9 @@
 """Forms that are faster on a CPU than what XLA makes of the plain lax operation.
 
-The same names as in `platforms.xla`. Each rule below
-picks a form by the kind of convolution, never by a table of sizes; whatever has no
-better form stays with `xla`. The ratios in these modules compare with `jax.vjp` of the
-lax operation, float32, on two cores with AVX-512, under jax 0.10 and 0.12.
+The same names as in `platforms.xla`. Each rule below picks a form by the kind of
+convolution, never by a table of sizes; what has no better form calls `xla`. The ratios
+in these modules compare with `jax.vjp` of the lax operation, float32, on two cores with
+AVX-512, under jax 0.10 and 0.12.
 """
 
 from __future__ import annotations

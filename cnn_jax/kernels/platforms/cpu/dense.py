@@ -107,9 +107,9 @@ def _phase(dy, w, window, taps, blocks, precision):
 
 
 def _flipped(w: jax.Array) -> jax.Array:
-    """Returns the filters of the input gradient, out of the compiler's sight.
+    """Returns the filters of the input gradient, behind an optimization barrier.
 
-    XLA would fold the flip into the convolution, which it then hands to none of its
+    XLA would fold the flip into the convolution, for which it then calls none of its
     fast libraries: with oneDNN in bfloat16 that costs a factor of 2 to 10.
     """
     return lax.optimization_barrier(xla.transpose_filter(w, 1))
