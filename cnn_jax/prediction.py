@@ -1,8 +1,8 @@
 """Classes of image files by a model whose weights are in a file: `cnn-jax predict`.
 
 Images are prepared as the model was evaluated: decoded, the middle of them brought to
-the input's size, and normalised. What the weights say of that comes first (those from
-the Hub, checkpoints converted from there, and training runs know it), then the model's
+the input's size, and normalised. The weights' own metadata come first (those from
+the Hub, checkpoints converted from there, and training runs have it), then the model's
 entry in the registry.
 """
 

@@ -23,7 +23,7 @@ from cnn_jax.pretrained import key_maps, rules
 ROOT = pathlib.Path(__file__).parents[1]
 USER_CODE = ROOT / "tests/fixtures/user_code.py"
 
-# Those whose names README and docstrings tell users to import.
+# Those that README and docstrings import.
 PUBLIC = (
     "cnn_jax",
     "cnn_jax.analysis",
@@ -107,7 +107,7 @@ def run(checker, *arguments, cwd):
         pytest.skip(f'{checker} is not installed: pip install -e ".[types]"')
     environment = {
         **os.environ,
-        # pyright asks the first Python on the path where packages are.
+        # pyright finds packages by the first Python on the path.
         "PATH": os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"])),
         # Whatever is put in front of what is installed; mypy has a name of its own.
         "MYPYPATH": os.environ.get("PYTHONPATH", ""),

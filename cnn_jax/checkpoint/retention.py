@@ -26,7 +26,7 @@ def steps_to_keep(
     """Returns the steps that stay.
 
     The best stays, and so does what was the best when one of the newest was saved: if
-    those after it are found damaged, that one is gone back to.
+    those after it are found damaged, a run resumes from it.
 
     Args:
       metrics: The steps there are, with what the best is chosen by.

@@ -1,7 +1,7 @@
 """`jax.lax.conv_general_dilated` with the gradients derived here.
 
 Nothing is derived in this module. Operands are transposed into the layout of
-`kernels.conv`, and what the two dilations ask for is one of three things:
+`kernels.conv`, and the two dilations distinguish three cases:
 
 - no dilation of `lhs`: `conv`;
 - `lhs` dilated and no strides: `conv_transpose`, whose strides the dilation is;

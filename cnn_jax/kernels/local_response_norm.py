@@ -67,8 +67,7 @@ def local_response_norm(
 
     Raises:
       ValueError: If x is a scalar or not floating-point, `size` is not a positive
-        integer, an option is no finite number, or `k` or `alpha` lets the bracket
-        vanish.
+        integer, an option is no finite number, or `k` or `alpha` makes the bracket 0.
 
     A channel that is not finite has the value NaN, and its neighbours 0 beside an
     infinity, NaN beside NaN. Its gradient and theirs are NaN, and beside NaN those of

@@ -79,7 +79,7 @@ def _spatial_to_dense(array: np.ndarray) -> np.ndarray:
 
 
 def flattened(height: int, width: int) -> Mapping[str, Leaf]:
-    """Returns the layout of a PyTorch `Linear` after flattening `(c, height, width)`."""
+    """Returns the layout of a `Linear` of PyTorch after flattening `(c, h, w)`."""
 
     def transform(array: np.ndarray) -> np.ndarray:
         cube = array.reshape(array.shape[0], -1, height, width)

@@ -148,7 +148,7 @@ def recipe(config: Any, *left_out: str) -> str:
 def making(
     command: str, environment: Environment, facts: Mapping[str, str]
 ) -> html.Section:
-    """Returns the section that lets a reader repeat the study."""
+    """Returns the section with the commands that repeat the study."""
     return html.Section(
         "How this was made",
         [html.Code(command), html.Facts({**environment.facts(), **facts})],

@@ -65,7 +65,7 @@ def measure(name: str, image_size: int, saves: int) -> dict[str, Any]:
 def _times(state: TrainState, directory: str, saves: int) -> Iterator[Sequence[float]]:
     with Checkpointer(directory) as checkpointer:
         for step in range(saves):
-            # Other arrays each time, as after a step: no copy is at hand.
+            # Other arrays each time, as after a step: none is cached on the host.
             state = jax.block_until_ready(jax.tree.map(lambda leaf: leaf + 1, state))
             start = time.perf_counter()
             checkpointer.save(step, state, {})

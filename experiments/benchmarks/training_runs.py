@@ -196,7 +196,7 @@ class Runner:
             if waited > MOST_WAITING * step_seconds:
                 self.result["error"] = (
                     f"Self-check: a step takes {step_seconds:.2e} s in rounds of "
-                    f"{self.steps}, but {waited:.2e} s when it is waited for."
+                    f"{self.steps}, but {waited:.2e} s when timed alone."
                 )
 
     def _timed_step(self) -> tuple[float, float]:
@@ -207,7 +207,7 @@ class Runner:
 
     @property
     def _waited(self) -> str:
-        return f"{self.framework}, waited for"
+        return f"{self.framework}, blocking"
 
     def _advance(self, steps: int) -> None:
         self._try(lambda: self._trainer.advance(steps))

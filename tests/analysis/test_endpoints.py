@@ -90,7 +90,7 @@ def test_endpoints_that_lead_nowhere_or_are_the_logits():
 
 
 class WithAuxiliaryHead(nn.Module):
-    """A product on the way to the logits, then one beside it, then another on it."""
+    """Products that the logits depend on, around one that they do not."""
 
     @nn.compact
     def __call__(self, x, *, train=False, endpoints=False):

@@ -160,7 +160,7 @@ def test_guided_backpropagation_by_hand(activation, highest, generator, x64):
 def test_guided_rule_reaches_fused_relus(small_network):
     """Batch normalisation's own relu follows it as the one behind it would."""
     model, variables, images = small_network
-    # A function that no kernel knows is applied outside of the normalisation's.
+    # A function without a kernel is applied outside of the normalisation's.
     separate = model.clone(activation=lambda x: K.relu(x))
     fused, apart = (
         jax.jit(functools.partial(guided_backpropagation, each, class_index=1))(

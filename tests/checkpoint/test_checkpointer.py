@@ -254,7 +254,7 @@ def test_a_save_that_fails_in_the_background_is_raised(tmp_path, monkeypatch, no
         checkpointer.save(2, {"x": jnp.ones(2)}, {})
         with pytest.raises(SaveError, match=f"{tmp_path}/2: .*no space left"):
             notice(checkpointer)
-    # It is told once, and is in nobody's way.
+    # It is reported once, and blocks nothing.
     checkpointer.close()
     with Checkpointer(tmp_path) as reopened:
         assert reopened.steps == (1,)

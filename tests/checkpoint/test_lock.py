@@ -1,4 +1,4 @@
-"""Two runs cannot share a directory, and a dead one is in nobody's way."""
+"""Two runs cannot share a directory, and a killed one blocks nothing."""
 
 import os
 import signal

@@ -8,7 +8,7 @@ from cnn_jax import data, sharding
 
 
 class Batches:
-    """Counts what was asked for, and fails or ends after some."""
+    """Counts the batches that were taken, and fails or ends after some."""
 
     def __init__(self, count, error=None):
         self.count, self.error = count, error

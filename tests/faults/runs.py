@@ -72,7 +72,7 @@ VARIANTS = {
         "schedule": "constant",
     },
 }
-"""Runs that differ in what their state holds and in the way of their data."""
+"""Runs that differ in what their state holds and in the path of their data."""
 
 
 class Net(nn.Module):

@@ -64,7 +64,7 @@ def start_server(work, **options):
 
 
 def leave_alone(server, work, variant):
-    """Returns what a variant ends with if nobody disturbs it."""
+    """Returns a variant's end without a fault."""
     run_dir = work / "alone" / variant
     run_dir.parent.mkdir(exist_ok=True)
     log = work / "alone" / f"{variant}.log"

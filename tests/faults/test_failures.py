@@ -24,7 +24,7 @@ from faults.saver import tree_at
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-# Its futures that nobody asks for a result complain of it when they are collected.
+# Futures whose result is never read log their error when they are collected.
 ORBAX_LEAVES_FUTURES = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )

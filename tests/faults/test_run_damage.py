@@ -1,6 +1,6 @@
 """A run that finds its newest checkpoint damaged goes on from the one before it.
 
-See `test_damage` for all that the checkpoints themselves promise.
+See `test_damage` for all that the checkpoints themselves guarantee.
 """
 
 import os

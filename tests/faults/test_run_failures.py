@@ -186,7 +186,7 @@ def test_a_killed_data_worker(tmp_path, seed):
     finally:
         process.kill()
         process.wait()
-    # Behind it Python's resource tracker tells what it cleans up for the dead.
+    # After it Python's resource tracker lists what it cleans up for killed processes.
     assert re.search(
         r"^ChildProcessError: A process that reads .* exit code -9",
         log.read_text(),

@@ -3,8 +3,8 @@
     python degenerate.py SEED PROGRAM [PROGRAM ...]
 
 XLA checks some of what it is given by ending the process. So every program of
-`DRAWS_PER_PROGRAM` kernels is announced before it is compiled, and the reader of this
-process's output knows which one ended it. With `--each` every kernel is a program.
+`DRAWS_PER_PROGRAM` kernels is announced before it is compiled, so that
+this process's output shows which one ended it. With `--each` every kernel is a program.
 """
 
 from __future__ import annotations

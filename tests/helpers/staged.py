@@ -21,7 +21,7 @@ class StagedNet(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train=False, endpoints=False):
-        """Returns the logits, and the ends of the stages if asked for."""
+        """Returns the logits, and the ends of the stages if requested."""
         named = {}
         # The names are not in the order of the stages.
         for stage, conv in (("stem", "second"), ("stage1", "first")):

@@ -5,8 +5,8 @@ As a program it is one of several processes:
     python ten_steps.py localhost:PORT NUM_PROCESSES PROCESS_ID DIRECTORY
 
 which process 0 ends by writing `{"params", "batch_stats", "metrics"}` as
-`DIRECTORY/STRATEGY.npz`. With `FAIL` as a fifth argument, the last process fails on the
-way.
+`DIRECTORY/STRATEGY.npz`. With `FAIL` as a fifth argument, the last process fails
+halfway.
 """
 
 import functools

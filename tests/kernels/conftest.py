@@ -1,4 +1,4 @@
-"""Kernels, layers and models promise results without implicit dtype promotion."""
+"""Kernels, layers and models are tested without implicit dtype promotion."""
 
 import importlib.util
 import pathlib
@@ -29,7 +29,7 @@ def light_compilation():
 
 @pytest.fixture(scope="session")
 def proofs():
-    """The module `test_proofs`: what the proofs know about each kernel.
+    """The module `test_proofs`: each kernel's textbook gradients and properties.
 
     Test modules cannot import each other under pytest's importlib mode.
     """

@@ -95,7 +95,7 @@ class TestMaxPool:
 
         with kernels.target_platform(target):
             value, dx, named = evaluate(x, dy)
-        # NumPy's bfloat16 does not know that NaN stands for NaN.
+        # NumPy's comparison of bfloat16 does not treat NaN as equal to NaN.
         x, value, expected, dy, dx, named, expected_dx = (
             np.asarray(a, np.float64)
             for a in (x, value, expected, dy, dx, named, vjp_fn(dy)[0])
@@ -117,7 +117,7 @@ class TestMaxPool:
     def test_geometry_that_xla_cannot_differentiate_works_on_every_target(
         self, options, generator
     ):
-        # Ties, NaN and -inf too, by the written rule: XLA's cannot be asked.
+        # Ties, NaN and -inf too, by the written rule: XLA has none to compare with.
         x = jnp.asarray(generator.choice(CORNERS, (4, 7, 6, 2)), jnp.float32)
         expected = textbook.max_pool(x, **options)
         dy = jnp.asarray(generator.integers(-8, 9, expected.shape), jnp.float32)
@@ -173,7 +173,7 @@ def test_an_average_is_not_finite_where_its_window_is_not(bad):
     x = row(1, 2, bad, 4, 5, 6)
     y, vjp_fn = jax.vjp(lambda x: kernels.avg_pool(x, 2), x)
     np.testing.assert_array_equal(y.ravel(), [1.5, bad, 5.5])
-    # Linear: the gradient does not know x. A bad cotangent stays inside its window.
+    # Linear: the gradient does not depend on x. A bad cotangent stays in its window.
     assert vjp_fn(jnp.ones_like(y))[0].ravel().tolist() == [0.5] * 6
     dx = vjp_fn(row(1, bad, 1))[0].ravel()
     np.testing.assert_array_equal(dx, [0.5, 0.5, bad, bad, 0.5, 0.5])
@@ -480,7 +480,7 @@ def test_a_window_larger_than_the_input_never_fits(strides):
 
 class TestTransposedConvolution:
     def check(self, x_shape, w_shape, y_shape, **options):
-        """All is zero: no input ever meets a tap."""
+        """All is zero: no tap covers an input."""
         x, w = jnp.ones(x_shape), jnp.ones(w_shape)
         for fn in (kernels.conv_transpose, autodiff.conv_transpose):
             value, vjp_fn = jax.vjp(lambda x, w, fn=fn: fn(x, w, **options), x, w)

@@ -1,4 +1,4 @@
-"""Forward mode meets a kernel: the error names it and its twin, wherever it can."""
+"""Forward mode of a kernel: the error names it and its twin, wherever it can."""
 
 import functools
 
@@ -89,7 +89,7 @@ def test_what_has_no_derivative_of_ours_has_forward_mode():
 
 
 def test_programs_traced_before_raise_the_error_of_jax():
-    """Nothing of ours runs when JAX meets the tangents: linearize can be transposed."""
+    """No code here runs when JAX reaches the tangents: linearize can be transposed."""
     x, w = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 2))
     with pytest.raises(TypeError, match="custom_vjp"):
         jax.jvp(jax.jit(lambda x: conv(x, w)), (x,), (x,))

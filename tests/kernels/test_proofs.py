@@ -82,7 +82,7 @@ def conv_general_gradients(a, dy, options):
 
 
 def max_pool_grad_gradients(a, dx, options):
-    """Column by column: what one output position sends back, meets dx there."""
+    """Column by column: the gradient of one output position, compared with dx."""
     ddy = np.zeros(a["dy"].shape)
     spatial = tuple(range(1, dx.ndim - 1))
     for o in textbook.positions(ddy.shape[1:-1]):
@@ -235,7 +235,7 @@ TOLERANCES = {np.float32: 4e-6, jnp.bfloat16: 1e-2}
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """A case evaluated by the kernel, and by its twin if asked, at a random point."""
+    """A case evaluated by the kernel, and by its twin on request, at a random point."""
 
     case: Case
     arguments: dict

@@ -1,4 +1,4 @@
-"""Kernels, layers and models promise results without implicit dtype promotion."""
+"""Kernels, layers and models are tested without implicit dtype promotion."""
 
 import jax
 import pytest

@@ -247,7 +247,7 @@ def kernel_calls(monkeypatch):
 
 
 class OwnNorm(BatchNorm):
-    """A user's subclass, whose call knows no activation."""
+    """A user's subclass, whose call takes no activation."""
 
     def __call__(self, x):
         return super().__call__(x)

@@ -103,7 +103,7 @@ def test_statistics_are_shared_over_a_mapped_axis(generator):
     local = BatchNorm(use_running_average=False)
     shared = BatchNorm(use_running_average=False, axis_name="devices")
     variables = local.init(jax.random.key(0), whole)
-    # An axis that no transformation has bound must not stand in the way of init.
+    # An axis that no transformation has bound must not break init.
     chex.assert_trees_all_equal(variables, shared.init(jax.random.key(0), whole))
 
     expected, expected_updates = local.apply(variables, whole, mutable=["batch_stats"])
@@ -276,7 +276,7 @@ def test_own_statistics_have_flax_s_dtypes(layer, x_dtype, dtype, param_dtype):
 
     with jax.numpy_dtype_promotion("standard"):
         expected = result(NAMESAKES[layer])
-    # Only the dtype that nobody named needs promotion.
+    # Only a dtype that was not given needs promotion.
     with jax.numpy_dtype_promotion("standard" if dtype is None else "strict"):
         actual = result(layer)
     chex.assert_trees_all_equal_shapes_and_dtypes(actual, expected)

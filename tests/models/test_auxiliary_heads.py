@@ -1,4 +1,4 @@
-"""Auxiliary classifiers: asked for or in training, at every size, to be left out."""
+"""Auxiliary classifiers: on request or in training, at every size, to be left out."""
 
 import jax
 import jax.numpy as jnp

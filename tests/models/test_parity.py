@@ -70,7 +70,7 @@ def test_weights_give_the_same_logits(name, x64, tmp_path):
         channels=info.input_shape[-1],
     )
     variables, _ = cnn_jax.load_pretrained(name, computed.arrays)
-    # What the files hold is held against the variables, bit by bit, and the logits of
+    # What the files hold is compared with the variables, bit by bit, and the logits of
     # these against the reference: so the networks are compiled once and not thrice.
     for loaded in through_files(name, computed.arrays, tmp_path):
         chex.assert_trees_all_equal(loaded, variables)

@@ -40,7 +40,7 @@ def save(path, arrays):
 
 @pytest.fixture(params=[".safetensors", ".npz", ".pth", ".pt"])
 def file(request, tmp_path, lenet_arrays):
-    """A good file of each kind; `.pt` stands for PyTorch's format before its zips."""
+    """A good file of each kind; `.pt` is PyTorch's format before its zips."""
     return save(tmp_path / f"weights{request.param}", lenet_arrays)
 
 
@@ -254,7 +254,7 @@ class TestPyTorch:
     def test_a_storage_larger_than_the_file(
         self, claimed, torch, tmp_path, lenet_arrays
     ):
-        """In the format before zips, where PyTorch asks for memory before it reads."""
+        """In the format before zips, where PyTorch allocates memory before it reads."""
         path = save(tmp_path / "weights.pt", lenet_arrays)
         content = path.read_bytes()
         # The storage of 150 numbers, as a pickle writes it: "K" and one byte.

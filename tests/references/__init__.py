@@ -1,4 +1,4 @@
-"""The implementations that the models are held against, and what they compute.
+"""Reference implementations of the models, and their recorded outputs.
 
     PYTHONPATH=tests python -m references.record_outputs 'resnet*'
 

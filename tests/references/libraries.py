@@ -148,7 +148,7 @@ def _run_torch(reference, module, x, targets, train):
         for rate in ("p", "drop_prob"):
             if isinstance(getattr(part, rate, None), float):
                 setattr(part, rate, 0.0)
-    # With the versions of its parts, for which some of them ask.
+    # With the versions of its parts, which some of them require.
     state = module.state_dict()
     arrays = {
         name: weight(name, tuple(tensor.shape), gain=reference.gain)
@@ -249,7 +249,7 @@ def _promotion_allowed():
 def import_torchvision():
     """Imports torchvision beside a PyTorch that its compiled operators do not fit.
 
-    No model here calls them, but the package asks for one when it is imported.
+    No model here calls them, but the package needs one when it is imported.
     """
     import torch
 

@@ -44,7 +44,7 @@ class Page(PlainPage):
         return cells
 
     def fact(self, name: str) -> str:
-        """Returns what stands behind a name in a list."""
+        """Returns the value of a name in a list of definitions."""
         return re.search(rf"<dt>{re.escape(name)}</dt><dd>(.*?)</dd>", self.raw)[1]
 
 

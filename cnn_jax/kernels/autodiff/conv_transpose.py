@@ -50,7 +50,7 @@ def conv_transpose(
     pairs = explicit_transposed_padding(padding, w.shape[:-2], strides, dilation)
     spatial = _LETTERS[-rank:]
     numbers = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
-    # By lax where it resolves the names itself, so that ours can be held against it.
+    # By lax where it resolves the names itself, so that ours can be compared with it.
     if groups == 1 and isinstance(padding, str):
         y = lax.conv_transpose(
             x,

@@ -145,7 +145,7 @@ def _opened(path: pathlib.Path) -> Iterator[tuple[Checkpointer, _Found]]:
     if not any(path.iterdir()):
         raise FileNotFoundError(f"{path}: got an empty directory.")
     directory, step = _locate(path)
-    # Else it would lock the directory and clear it up, whosever it is.
+    # Else it would lock another run's directory and remove its unfinished steps.
     with Checkpointer(directory, read_only=True) as checkpointer:
         with _named_as_damage(missing=False):
             found = checkpointer.describe(step)

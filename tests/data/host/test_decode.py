@@ -287,7 +287,7 @@ def test_extreme_sizes(size, smallest_side):
 
 
 def png_of(width, height):
-    """A PNG whose header promises more pixels than its few bytes hold."""
+    """A PNG whose header declares more pixels than its few bytes hold."""
 
     def chunk(kind, content):
         checksum = zlib.crc32(kind + content)

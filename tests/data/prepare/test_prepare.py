@@ -97,7 +97,7 @@ def jpeg(shade, mode="RGB"):
 def write_imagenet(directory):
     """Two classes with three and two images, and four validation images.
 
-    Of the training images, red tells the class and its number, twenty times each.
+    Of the training images, red encodes the class and its number, twenty times each.
     """
     with tarfile.open(directory / "ILSVRC2012_img_train.tar", "w") as outer:
         for label, count in (("n01443537", 2), ("n01440764", 3)):

@@ -277,7 +277,7 @@ def test_names_of_classes(small):
     for name in names:
         save(small / "train" / name / "x.png")
     if len(list((small / "train").iterdir())) < 6:
-        pytest.skip("The file system does not tell such names apart.")
+        pytest.skip("The file system is not case-sensitive.")
     assert open_folder(small).class_names == tuple(sorted({*names, "cat", "dog"}))
     try:
         os.mkdir(os.fsencode(small / "train") + b"/caf\xe9")
@@ -308,7 +308,7 @@ def test_splits_in_capitals_are_no_classes(small):
     (small / "train").rename(small / "Train")
     save(small / "Test" / "cat" / "1.png")
     if (small / "train").exists():
-        pytest.skip("The file system does not tell such names apart.")
+        pytest.skip("The file system is not case-sensitive.")
     with pytest.raises(
         FileNotFoundError, match=r"splits there are \['Test', 'Train'\]"
     ):

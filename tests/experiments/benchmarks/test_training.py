@@ -123,7 +123,7 @@ def test_rounds_that_do_not_wait_are_found_out(measure):
     found = measure(
         {"ours": {"seconds": 0.001, "waiting": 0.05}, "stock": {"seconds": 0.1}}
     )
-    # The first steps, each waited for, make rounds of 6: 0.056 s, 9 ms a step.
+    # The first steps, each blocking, make rounds of 6: 0.056 s, 9 ms a step.
     assert found["ours"]["error"].startswith("Self-check: ")
     assert "speed_up" not in found["ours"]
 
