@@ -35,6 +35,7 @@ TERMS = {
     r"\bopponents?\b": "baseline",
     r"\bhouse\b": "architecture",
     r"\brooms?\b": "package",
+    r"\bfloors\b": "level",
     r"\bdoors?\b": "public API",
     r"\bcannot be meant\b": "is invalid",
     r"\bha(?:s|ve) mistakes\b": "is invalid",
