@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import cnn_jax
-from cnn_jax.layers import abstract_variables
+from cnn_jax import layers
 from cnn_jax.pretrained.files.own_checkpoints import nested
 
 TREES = pathlib.Path(__file__).resolve().parents[1] / "models" / "parameter_trees"
@@ -31,7 +31,7 @@ def make_small_network():
     generator = np.random.default_rng(0)
     with jax.enable_x64(True):
         images = generator.normal(size=(3, 8, 8, 3))
-        shapes = abstract_variables(model, images)
+        shapes = layers.abstract_variables(model, images)
         variables = jax.tree.map(
             lambda leaf: generator.uniform(-1.0, 1.0, leaf.shape), shapes
         )

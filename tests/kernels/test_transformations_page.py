@@ -20,7 +20,6 @@ from helpers.transformations import (
     render_row,
     try_transformations,
 )
-from references.quick import slow_except
 
 from cnn_jax import kernels
 
