@@ -44,7 +44,7 @@ class Network(Protocol[NormT]):
 
 @dataclasses.dataclass(frozen=True)
 class LayerFactories(Generic[NormT]):
-    """What a network makes its layers with.
+    """The factories that a network makes its layers with.
 
     Attributes:
       conv: Makes `Conv`, with the network's dtypes and initializer.

@@ -1,4 +1,4 @@
-"""What `layer_factories` fills in."""
+"""The arguments that `layer_factories` fills in."""
 
 import functools
 

@@ -213,7 +213,7 @@ def test_validation_is_held_out_of_a_stream(tiny_net, config, folder):
     assert 0 <= record["validation_accuracy"] <= 1
 
 
-def test_the_batch_lies_split_over_the_devices(config, folder):
+def test_the_batch_is_split_over_the_devices(config, folder):
     mesh = sharding.make_mesh()
     feed = make_feed(splits(folder)[0], config, mesh)
     assert isinstance(feed, StreamFeed)

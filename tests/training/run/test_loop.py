@@ -389,7 +389,7 @@ def test_checkpoints_may_lie_elsewhere_but_not_among_those_of_another_run(
     )
 
 
-def test_a_rule_says_where_a_leaf_lies(tiny_net, digits, config):
+def test_a_rule_says_how_a_leaf_is_split(tiny_net, digits, config):
     rules = (("head/kernel$", "fsdp,none"), ("kernel$", "none"))
     config = dataclasses.replace(
         config, mesh="data=4,fsdp=2", sharding_rules=rules, epochs=1

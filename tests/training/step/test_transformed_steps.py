@@ -141,7 +141,7 @@ def test_parts_must_divide_the_batch():
         )
 
 
-def test_sam_descends_the_gradient_from_uphill():
+def test_sam_descends_the_gradient_at_perturbed_parameters():
     batch, radius = make_batch(), 0.3
     state = make_state(optax.sgd(0.5))
     gradients = jax.grad(mean_loss)(state.params, batch)
@@ -186,7 +186,7 @@ def test_sam_measures_what_is_trained_alone():
     chex.assert_trees_all_equal(found.params["first"]["kernel"], first)
 
 
-def test_no_gradient_leads_nowhere_uphill():
+def test_no_gradient_perturbs_nothing():
     batch, state = make_batch(), make_state()
     batch["image"] = jnp.zeros_like(batch["image"])
     step = jitted(sam_radius=0.3, frozen_parameters=("bias",))
@@ -310,7 +310,7 @@ def test_parts_of_a_narrow_gradient_add_up():
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_the_way_uphill_of_narrow_parameters_has_the_radius(dtype):
+def test_the_perturbation_of_narrow_parameters_has_the_radius(dtype):
     # In float16 the squares overflow, in bfloat16 their sum is rounded to 8 bits.
     params = {"w": jnp.zeros((300,), dtype), "v": jnp.zeros((7,), dtype)}
     gradients = jax.tree.map(lambda leaf: jnp.full_like(leaf, 300.0), params)
