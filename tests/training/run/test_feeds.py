@@ -214,8 +214,8 @@ def test_validation_is_held_out_of_a_stream(tiny_net, config, folder):
 
 
 def test_the_batch_is_split_over_the_devices(config, folder):
-    mesh = sharding.make_mesh()
-    feed = make_feed(splits(folder)[0], config, mesh)
+    mesh, shape = sharding.make_mesh(), (config.image_size, config.image_size, 3)
+    feed = make_feed(splits(folder)[0], config, mesh, shape)
     assert isinstance(feed, StreamFeed)
     batch = feed.inputs(2)
     feed.close()
@@ -223,7 +223,7 @@ def test_the_batch_is_split_over_the_devices(config, folder):
         assert (batch[name].shape, batch[name].dtype) == (wanted.shape, wanted.dtype)
         assert batch[name].sharding == wanted.sharding
     assert feed.waited_seconds > 0
-    evaluation = StreamEvaluation(splits(folder)[1], config, mesh)
+    evaluation = StreamEvaluation(splits(folder)[1], config, mesh, shape)
     (batch,) = evaluation.batches()
     assert {name: array.shape for name, array in batch.items()} == {
         name: wanted.shape for name, wanted in evaluation.specification.items()

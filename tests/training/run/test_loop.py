@@ -18,11 +18,9 @@ from cnn_jax import sharding, trees
 from cnn_jax.checkpoint import Checkpointer, ResumeRefusedError
 from cnn_jax.data import Dataset
 from cnn_jax.training import TrainConfig
-from cnn_jax.training.optimizers import transforms as updates_module
 from cnn_jax.training.run.directory.files import CLOCKED
 from cnn_jax.training.run.fit import fit
 from cnn_jax.training.run.result import NonFiniteLossError
-from cnn_jax.training.step import state as state_module
 
 
 class KilledError(Exception):
@@ -302,8 +300,7 @@ def test_a_run_with_narrow_averages_resumes_with_wide_ones(
     )
     with monkeypatch.context() as older:
         # As runs were saved before averages and moments were float32.
-        for module in (state_module, updates_module):
-            older.setattr(module, "wide", lambda tree: tree)
+        older.setattr(trees, "wide", lambda tree: tree)
         one = dataclasses.replace(config, epochs=2)
         with pytest.raises(KilledError):
             fit(

@@ -14,7 +14,7 @@ def write_run(directory, steps, *, resume=False, start=0):
     with RunFiles(directory, resume=resume) as files:
         files.open(CONFIG, step=start, epoch=0)
         for step in steps:
-            files.record("step", {"step": step, "epoch": 1, "loss": 0.1 * step})
+            files.write_metrics("step", {"step": step, "epoch": 1, "loss": 0.1 * step})
 
 
 def test_a_second_run_in_one_directory_is_refused(tmp_path):
@@ -62,7 +62,7 @@ def test_starting_from_scratch_drops_every_line(tmp_path):
 def test_what_json_does_not_know_becomes_null(tmp_path):
     with RunFiles(tmp_path, resume=False) as files:
         files.open(CONFIG, step=0, epoch=0)
-        files.record("step", {"step": 1, "loss": float("inf")})
+        files.write_metrics("step", {"step": 1, "loss": float("inf")})
         files.write_json("result.json", {"history": [{"loss": float("nan")}]})
     line = (tmp_path / "metrics.jsonl").read_text()
     assert json.loads(line) == {"event": "step", "step": 1, "loss": None}
@@ -143,4 +143,4 @@ def test_a_disk_that_fills_up_is_told_with_the_first_number(tmp_path, name):
                 os.dup2(full, int(descriptor))
                 os.close(full)
         with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
-            files.record("step", {"step": 1, "loss": 0.1})
+            files.write_metrics("step", {"step": 1, "loss": 0.1})

@@ -51,7 +51,7 @@ def test_what_was_given_is_named(tiny_net):
     identity = identify_model(tiny_net(), "lenet5")
     assert identity["name"] is None
     config = described(TrainConfig(), identity, train, test)
-    assert config.model.endswith("conftest.TinyNet")
+    assert config.model.endswith("tiny_runs.TinyNet")
     assert (config.dataset, config.train_split, config.test_split) == (
         *("fruit", "mine", "mine"),
     )
