@@ -101,6 +101,13 @@ def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path):
     assert names(tmp_path) == {"file"}
 
 
+def test_errors_without_a_number_or_with_a_name_stay_as_they_are(tmp_path):
+    for error in (OSError("the library's sentence"), FileNotFoundError(2, "no", "a")):
+        with pytest.raises(OSError) as caught, files.naming(tmp_path):
+            raise error
+        assert caught.value is error
+
+
 @dataclasses.dataclass
 class Interval:
     low: float
