@@ -10,7 +10,8 @@ best epoch go by it, and the test split decides nothing. The run directory gets
 that are finished and continues the one that was interrupted.
 
 The first command takes about three minutes on two CPU cores, CIFAR-10 with one epoch
-and one seed 24 (README); every finished run prints about how long the rest will take.
+and one seed 24 (docs/results.md); every finished run prints about how long the rest
+will take.
 """
 
 from __future__ import annotations

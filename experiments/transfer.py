@@ -15,9 +15,9 @@ often. A seed draws the examples, the same for all treatments, and everything ra
 training. The run directory gets `report.html` and `results.json`; `--resume` keeps the
 runs that are finished.
 
-The 225 runs of the README's command take 21 minutes of training on two CPU cores
-(`experiments/results/transfer_digits.json`); every finished run prints about how long
-the rest will take.
+The 225 runs of the command in docs/transfer.md take 21 minutes of training on two CPU
+cores (`experiments/results/transfer_digits.json`); every finished run prints about how
+long the rest will take.
 """
 
 from __future__ import annotations

@@ -57,6 +57,8 @@ GROUP_COLUMNS = (
     Column("least", "least", format_spec=".2f"),
     Column("torch_ratio", "PyTorch / ours", format_spec=".2f"),
 )
+COMPARED = {"ratio": "mean", "least": "lowest", "torch_ratio": "PyTorch"}
+"""Columns of `GROUP_COLUMNS` that several runs are compared in, and their headers."""
 
 
 def layer_table(results: Sequence[dict]) -> Table:
@@ -117,19 +119,33 @@ def comparison_table(reports: Sequence[dict]) -> Table:
     columns = list(GROUP_COLUMNS[:3])
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for number, report in enumerate(reports):
-        key = f"report {number}"
         version = report["environment"]["versions"]["jax"]
-        columns.append(Column(key, f"jax {version}, {report['dtype']}"))
-        for (group, name), members in grouped(report["records"]).items():
-            ratios = [member["ratio"] for member in members]
-            mean = statistics.geometric_mean(ratios)
-            row = rows.setdefault((group, name), {"group": group, "pass": name})
-            row["layers"] = _num_layers(members)
-            row[key] = f"{mean:.2f} ({min(ratios):.2f})"
-    return Table(
-        "How many times faster than autodiff of lax: geometric mean (least)",
+        columns += [
+            Column(
+                f"{key} {number}",
+                f"jax {version}, {report['dtype']}: {header}",
+                format_spec=".2f",
+            )
+            for key, header in COMPARED.items()
+        ]
+        for found in group_table(report["records"]).rows:
+            row = rows.setdefault(
+                (found["group"], found["pass"]),
+                {name: found[name] for name in ("group", "pass", "layers")},
+            )
+            for key in COMPARED:
+                row[f"{key} {number}"] = found.get(key)
+    return table_of(
+        "How many times faster than autodiff of lax",
         columns,
         list(rows.values()),
+        notes=(
+            "mean: autodiff's time over ours, the geometric mean over the layers of "
+            "the group; 2.00 is twice as fast, 0.50 half as fast.",
+            "lowest: the same ratio of the layer where it is lowest.",
+            "PyTorch: PyTorch's time over ours, the geometric mean; below 1.00 "
+            "PyTorch is faster.",
+        ),
     )
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of the kernels: what it measures, and that the README quotes it."""
+"""The benchmark of the kernels: what it measures, and that docs/ quotes it."""
 
 import json
 import pathlib
@@ -116,9 +116,15 @@ def test_torch_computes_the_same(load_benchmark):
         assert error <= 1e-4 * jnp.abs(y).max(), kernel
 
 
-def test_the_readme_quotes_the_committed_results(benchmark, capsys):
+def test_the_page_quotes_the_committed_results(benchmark, capsys):
     paths = sorted(RESULTS.glob("kernels_cpu_jax_*.json"))
     assert len(paths) == 2
     benchmark.main(["--show", *map(str, paths), "--markdown"])
     table = capsys.readouterr().out.split("\n\n", 1)[1].strip()
-    assert table in (ROOT / "README.md").read_text()
+    assert table in (ROOT / "docs" / "results.md").read_text()
+
+
+def test_the_picture_is_of_the_committed_results(load_benchmark):
+    picture = load_benchmark("kernel_picture")
+    drawn = picture.draw(json.loads(picture.RESULTS.read_text()))
+    assert drawn == picture.PICTURE.read_text()
