@@ -21,9 +21,6 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
 RESULTS = ROOT / "experiments" / "results"
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
-PENDING_NAMES = ("cnn_jax.fit", "cnn_jax.TrainConfig")
-"""Names that blocks use and that are not there yet; their blocks are not run."""
-
 PENDING_COMMANDS = {"train": {"--data", "--pretrained", "--method"}}
 """Subcommands of `cnn-jax` that are not there yet -> the options that pages name."""
 
@@ -66,8 +63,6 @@ def test_python_blocks_run(page, with_slow, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__"}
     for number, block in enumerate(blocks(read(page), "python")):
-        if any(name in block for name in PENDING_NAMES):
-            continue
         if is_slow(page, block) and not with_slow:
             continue
         exec(compile(block, f"{page.name}, block {number}", "exec"), namespace)
@@ -75,10 +70,7 @@ def test_python_blocks_run(page, with_slow, monkeypatch, tmp_path):
 
 def test_what_was_pending_is_not_there_yet():
     arrived = [name for name in PENDING_COMMANDS if name in cli_options()]
-    arrived += [
-        name for name in PENDING_NAMES if hasattr(cnn_jax, name.partition(".")[2])
-    ]
-    assert not arrived, "take these out of the lists above"
+    assert not arrived, "take these out of PENDING_COMMANDS"
 
 
 def test_the_lists_of_blocks_name_blocks_that_are_there():
@@ -283,8 +275,6 @@ def test_python_names_that_are_named_exist(page):
     """`cnn_jax.package.name` in a sentence can be imported."""
     problems = []
     for name in sorted(set(re.findall(r"`(cnn_jax(?:\.\w+)+)`", read(page)))):
-        if name in PENDING_NAMES:
-            continue
         found, *rest = cnn_jax, *name.split(".")[1:]
         for number, part in enumerate(rest):
             module = ".".join(["cnn_jax", *rest[: number + 1]])
