@@ -19,6 +19,7 @@ from cnn_jax import files
 from cnn_jax.report import html, table
 from cnn_jax.report.environment import Environment
 from cnn_jax.report.words import duration
+from cnn_jax.training.run.stopping import STOPPED_EXIT_CODE, RunStoppedError
 
 
 class StudyConfig(Protocol):
@@ -70,8 +71,8 @@ def conduct(
       subject: What the directory is called after, such as the dataset.
 
     Returns:
-      The exit status: 0, 1 if a run did not finish, 2 if nothing could be run, 130
-      after an interrupt.
+      The exit status: 0, 1 if a run did not finish, 2 if nothing could be run, 75 if a
+      signal stopped a run that is saved, 130 after an interrupt between runs.
     """
     if importlib.util.find_spec("matplotlib") is None:
         return _fail(
@@ -86,12 +87,12 @@ def conduct(
         shown = run(config)
     except (ValueError, FileNotFoundError, FileExistsError) as error:
         return _fail(str(error))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RunStoppedError) as error:
         print(
             f"\nInterrupted. To continue: add --run-dir {config.run_dir} --resume",
             file=sys.stderr,
         )
-        return 130
+        return STOPPED_EXIT_CODE if isinstance(error, RunStoppedError) else 130
     console = rich.console.Console(highlight=False)
     for each in shown.tables:
         console.print()

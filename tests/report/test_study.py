@@ -1,0 +1,30 @@
+"""The command line of a study: its exit status and last words."""
+
+import dataclasses
+
+import pytest
+
+from cnn_jax.report import study
+from cnn_jax.training.run.stopping import RunStoppedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    run_dir: str | None = "runs/mine"
+    resume: bool = False
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (RunStoppedError("SIGTERM", 3, 9, "runs/mine/resnet20"), 75),
+        (KeyboardInterrupt(), 130),
+    ],
+    ids=["in a run", "between runs"],
+)
+def test_a_signal_ends_a_study_with_the_way_to_go_on(error, status, capsys):
+    def run(config):
+        raise error
+
+    assert study.conduct(Config(), run, name="mine", subject="digits") == status
+    assert "add --run-dir runs/mine --resume" in capsys.readouterr().err
