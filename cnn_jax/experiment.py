@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import sys
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -19,6 +21,7 @@ from cnn_jax.models import create_model
 from cnn_jax.pretrained import load_pretrained
 from cnn_jax.pretrained.files import describe_own
 from cnn_jax.report.run_page import write_run_page
+from cnn_jax.report.words import duration
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.devices.processes import connected_hosts, is_main_process
 from cnn_jax.training.run.fit import fit
@@ -32,27 +35,39 @@ REFUSALS = (ValueError, OSError, ArithmeticError, ImportError, CheckpointError)
 """Errors that end an experiment with a sentence rather than a traceback."""
 
 
-def run(config: TrainConfig) -> FitResult:
+def run(
+    config: TrainConfig, splits: Mapping[str, data.Source] | None = None
+) -> FitResult:
     """Opens the data, makes the model and trains it, printing a line an epoch.
 
     With `config.pretrained` it starts from there, and images are normalised as these
     weights know them unless the configuration says how.
+
+    Args:
+      config: The run's configuration.
+      splits: `"train"`, `"test"` and perhaps `"validation"`, in place of those that the
+        configuration names.
 
     Raises:
       ValueError, OSError, ArithmeticError, ImportError, CheckpointError: As `fit`,
         `create_model`, `load_pretrained` and `data.open_split` do.
     """
     config.validate()
-    train, test = (
-        data.open_split(
-            config.dataset,
-            split,
-            data_dir=config.data_dir,
-            image_size=config.image_size,
-            path=config.data_path,
-        )
-        for split in (config.train_split, config.test_split)
-    )
+    if splits is None:
+        splits = {
+            name: data.open_split(
+                config.dataset,
+                split,
+                data_dir=config.data_dir,
+                image_size=config.image_size,
+                path=config.data_path,
+            )
+            for name, split in (
+                ("train", config.train_split),
+                ("test", config.test_split),
+            )
+        }
+    train = splits["train"]
     model = create_model(
         config.model,
         num_classes=len(train.class_names),
@@ -67,10 +82,11 @@ def run(config: TrainConfig) -> FitResult:
     return fit(
         model,
         train,
-        test=test,
+        test=splits["test"],
         config=config,
+        validation=splits.get("validation"),
         initial_variables=variables,
-        callbacks=[print_epoch],
+        callbacks=[EpochLines(config.epochs)],
         macs_per_example=_count_macs(model, image_shape(config, train)),
     )
 
@@ -105,25 +121,64 @@ def _count_macs(model: Any, shape: tuple[int, int, int]) -> int | None:
     return summarize(model, shape).macs
 
 
-def _use_compilation_cache(directory: str | None) -> None:
+def use_compilation_cache(directory: str | None) -> None:
+    """Keeps compiled programs in a directory, unless JAX was told another one."""
     settings: Any = jax.config  # its fields are made when it is imported
     if directory is not None and settings.jax_compilation_cache_dir is None:
         path = pathlib.Path(directory).expanduser().absolute()
         jax.config.update("jax_compilation_cache_dir", str(path))
 
 
-def print_epoch(record: dict[str, Any], state: object) -> None:
-    """Prints one line for each epoch, with the accuracy that decisions go by.
+class EpochLines:
+    """Prints one line for each epoch: a hook of `fit`.
 
-    That of the validation split, where there is one; the test split decides nothing.
+    It has the accuracy that decisions go by, of the validation split where there is
+    one, with the best so far; the test split decides nothing. The time left is that of
+    the epochs so far, with evaluation and checkpoints, for those to come.
+
+    Args:
+      num_epochs: How many epochs the run has, unless it stops early.
+      clock: Returns seconds.
     """
-    if record["event"] == "epoch" and is_main_process():
-        split = "validation" if "validation_accuracy" in record else "test"
+
+    def __init__(
+        self, num_epochs: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._num_epochs = num_epochs
+        self._clock = clock
+        self._first: tuple[int, float] | None = None
+        self._best = (-1.0, 0)
+
+    def __call__(self, record: dict[str, Any], state: object) -> None:
+        """Prints the line of an epoch; other records have none."""
+        if record["event"] != "epoch" or not is_main_process():
+            return
+        epoch, split = record["epoch"], "test"
+        best = ""
+        if "validation_accuracy" in record:
+            split = "validation"
+            accuracy = record["validation_accuracy"]
+            if accuracy > self._best[0]:
+                self._best = (accuracy, epoch)
+            elif self._best[1]:
+                best = f" (best {self._best[0]:.2%} in epoch {self._best[1]})"
+        left = self._seconds_left(epoch, record["seconds"])
         print(
-            f"epoch {record['epoch']}: train loss {record['train_loss']:.4f}, {split} "
-            f"accuracy {record[f'{split}_accuracy']:.2%}, {record['seconds']:.0f} s",
+            f"epoch {epoch}/{self._num_epochs}: train loss {record['train_loss']:.4f}, "
+            f"{split} accuracy {record[f'{split}_accuracy']:.2%}{best}, "
+            f"{record['seconds']:.0f} s" + (f", {duration(left)} left" if left else ""),
             flush=True,
         )
+
+    def _seconds_left(self, epoch: int, seconds: float) -> float:
+        now = self._clock()
+        if self._first is None:
+            # What came before, compiling above all, is not an epoch's time.
+            self._first = (epoch, now)
+        else:
+            first, then = self._first
+            seconds = (now - then) / (epoch - first)
+        return seconds * (self._num_epochs - epoch)
 
 
 def main(
@@ -148,14 +203,14 @@ def main(
     )
     try:
         config.validate()
-        _use_compilation_cache(config.compilation_cache)
+        use_compilation_cache(config.compilation_cache)
         with connected_hosts(
             config.coordinator_address, config.num_processes, config.process_id
         ):
             result = run(config)
             speaks = is_main_process()
         if speaks:
-            _conclude(result)
+            conclude(result)
     except RunStoppedError as error:
         print(error, file=sys.stderr, flush=True)
         sys.exit(STOPPED_EXIT_CODE)
@@ -163,7 +218,7 @@ def main(
         sys.exit(f"{type(error).__name__}: {error}")
 
 
-def _conclude(result: FitResult) -> None:
+def conclude(result: FitResult) -> None:
     """Prints the last lines, and writes the page where there is a directory for it."""
     if result.stopped_early:
         best = result.history[result.best_epoch - 1]["validation_accuracy"]

@@ -12,13 +12,14 @@ import sys
 from collections.abc import Iterable, Sequence
 
 import cnn_jax
-from cnn_jax.cli import convert, gradcheck, models, predict, prepare, summary
+from cnn_jax.cli import convert, gradcheck, models, predict, prepare, summary, train
 from cnn_jax.cli.usage import Parser, UsageError, listed, nearest
 
 COMMANDS = {
     "models": models,
     "summary": summary,
     "gradcheck": gradcheck,
+    "train": train,
     "prepare": prepare,
     "convert": convert,
     "predict": predict,

@@ -2,6 +2,7 @@
 
 source.py    the protocol: examples by number; `dataset.py` holds one in memory
 sources/     digits, TFDS sets, folders, made-up images
+partition.py folders of images into parts to train, validate and test on
 resident.py  small sets: on the device as bytes, batches cut inside jit
 stream.py    other sets: read, decoded and transformed on the host, by Grain
 batches.py   iterables of the caller's own, such as Grain datasets
@@ -23,6 +24,11 @@ from cnn_jax.data.device import (
 from cnn_jax.data.given import Given, as_split, given_image, is_source
 from cnn_jax.data.host import ImageError, eval_transform, train_transform
 from cnn_jax.data.opening import open_split
+from cnn_jax.data.partition import (
+    automatic_validation_share,
+    partition,
+    split_folder,
+)
 from cnn_jax.data.prefetch import device_prefetch
 from cnn_jax.data.reading import BadImage, LabelError
 from cnn_jax.data.resident import (
@@ -35,7 +41,7 @@ from cnn_jax.data.resident import (
     training_batch,
 )
 from cnn_jax.data.source import Example, Features, Source
-from cnn_jax.data.sources import load_dataset, open_source
+from cnn_jax.data.sources import Folder, load_dataset, open_source, read_source
 from cnn_jax.data.stream import (
     EvalStream,
     TooManyBadImagesError,
@@ -51,6 +57,7 @@ __all__ = [
     "EvalStream",
     "Example",
     "Features",
+    "Folder",
     "Given",
     "ImageError",
     "LabelError",
@@ -59,6 +66,7 @@ __all__ = [
     "TooManyBadImagesError",
     "TrainStream",
     "as_split",
+    "automatic_validation_share",
     "device_prefetch",
     "epoch_order",
     "eval_transform",
@@ -75,9 +83,12 @@ __all__ = [
     "open_source",
     "open_split",
     "pad_to_batches",
+    "partition",
     "random_crop",
     "random_erasing",
     "random_flip",
+    "read_source",
+    "split_folder",
     "train_transform",
     "training_batch",
 ]

@@ -69,15 +69,7 @@ def convert(
     from cnn_jax.checkpoint import installed_versions
 
     destination = pathlib.Path(destination)
-    if destination.suffix not in _WRITERS:
-        raise ValueError(
-            f"{destination}: got a destination that ends in {destination.suffix!r}, "
-            "expected .safetensors or .npz for a file, or no suffix for a directory."
-        )
-    if os.path.lexists(destination):
-        raise FileExistsError(
-            f"{destination}: exists already; remove it, or choose another destination."
-        )
+    _check_destination(destination)
     known = describe_own(path)
     if known is not None:
         name = name or known.model
@@ -108,9 +100,41 @@ def convert(
         "initialized": list(report.initialized),
         "versions": installed_versions(),
     }
+    write_weights(destination, variables, metadata)
+    return report, metadata
+
+
+def write_weights(
+    destination: str | os.PathLike[str],
+    variables: Any,
+    metadata: Mapping[str, Any],
+) -> None:
+    """Writes variables with their metadata, which appear when they are complete.
+
+    Args:
+      destination: As for `convert`.
+      variables: `{"params", "batch_stats"}`.
+      metadata: What `convert` returns, which `describe_own` reads back.
+
+    Raises:
+      FileExistsError, ValueError: As `convert` does.
+    """
+    destination = pathlib.Path(destination)
+    _check_destination(destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
     _WRITERS[destination.suffix](destination, variables, metadata)
-    return report, metadata
+
+
+def _check_destination(destination: pathlib.Path) -> None:
+    if destination.suffix not in _WRITERS:
+        raise ValueError(
+            f"{destination}: got a destination that ends in {destination.suffix!r}, "
+            "expected .safetensors or .npz for a file, or no suffix for a directory."
+        )
+    if os.path.lexists(destination):
+        raise FileExistsError(
+            f"{destination}: exists already; remove it, or choose another destination."
+        )
 
 
 def _write_directory(

@@ -28,6 +28,7 @@ __all__ = [
     "TfdsSource",
     "load_dataset",
     "open_source",
+    "read_source",
 ]
 
 
@@ -101,6 +102,23 @@ def load_dataset(
     if name == "digits":
         return load_digits(split, 32 if image_size is None else image_size)
     source = open_source(name, split, data_dir=data_dir)
+    return read_source(source, image_size=image_size, progress=progress)
+
+
+def read_source(
+    source: Source, *, image_size: int | None = None, progress: bool = True
+) -> Dataset:
+    """Reads all examples of a source into memory.
+
+    Args:
+      source: The examples.
+      image_size: As for `load_dataset`.
+      progress: Whether to show a progress bar, if the terminal can.
+
+    Raises:
+      ValueError: As `load_dataset` does.
+    """
+    name, split = source.name, source.split
     images: list[np.ndarray] = []
     labels: list[int] = []
     for example in _track(source, progress):

@@ -31,6 +31,9 @@ class Folder:
       root: The directory.
       split: Which part of it.
 
+    Attributes:
+      directory: The one with the classes.
+
     Raises:
       FileNotFoundError: If there is no such directory, or no such split in it.
       PermissionError: If a directory cannot be read.
@@ -72,7 +75,7 @@ class Folder:
                 f"from files that end with {', '.join(SUFFIXES)}.",
                 stacklevel=2,
             )
-        self._directory_path = directory
+        self.directory: pathlib.Path = directory
         # Relative names as one array of bytes: a million paths in a few megabytes.
         self._files = np.asarray(
             [
@@ -91,8 +94,17 @@ class Folder:
     @cached_property
     def fingerprint(self) -> str:
         """A sha256 over paths, sizes and bytes; see `hash_files`."""
-        names = [os.fsdecode(name) for name in self._files]
-        return hash_files(map(self._path, self._files), names)
+        return hash_files(map(self._path, self._files), self.file_names)
+
+    @property
+    def file_names(self) -> list[str]:
+        """The examples' paths, relative to the directory with the classes."""
+        return [os.fsdecode(name) for name in self._files]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The examples' labels, int64 `(n,)`, without reading one."""
+        return self._labels.copy()
 
     def __len__(self) -> int:
         return len(self._files)
@@ -102,7 +114,7 @@ class Folder:
         return Example(path.read_bytes(), int(self._labels[index]), str(path))
 
     def _path(self, name: bytes) -> pathlib.Path:
-        return self._directory_path / os.fsdecode(name)
+        return self.directory / os.fsdecode(name)
 
     def _directory(self, split: str) -> pathlib.Path:
         if not self.root.is_dir():

@@ -1,0 +1,289 @@
+"""`cnn-jax train`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from cnn_jax.cli.usage import UsageError, print_json
+from cnn_jax.report.table import Column, Table, print_table
+from cnn_jax.report.words import count
+
+if TYPE_CHECKING:  # what trains is imported when something is trained
+    from cnn_jax.cli.train_setup import Setup
+
+HELP = "Train a model on photographs in PATH/CLASS/, or on another dataset."
+
+FEW_CLASSES = 12
+"""Classes that are counted one by one."""
+
+OPTIMIZERS = ("sgd", "adamw", "lamb", "lars", "rmsprop", "muon")
+SCHEDULES = ("constant", "cosine", "linear", "one_cycle", "step")
+DTYPES = ("float32", "bfloat16", "float16")
+BATCH_NORMS = ("train", "adapt", "frozen")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.usage = (
+        "%(prog)s MODEL --data folder:PATH [--pretrained WEIGHTS] [--method METHOD]\n"
+        "                     [options]"
+    )
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="a name out of `cnn-jax models`"
+    )
+    images = parser.add_argument_group("images")
+    images.add_argument(
+        "--data",
+        metavar="DATA",
+        help="folder:PATH with PATH/CLASS/ (split by itself) or PATH/{train,val,test}/"
+        "CLASS/; digits; synthetic:HxWxC; or a prepared TFDS set",
+    )
+    images.add_argument(
+        "--test-share",
+        type=float,
+        default=0.2,
+        metavar="SHARE",
+        help="of each class of a folder, to test on (default: 0.2)",
+    )
+    images.add_argument(
+        "--validation-share",
+        type=float,
+        metavar="SHARE",
+        help="to decide by when to stop (default: 0.15, or 0 where that is under 20 "
+        "images)",
+    )
+    learning = parser.add_argument_group("what is learned")
+    learning.add_argument(
+        "--pretrained",
+        metavar="WEIGHTS",
+        help="start from these: a file, a run's directory or hf-hub:OWNER/NAME",
+    )
+    learning.add_argument(
+        "--method",
+        choices=("fine-tune", "probe"),
+        default="fine-tune",
+        help="train all layers, or a linear classifier on the features of --pretrained "
+        "(default: fine-tune)",
+    )
+    files = parser.add_argument_group("the run")
+    files.add_argument(
+        "--run-dir",
+        metavar="DIR",
+        help="where its files go (default: runs/MODEL-DATA, numbered)",
+    )
+    files.add_argument(
+        "--resume", action="store_true", help="continue the run in DIR where it stopped"
+    )
+    choices = parser.add_argument_group(
+        "choices",
+        "Each is made from the model, the weights and the number of images, and "
+        "printed with its reason; an option takes its place.",
+    )
+    _add_fields(
+        choices,
+        ("--epochs", int, "N"),
+        ("--batch-size", int, "N"),
+        ("--learning-rate", float, "RATE"),
+        ("--optimizer", OPTIMIZERS, None),
+        ("--weight-decay", float, "X"),
+        ("--schedule", SCHEDULES, None),
+        ("--warmup-epochs", float, "X"),
+        ("--label-smoothing", float, "X"),
+        ("--patience", int, "EPOCHS"),
+        ("--image-size", int, "PIXELS"),
+        ("--mean", float, "X"),
+        ("--std", float, "X"),
+        ("--augmentation", str, "POLICY"),
+        ("--crop-padding", int, "PIXELS"),
+        ("--batch-norm", BATCH_NORMS, None),
+    )
+    choices.add_argument(
+        "--flip", action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS
+    )
+    machine = parser.add_argument_group("machine")
+    _add_fields(
+        machine,
+        ("--seed", int, "N"),
+        ("--dtype", DTYPES, None),
+        ("--mesh", str, "AXES"),
+        ("--num-workers", int, "N"),
+        ("--max-bad-images", int, "N"),
+        ("--data-dir", str, "PATH"),
+        ("--train-split", str, "NAME"),
+        ("--test-split", str, "NAME"),
+    )
+
+
+def _add_fields(group: Any, *fields: tuple[str, Any, str | None]) -> None:
+    """Adds options that are fields of `TrainConfig`, and absent unless given."""
+    for option, kind, metavar in fields:
+        settings: dict[str, Any] = {"default": argparse.SUPPRESS}
+        if isinstance(kind, tuple):
+            settings["choices"] = kind
+        else:
+            settings |= {"type": kind, "metavar": metavar}
+        if option in ("--mean", "--std"):
+            settings["nargs"] = "+"
+        group.add_argument(option, **settings)
+
+
+OWN = (
+    *("model", "data", "test_share", "validation_share", "pretrained", "method"),
+    *("run_dir", "resume", "json", "run"),
+)
+"""Options that are no fields of `TrainConfig`, or are read by themselves."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the command and returns the exit status."""
+    from cnn_jax.checkpoint import CheckpointError
+    from cnn_jax.cli.train_setup import set_up, set_up_resumed
+
+    given = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(options).items()
+        if name not in OWN
+    }
+    out = contextlib.redirect_stdout(sys.stderr) if options.json else None
+    with out or contextlib.nullcontext():
+        try:
+            make = set_up_resumed if options.resume else set_up
+            setup = make(options, given)
+        except (CheckpointError, ImportError, OSError, ValueError) as error:
+            raise UsageError(str(error)) from error
+        _print_parts(setup)
+        _print_choices(setup)
+        status, result = _execute(setup, is_probe=options.method == "probe")
+    if options.json and result is not None:
+        print_json({"run_dir": setup.config.run_dir, "result": result})
+    return status
+
+
+def _execute(setup: Setup, *, is_probe: bool) -> tuple[int, Any]:
+    """Trains, and says what came of it: the exit status, and the result as JSON."""
+    from cnn_jax import experiment
+    from cnn_jax.checkpoint import CheckpointError
+    from cnn_jax.training.run.stopping import STOPPED_EXIT_CODE, RunStoppedError
+
+    config = setup.config
+    resume = f"cnn-jax train --resume --run-dir {shlex.quote(str(config.run_dir))}"
+    try:
+        experiment.use_compilation_cache(config.compilation_cache)
+        setup.write_split()
+        if is_probe:
+            result = _probe(setup)
+        else:
+            found = experiment.run(config, setup.splits())
+            experiment.conclude(found)
+            result = found.summary()
+    except RunStoppedError as error:
+        print(f"{error}\n  {resume}", file=sys.stderr, flush=True)
+        return STOPPED_EXIT_CODE, None
+    except KeyboardInterrupt:
+        print("\nInterrupted before there was anything to save.", file=sys.stderr)
+        return 130, None
+    except (ValueError, FileExistsError, ImportError) as error:
+        raise UsageError(str(error)) from error
+    except (ArithmeticError, CheckpointError, OSError) as error:
+        print(f"cnn-jax: error: {error}", file=sys.stderr)
+        return 1, None
+    _print_predict(setup)
+    return 0, result
+
+
+def _probe(setup: Setup) -> dict[str, Any]:
+    from cnn_jax import data, probe_run
+
+    config, splits = setup.config, setup.splits()
+    if splits is None:
+        splits = {
+            name: data.open_split(
+                config.dataset,
+                part.split,
+                data_dir=config.data_dir,
+                image_size=config.image_size,
+                path=config.data_path,
+            )
+            for name, part in setup.parts.items()
+        }
+    found = probe_run.run(config, splits)
+    print(
+        f"test accuracy {found.test['accuracy']:.2%} on {found.test['num_examples']} "
+        f"examples, {found.train['accuracy']:.2%} on the "
+        f"{found.train['num_examples']} trained on; features in "
+        f"{found.feature_seconds:.0f} s, classifier in {found.fit_seconds:.0f} s"
+    )
+    directory = config.run_dir
+    print(f"result in {directory}/result.json, report in {directory}/report.html")
+    return {"train": found.train, "test": found.test, "fit": found.report._asdict()}
+
+
+def _print_parts(setup: Setup) -> None:
+    """Prints how many images of which class are in which part."""
+    from cnn_jax.cli.train_setup import SPLIT_FILE, class_counts
+
+    parts = setup.parts
+    names = [name for name in ("train", "validation", "test") if name in parts]
+    counts = {name: class_counts(parts[name]) for name in names}
+    classes = parts["train"].class_names
+    columns = [Column("class", "Class")]
+    columns += [Column(name, name.capitalize(), format_spec=",d") for name in names]
+    rows: list[dict[str, Any]] = []
+    if len(classes) <= FEW_CLASSES and None not in map(type, counts.values()):
+        rows += [
+            {"class": label, **{name: int(counts[name][place]) for name in names}}
+            for place, label in enumerate(classes)
+            if all(counts[name] is not None for name in names)
+        ]
+    total = "all" if rows else f"{len(classes):,} classes"
+    rows.append({"class": total, **{name: len(parts[name]) for name in names}})
+    notes = []
+    if setup.is_split_here:
+        notes.append(
+            f"Split by the files' names, the same share of each class; see "
+            f"{setup.config.run_dir}/{SPLIT_FILE}."
+        )
+    elif setup.config.validation_fraction:
+        share = setup.config.validation_fraction
+        notes.append(
+            f"Of the training images, {share:.3g} are held out to validate on."
+        )
+    number = sum(len(parts[name]) for name in names)
+    print_table(Table(count(number, "image"), columns, rows, notes))
+
+
+def _print_choices(setup: Setup) -> None:
+    """Prints what was chosen; reasons that do not fit the terminal are wrapped."""
+    import rich.console
+    import rich.table
+    import rich.text
+
+    if not setup.choices:
+        return
+    grid = rich.table.Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True, style="bold")
+    grid.add_column(overflow="fold", style="dim")
+    for choice in setup.choices:
+        texts = (choice.name, choice.text, choice.reason)
+        grid.add_row(*map(rich.text.Text, texts))
+    console = rich.console.Console(highlight=False)
+    console.print()
+    console.print(grid)
+    console.print()
+
+
+def _print_predict(setup: Setup) -> None:
+    """Prints the command that classifies an image, by a test image if there is one."""
+    from cnn_jax.cli.train_setup import first_file
+
+    image = first_file(setup.parts["test"])
+    words: Sequence[str] = ["cnn-jax", "predict", os.fspath(str(setup.config.run_dir))]
+    line = shlex.join([*words, image] if image is not None else words)
+    print("classify images with\n  " + line + ("" if image is not None else " IMAGE"))

@@ -1,0 +1,410 @@
+"""What `cnn-jax train` is to do, from its options: the images, the choices, the run."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from cnn_jax import data, recipe, sharding
+from cnn_jax.cli.usage import UsageError
+from cnn_jax.models import create_model, model_info
+from cnn_jax.pretrained import load_pretrained
+from cnn_jax.pretrained.files import describe_own, open_weights
+from cnn_jax.pretrained.files.own_weights import as_fields
+from cnn_jax.training import TrainConfig
+from cnn_jax.training.config import RESUME_MAY_CHANGE
+
+FOLDER = "folder:"
+
+SPLIT_FILE = "split.json"
+"""The file of a run directory that says which image of a folder went where."""
+
+Parts = Mapping[str, data.Source]
+"""`"train"`, `"test"` and perhaps `"validation"`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A run that is ready to start.
+
+    Attributes:
+      config: Its configuration.
+      parts: Its images, before any are read into memory.
+      choices: What was chosen, with reasons; none for a run that is resumed.
+      shares: How a folder was split; None for other data.
+    """
+
+    config: TrainConfig
+    parts: Parts
+    choices: tuple[recipe.Choice, ...] = ()
+    shares: Mapping[str, Any] | None = None
+
+    @property
+    def is_split_here(self) -> bool:
+        """Whether a part was held out of a folder's images by their names."""
+        return self.shares is not None and isinstance(self.parts["train"], data.Subset)
+
+    def splits(self) -> Parts | None:
+        """Returns what `experiment.run` takes: None for what it opens by itself."""
+        if self.shares is None:
+            return None
+        if self.config.data_path != "resident":
+            return self.parts
+        size = self.config.image_size
+        return {
+            name: data.read_source(part, image_size=size)
+            for name, part in self.parts.items()
+        }
+
+    def write_split(self) -> None:
+        """Writes into the run directory which image went where."""
+        if self.shares is None or self.config.run_dir is None:
+            return
+        path = pathlib.Path(self.config.run_dir, SPLIT_FILE)
+        files = {name: list(_file_names(part)) for name, part in self.parts.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {**self.shares, "files": files}
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def set_up(options: argparse.Namespace, given: Mapping[str, Any]) -> Setup:
+    """Decides what a new run does.
+
+    Args:
+      options: The command's options.
+      given: Those that are fields of `TrainConfig`, if given.
+
+    Raises:
+      UsageError, ValueError, OSError, ImportError, CheckpointError: If it cannot be
+        done, before anything is compiled or written.
+    """
+    if options.model is None or options.data is None:
+        missing = "MODEL" if options.model is None else "--data"
+        raise UsageError(
+            f"{missing}: got none; expected cnn-jax train MODEL --data folder:PATH."
+        )
+    if options.method == "probe" and options.pretrained is None:
+        raise UsageError(
+            "--method probe: got no --pretrained, expected the weights whose features "
+            "are to be classified."
+        )
+    info = model_info(options.model)
+    seed = given.get("seed", TrainConfig.seed)
+    config = TrainConfig(
+        model=options.model,
+        dataset=_absolute(options.data),
+        pretrained=options.pretrained,
+        run_dir=str(options.run_dir or _new_run_dir(options)),
+        **{
+            name: given[name] for name in ("data_dir", "mesh", "dtype") if name in given
+        },
+    )
+    dataclasses.replace(config, **given).validate()
+    _check_is_new(pathlib.Path(str(config.run_dir)))
+    validation = 0.0 if options.method == "probe" else options.validation_share
+    shares = None
+    if options.data.startswith(FOLDER):
+        shares = {"test_share": options.test_share, "validation_share": validation}
+        shares["seed"] = seed
+        parts = open_folder(options.data, shares)
+        held, num_train = 0.0, len(parts["train"])
+    else:
+        parts = _open_other(config, given)
+        num_train = len(parts["train"])
+        held = data.automatic_validation_share(num_train)
+        held = held if validation is None else validation
+        num_train -= round(num_train * held)
+    facts = _facts(config, given, parts["train"], info)
+    facts = dataclasses.replace(
+        facts,
+        num_train=num_train,
+        has_validation="validation" in parts or held > 0,
+    )
+    choices = recipe.choose(facts, given, method=options.method)
+    fields: dict[str, Any] = {"validation_fraction": held}
+    if shares is None:
+        fields["test_split"] = parts["test"].split
+    for choice in choices:
+        fields |= choice.fields
+    config = dataclasses.replace(config, **{**fields, **given})
+    config.validate()
+    return Setup(config, parts, tuple(choices), shares)
+
+
+def set_up_resumed(options: argparse.Namespace, given: Mapping[str, Any]) -> Setup:
+    """Reads from a run directory what its run does, and continues it.
+
+    Raises:
+      UsageError: If there is no run, or the options contradict it.
+    """
+    directory = pathlib.Path(options.run_dir or _last_run_dir(options))
+    try:
+        about = json.loads((directory / "config.json").read_bytes())
+        saved = about["config"]
+        if about.get("method") == "probe":
+            raise UsageError(
+                f"{directory}: got a probe, which is not resumed; repeat it."
+            )
+        known = {field.name for field in dataclasses.fields(TrainConfig)}
+        saved = as_fields({name: saved[name] for name in saved if name in known})
+        config = TrainConfig(**saved)
+        if config.dataset.startswith(FOLDER):
+            shares = json.loads((directory / SPLIT_FILE).read_bytes())
+            del shares["files"]
+    except FileNotFoundError:
+        raise UsageError(
+            f"{directory}: got no run that cnn-jax train has started, expected the "
+            "directory of the run to continue (--run-dir)."
+        ) from None
+    except UsageError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{directory}: got files that no training run wrote "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    asked = {"model": options.model, "pretrained": options.pretrained, **given}
+    changed = [
+        f"{name}: got {value!r}, the run has {getattr(config, name)!r}"
+        for name, value in asked.items()
+        if value is not None
+        and name not in RESUME_MAY_CHANGE
+        and value != getattr(config, name)
+    ]
+    if options.data is not None and _absolute(options.data) != config.dataset:
+        changed.append(f"data: got {options.data!r}, the run has {config.dataset!r}")
+    if changed:
+        raise UsageError(
+            f"{directory}: {'; '.join(changed)}. Start another run for that, or resume "
+            "without these options."
+        )
+    config = dataclasses.replace(
+        config,
+        **{name: given[name] for name in given if name in RESUME_MAY_CHANGE},
+        resume=True,
+        run_dir=str(directory),
+    )
+    if not config.dataset.startswith(FOLDER):
+        return Setup(config, _open_other(config, {"test_split": config.test_split}))
+    return Setup(config, open_folder(config.dataset, shares), (), shares)
+
+
+def open_folder(name: str, shares: Mapping[str, Any]) -> dict[str, data.Source]:
+    """Returns the parts of a folder; says on standard error what is left out of it."""
+    root = name.removeprefix(FOLDER)
+    if not root:
+        raise UsageError(f"--data: got {name!r}, expected folder:PATH.")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        parts = data.split_folder(root, **shares)
+    for warning in dict.fromkeys(str(each.message) for each in caught):
+        print(warning, file=sys.stderr)
+    return parts
+
+
+def class_counts(part: data.Source) -> np.ndarray | None:
+    """Returns how many images of each class a part of a folder has; None for others."""
+    labels = _labels(part)
+    if labels is None:
+        return None
+    return np.bincount(labels, minlength=len(part.class_names))
+
+
+def first_file(part: data.Source) -> str | None:
+    """Returns the path of a folder's first image; None for other data."""
+    name = next(_file_names(part), None)
+    if name is None:
+        return None
+    folder = part.source if isinstance(part, data.Subset) else part
+    return str(folder.directory / name)
+
+
+def _labels(part: data.Source) -> np.ndarray | None:
+    if isinstance(part, data.Subset):
+        whole = _labels(part.source)
+        return None if whole is None else whole[part.indices]
+    return part.labels if isinstance(part, data.Folder) else None
+
+
+def _file_names(part: data.Source) -> Iterator[str]:
+    if isinstance(part, data.Folder):
+        yield from part.file_names
+    elif isinstance(part, data.Subset) and isinstance(part.source, data.Folder):
+        names = part.source.file_names
+        yield from (names[index] for index in part.indices)
+
+
+def _open_other(
+    config: TrainConfig, given: Mapping[str, Any]
+) -> dict[str, data.Source]:
+    """Opens the splits of a dataset that is no folder."""
+
+    def open_split(split: str) -> data.Source:
+        return data.open_source(config.dataset, split, data_dir=config.data_dir)
+
+    train = open_split(given.get("train_split", config.train_split))
+    if "test_split" in given:
+        return {"train": train, "test": open_split(given["test_split"])}
+    try:
+        return {"train": train, "test": open_split("test")}
+    except ValueError:
+        return {"train": train, "test": open_split("validation")}
+
+
+def _facts(
+    config: TrainConfig, given: Mapping[str, Any], train: data.Source, info: Any
+) -> recipe.Facts:
+    """Finds out what the choices depend on, but for the numbers of images."""
+    shape = _one_shape(train)
+    model = create_model(
+        config.model,
+        num_classes=len(train.class_names),
+        dtype=config.dtype,
+        **TrainConfig(**given).model_overrides(),
+    )
+    known: dict[str, Any] = {}
+    has_new_head = True
+    if config.pretrained is not None:
+        known, has_new_head = _check_weights(config, model, train, info)
+    variables = _shapes(model, (*info.input_shape[:2], shape[2]))
+    takes_images = True
+    if None not in shape:
+        try:
+            _shapes(model, shape)
+        except ValueError:
+            takes_images = False
+    mesh = sharding.make_mesh(specification=config.mesh)
+    return recipe.Facts(
+        model=info,
+        num_train=len(train),
+        image_shape=shape,
+        takes_images=takes_images,
+        has_batch_norm=bool(variables.get("batch_stats")),
+        num_shards=sharding.num_batch_shards(mesh),
+        is_pretrained=config.pretrained is not None,
+        has_new_head=has_new_head,
+        preprocessing=known,
+    )
+
+
+def _check_weights(
+    config: TrainConfig, model: Any, train: data.Source, info: Any
+) -> tuple[dict[str, Any], bool]:
+    """Returns what the weights say of images, and whether the last layer starts anew.
+
+    Raises:
+      UsageError: If they are another model's.
+    """
+    weights = config.pretrained
+    assert weights is not None  # that is why it is called
+    own = describe_own(weights)
+    if own is not None and own.model not in (None, config.model):
+        raise UsageError(
+            f"--pretrained: got weights of {own.model} in {weights}, expected those "
+            f"of {config.model}; train {own.model}, or name other weights."
+        )
+    with open_weights(weights) as opened:
+        known = dict(opened.provenance.preprocessing)
+    size = known.get("input_shape", info.input_shape)[:2]
+    _, report = load_pretrained(
+        model,
+        weights,
+        key=jax.random.key(0),
+        input_shape=(*size, train.features.image_shape[2]),
+    )
+    return known, bool(report.initialized)
+
+
+def _shapes(model: Any, shape: tuple[Any, ...]) -> Any:
+    return jax.eval_shape(
+        lambda key: model.init(key, jnp.zeros((1, *shape)), train=False),
+        jax.eval_shape(jax.random.key, 0),
+    )
+
+
+def _one_shape(source: data.Source) -> tuple[int | None, int | None, int]:
+    """Returns the shape of a source's images, from the headers of a folder's files.
+
+    That of a folder only if all are squares of one size, which need no crop.
+    """
+    height, width, channels = source.features.image_shape
+    folder = source.source if isinstance(source, data.Subset) else source
+    if not isinstance(folder, data.Folder):
+        return height, width, channels
+    sizes: set[tuple[int, int]] = set()
+    for name in _file_names(source):
+        try:
+            with Image.open(folder.directory / name) as image:
+                sizes.add(image.size)
+        except (OSError, ValueError, Image.DecompressionBombError):
+            return None, None, channels  # reading it will say what is wrong
+        if len(sizes) > 1:
+            return None, None, channels
+    ((width, height),) = sizes
+    return (height, width, channels) if height == width else (None, None, channels)
+
+
+def _absolute(name: str) -> str:
+    """Returns a dataset's name that means the same in every working directory."""
+    if not name.startswith(FOLDER) or name == FOLDER:
+        return name
+    path = pathlib.Path(name.removeprefix(FOLDER)).expanduser()
+    return FOLDER + os.path.abspath(path)
+
+
+def _run_dirs(options: argparse.Namespace) -> Iterator[pathlib.Path]:
+    """Yields `runs/MODEL-DATA`, `runs/MODEL-DATA-2` and so on."""
+    name = _absolute(options.data)
+    if name.startswith(FOLDER):
+        name = pathlib.Path(name.removeprefix(FOLDER)).name
+    name = re.sub(r"[^\w.-]+", "-", name).strip("-") or "images"
+    stem = f"{options.model}-{name}"
+    yield pathlib.Path("runs", stem)
+    number = 2
+    while True:
+        yield pathlib.Path("runs", f"{stem}-{number}")
+        number += 1
+
+
+def _new_run_dir(options: argparse.Namespace) -> pathlib.Path:
+    return next(path for path in _run_dirs(options) if not path.exists())
+
+
+def _last_run_dir(options: argparse.Namespace) -> pathlib.Path:
+    if options.model is None or options.data is None:
+        raise UsageError(
+            "--resume: got neither --run-dir nor MODEL and --data, expected one of "
+            "them to say which run to continue."
+        )
+    found = None
+    for path in _run_dirs(options):
+        if not path.exists():
+            break
+        found = path
+    if found is None:
+        raise UsageError(
+            f"--resume: got no run in {next(_run_dirs(options))}, expected one to "
+            "continue; name its directory (--run-dir)."
+        )
+    return found
+
+
+def _check_is_new(directory: pathlib.Path) -> None:
+    if (directory / "config.json").exists():
+        raise UsageError(
+            f"{directory}: holds a run already; continue it (--resume --run-dir "
+            f"{directory}), or choose another directory."
+        )

@@ -1,0 +1,183 @@
+"""A linear probe as a run: a classifier on a network's features, kept in a directory.
+
+Beside `experiment`, which trains networks: what it leaves is read by `predict` and
+`load_pretrained` like the directory of a training run.
+
+    config.json   the configuration, and `"method": "probe"`
+    checkpoints/  the network with the classifier as its last layer
+    result.json   how good it is, and how the fit ended
+    report.html   the same to look at
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cnn_jax import data, trees
+from cnn_jax.checkpoint import installed_versions
+from cnn_jax.models import create_model
+from cnn_jax.pretrained import ConversionReport, load_pretrained
+from cnn_jax.pretrained.convert import write_weights
+from cnn_jax.pretrained.files.own_weights import KIND
+from cnn_jax.report import html, study
+from cnn_jax.report.environment import without_private_paths
+from cnn_jax.report.run_page import PAGE, SPLIT_COLUMNS
+from cnn_jax.report.statistics import accuracy_interval
+from cnn_jax.report.table import table_of
+from cnn_jax.report.words import count, duration
+from cnn_jax.training import TrainConfig
+from cnn_jax.training.run.directory.files import replace_text
+from cnn_jax.training.run.feeds import channel_statistics, image_shape
+from cnn_jax.training.run.keys import make_keys
+from cnn_jax.transfer.policies import ProbeResult, feature_extraction, with_head
+
+
+def run(config: TrainConfig, splits: Mapping[str, data.Source]) -> ProbeResult:
+    """Fits a linear classifier to the features of `config.pretrained`, and keeps it.
+
+    Args:
+      config: Says which model, weights and run directory, how images are read, and by
+        `weight_decay` the penalty.
+      splits: `"train"` and `"test"`.
+
+    Raises:
+      ValueError: If the weights do not fit, or the model's last layer is not one dense
+        layer.
+      OSError, CheckpointError: If the directory cannot be written.
+    """
+    assert config.pretrained is not None
+    assert config.run_dir is not None
+    train, test = splits["train"], splits["test"]
+    shape = image_shape(config, train)
+    mean, std = channel_statistics(config, train)
+    model = create_model(
+        config.model, num_classes=len(train.class_names), dtype=config.dtype
+    )
+    variables, report = load_pretrained(
+        model,
+        config.pretrained,
+        key=make_keys(config.seed).parameters,
+        input_shape=shape,
+    )
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.dtype(config.dtype))
+    _check_head(model, variables, images)
+    result = feature_extraction(model, variables, config, train, test)
+    variables = with_head(model, variables, result.parameters, images)
+    about = {
+        "config": config.to_dict(),
+        "method": "probe",
+        "dataset": {name: split.fingerprint for name, split in splits.items()},
+        "versions": installed_versions(),
+    }
+    preprocessing = {"mean": list(mean), "std": list(std), "input_shape": list(shape)}
+    metadata = _metadata(config, train, variables, report, preprocessing)
+    directory = pathlib.Path(config.run_dir)
+    write_weights(directory / "checkpoints", variables, metadata)
+    study.write_json(directory / "config.json", about)
+    study.write_json(directory / "result.json", _summary(result))
+    replace_text(directory / PAGE, _page(config, result, train, test))
+    return result
+
+
+def _check_head(model: Any, variables: Any, images: jax.ShapeDtypeStruct) -> None:
+    """Raises what `with_head` would, before the features are computed."""
+    head = {
+        path.rpartition("/")[2]: leaf
+        for path, leaf in trees.named_leaves(variables["params"]).items()
+        if path.startswith("head/")
+    }
+    with_head(model, variables, head, images)
+    if head["kernel"].ndim != 2:
+        raise ValueError(
+            f"model: got {type(model).__name__}, whose last layer is a convolution; "
+            "expected one with a dense last layer to probe."
+        )
+
+
+def _metadata(
+    config: TrainConfig,
+    train: data.Source,
+    variables: Any,
+    report: ConversionReport,
+    preprocessing: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Returns what `convert` would write of these weights."""
+    provenance = report.provenance
+    return {
+        "kind": KIND,
+        "model": config.model,
+        "fields": {},
+        "dtype": config.dtype,
+        "num_classes": len(train.class_names),
+        "class_names": list(train.class_names),
+        "source": report.source,
+        "location": provenance.location,
+        "revision": provenance.revision,
+        "part": provenance.part,
+        "sha256": None,
+        "preprocessing": {**provenance.preprocessing, **preprocessing},
+        "arrays": trees.leaf_specs(variables),
+        "keys": dict(report.loaded),
+        "ignored": list(report.ignored),
+        "cast": {path: list(dtypes) for path, dtypes in report.cast.items()},
+        "initialized": [],
+        "versions": installed_versions(),
+    }
+
+
+def _summary(result: ProbeResult) -> dict[str, Any]:
+    fields = {
+        field.name: getattr(result, field.name)
+        for field in dataclasses.fields(result)
+        if field.name not in ("parameters", "report")
+    }
+    return {**fields, "fit": result.report._asdict()}
+
+
+def _page(
+    config: TrainConfig, result: ProbeResult, train: data.Source, test: data.Source
+) -> str:
+    accuracy = accuracy_interval(
+        [result.test["accuracy"]], int(result.test["num_examples"])
+    )
+    rows = [
+        {"split": "Training", **result.train},
+        {"split": "Test", **result.test, "accuracy": accuracy},
+    ]
+    table = table_of("Both splits", SPLIT_COLUMNS, rows, notes=[study.interval_note(1)])
+    name = without_private_paths(config.dataset.removeprefix("folder:"))
+    summary = (
+        f"A linear classifier on the features of {config.model} reached "
+        f"{result.test['accuracy']:.2%} on {count(len(test), 'test example')} of "
+        f"{count(len(train.class_names), 'class')}"
+    ).replace("classs", "classes") + "; the network itself stayed as it was."
+    costs = {
+        "Features": f"{duration(result.feature_seconds)}, of "
+        f"{count(len(train) + len(test), 'image')}",
+        "Fit": f"{duration(result.fit_seconds)}, {result.report}",
+    }
+    made = {
+        "Weights": without_private_paths(str(config.pretrained)),
+        "Images": f"{config.image_size} x {config.image_size}, mean {config.mean}, "
+        f"std {config.std}",
+        "Penalty": f"{config.weight_decay:g} / 2 |W|^2",
+        "Seed": str(config.seed),
+        "Versions": ", ".join(
+            f"{name} {value}" for name, value in installed_versions().items()
+        ),
+    }
+    return html.render_page(
+        f"{config.model} on {name}: linear probe",
+        summary,
+        [
+            html.Section("Results", [table, html.Facts(costs)]),
+            html.Section("How this was made", [html.Facts(made)]),
+        ],
+        kicker="cnn_jax, one linear probe",
+    )
