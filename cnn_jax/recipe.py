@@ -180,6 +180,7 @@ def _images(facts: Facts, decided: Mapping[str, Any]) -> tuple[dict[str, Any], s
     # Larger ones lose less by random crops, which are cut out on the host.
     fits = is_one_size and max(height or 0, width or 0) <= size
     fits = fits and facts.num_train * size * size * channels <= RESIDENT_BYTES
+    fits = fits and decided.get("augmentation", "none") == "none"
     return {"image_size": size, "data_path": "resident" if fits else "stream"}, reason
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import shlex
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cnn_jax.cli.usage import UsageError, print_json
@@ -150,16 +148,21 @@ def run(options: argparse.Namespace) -> int:
         for name, value in vars(options).items()
         if name not in OWN
     }
-    out = contextlib.redirect_stdout(sys.stderr) if options.json else None
-    with out or contextlib.nullcontext():
-        try:
-            make = set_up_resumed if options.resume else set_up
-            setup = make(options, given)
-        except (CheckpointError, ImportError, OSError, ValueError) as error:
-            raise UsageError(str(error)) from error
-        _print_parts(setup)
-        _print_choices(setup)
-        status, result = _execute(setup, is_probe=options.method == "probe")
+    shown_on = sys.stderr if options.json else sys.stdout
+    try:
+        with contextlib.redirect_stdout(shown_on):
+            try:
+                make = set_up_resumed if options.resume else set_up
+                setup = make(options, given)
+            except (CheckpointError, ImportError, OSError, ValueError) as error:
+                raise UsageError(str(error)) from error
+            _print_parts(setup)
+            _print_choices(setup)
+            status, result = _execute(setup, is_probe=options.method == "probe")
+    except KeyboardInterrupt:
+        # Once training has a directory, signals save first.
+        print("Interrupted before there was anything to save.", file=sys.stderr)
+        return 130
     if options.json and result is not None:
         print_json({"run_dir": setup.config.run_dir, "result": result})
     return status
@@ -172,7 +175,6 @@ def _execute(setup: Setup, *, is_probe: bool) -> tuple[int, Any]:
     from cnn_jax.training.run.stopping import STOPPED_EXIT_CODE, RunStoppedError
 
     config = setup.config
-    resume = f"cnn-jax train --resume --run-dir {shlex.quote(str(config.run_dir))}"
     try:
         experiment.use_compilation_cache(config.compilation_cache)
         setup.write_split()
@@ -183,11 +185,11 @@ def _execute(setup: Setup, *, is_probe: bool) -> tuple[int, Any]:
             experiment.conclude(found)
             result = found.summary()
     except RunStoppedError as error:
-        print(f"{error}\n  {resume}", file=sys.stderr, flush=True)
+        line = shlex.join(
+            ["cnn-jax", "train", "--resume", "--run-dir", _run_dir(setup)]
+        )
+        print(f"{error}\n  {line}", file=sys.stderr, flush=True)
         return STOPPED_EXIT_CODE, None
-    except KeyboardInterrupt:
-        print("\nInterrupted before there was anything to save.", file=sys.stderr)
-        return 130, None
     except (ValueError, FileExistsError, ImportError) as error:
         raise UsageError(str(error)) from error
     except (ArithmeticError, CheckpointError, OSError) as error:
@@ -284,6 +286,11 @@ def _print_predict(setup: Setup) -> None:
     from cnn_jax.cli.train_setup import first_file
 
     image = first_file(setup.parts["test"])
-    words: Sequence[str] = ["cnn-jax", "predict", os.fspath(str(setup.config.run_dir))]
-    line = shlex.join([*words, image] if image is not None else words)
-    print("classify images with\n  " + line + ("" if image is not None else " IMAGE"))
+    line = shlex.join(["cnn-jax", "predict", _run_dir(setup)])
+    image = "IMAGE" if image is None else shlex.quote(image)
+    print(f"classify images with\n  {line} {image}")
+
+
+def _run_dir(setup: Setup) -> str:
+    assert setup.config.run_dir is not None  # every run here has one
+    return setup.config.run_dir

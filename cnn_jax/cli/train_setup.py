@@ -26,6 +26,7 @@ from cnn_jax.pretrained.files import describe_own, open_weights
 from cnn_jax.pretrained.files.own_weights import as_fields
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.config import RESUME_MAY_CHANGE
+from cnn_jax.training.run.checks import check_model
 
 FOLDER = "folder:"
 
@@ -127,7 +128,7 @@ def set_up(options: argparse.Namespace, given: Mapping[str, Any]) -> Setup:
         held = data.automatic_validation_share(num_train)
         held = held if validation is None else validation
         num_train -= round(num_train * held)
-    facts = _facts(config, given, parts["train"], info)
+    facts = _facts(config, parts["train"], info)
     facts = dataclasses.replace(
         facts,
         num_train=num_train,
@@ -141,6 +142,7 @@ def set_up(options: argparse.Namespace, given: Mapping[str, Any]) -> Setup:
         fields |= choice.fields
     config = dataclasses.replace(config, **{**fields, **given})
     config.validate()
+    _check(config, parts["train"], num_train)
     return Setup(config, parts, tuple(choices), shares)
 
 
@@ -264,17 +266,39 @@ def _open_other(
         return {"train": train, "test": open_split("validation")}
 
 
-def _facts(
-    config: TrainConfig, given: Mapping[str, Any], train: data.Source, info: Any
-) -> recipe.Facts:
-    """Finds out what the choices depend on, but for the numbers of images."""
-    shape = _one_shape(train)
-    model = create_model(
+def _check(config: TrainConfig, train: data.Source, num_train: int) -> None:
+    """Checks what else would end the run, before it has a directory.
+
+    Raises:
+      ValueError: If the batch, the augmentation or the size of images is impossible.
+    """
+    assert config.image_size is not None  # it was chosen
+    if config.batch_size > num_train:
+        raise UsageError(
+            f"batch_size: got {config.batch_size}, expected 1 to {num_train}, the "
+            "number of training images."
+        )
+    mesh = sharding.make_mesh(specification=config.mesh)
+    sharding.check_batch_size(config.batch_size, mesh)
+    data.train_transform(config.augmentation, config.image_size)
+    model = _model(config, train)
+    shape = (config.image_size, config.image_size, train.features.image_shape[2])
+    check_model(model, shape, len(train.class_names), config.dtype)
+
+
+def _model(config: TrainConfig, train: data.Source) -> Any:
+    return create_model(
         config.model,
         num_classes=len(train.class_names),
         dtype=config.dtype,
-        **TrainConfig(**given).model_overrides(),
+        **config.model_overrides(),
     )
+
+
+def _facts(config: TrainConfig, train: data.Source, info: Any) -> recipe.Facts:
+    """Finds out what the choices depend on, but for the numbers of images."""
+    shape = _one_shape(train)
+    model = _model(config, train)
     known: dict[str, Any] = {}
     has_new_head = True
     if config.pretrained is not None:

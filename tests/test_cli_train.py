@@ -1,0 +1,421 @@
+"""`cnn-jax train`: from photographs in a folder to a network that classifies them."""
+
+import json
+import os
+import pathlib
+import shlex
+import signal
+
+import numpy as np
+import pytest
+from helpers.photographs import CLASSES, write_photographs
+from PIL import Image
+
+from cnn_jax import cli, data, experiment
+from cnn_jax.cli.train_setup import class_counts
+from cnn_jax.pretrained.files import describe_own
+
+OTHER_CLASSES = {
+    "coal": (40, 40, 45),
+    "leaf": (40, 110, 60),
+    "rose": (220, 80, 120),
+    "sand": (200, 180, 120),
+}
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    status = cli.main(list(map(str, arguments)))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def predict_command(out):
+    """The arguments of the line that the command ends with."""
+    words = shlex.split(out.splitlines()[-1])
+    assert words[:2] == ["cnn-jax", "predict"]
+    return words[1:]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Runs of the same programs compile them once."""
+    import jax
+
+    before = jax.config.jax_compilation_cache_dir
+    path = tmp_path_factory.mktemp("programs")
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Three classes of 20, of any sizes and modes."""
+    return write_photographs(tmp_path_factory.mktemp("data") / "my photos", 20, side=40)
+
+
+@pytest.fixture(scope="module")
+def trained(photographs, tmp_path_factory):
+    """A run directory of LeNet-5 on them."""
+    directory = tmp_path_factory.mktemp("runs") / "first"
+    arguments = ["train", "lenet5", "--data", f"folder:{photographs}"]
+    assert cli.main([*arguments, "--epochs", "20", "--run-dir", str(directory)]) == 0
+    return directory
+
+
+def result_of(directory):
+    return json.loads((directory / "result.json").read_text())
+
+
+def test_photographs_become_a_classifier_at_the_first_try(
+    capsys, photographs, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(
+        capsys, "train", "lenet5", "--data", f"folder:{photographs}", "--epochs", 20
+    )
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    # What went where, what was chosen and why: before the first epoch.
+    first_epoch = next(i for i, line in enumerate(lines) if line.startswith("epoch 1"))
+    before = "\n".join(lines[:first_epoch])
+    for name in CLASSES:
+        row = next(line.split() for line in lines if line.startswith(name))
+        assert row == [name, "16", "4"]
+    for words in ("32 x 32", "batch size", "learning rate", "0.00125", "given"):
+        assert words in before
+    assert first_epoch < 30
+    assert sum(line.startswith("epoch ") for line in lines) == 20
+    directory = pathlib.Path("runs/lenet5-my-photos")
+    assert result_of(directory)["test"]["accuracy"] > 0.8
+    assert "lenet5 on folder:" in (directory / "report.html").read_text("utf-8")
+    config = json.loads((directory / "config.json").read_text())["config"]
+    assert (config["batch_size"], config["image_size"]) == (8, 32)
+    assert config["dataset"] == f"folder:{photographs}"
+    command = predict_command(out)
+    assert command[1] == str(directory)
+    status, out, err = run(capsys, *command, "--json")
+    assert (status, err) == (0, "")
+    (entry,) = json.loads(out)
+    assert entry["names"][0] == pathlib.Path(command[2]).parent.name
+    assert sorted(entry["names"]) == sorted(CLASSES)
+
+
+def test_the_split_is_written_down(photographs, trained):
+    content = json.loads((trained / "split.json").read_text())
+    found = content["files"]
+    every = sorted(name for names in found.values() for name in names)
+    paths = [path.relative_to(photographs) for path in photographs.glob("*/*.*")]
+    assert every == sorted(map(str, paths))
+    assert content["seed"] == 0
+    expected = data.split_folder(photographs)
+    for name, part in expected.items():
+        assert len(found[name]) == len(part)
+        origin = part[0].origin
+        assert str(pathlib.Path(origin).relative_to(photographs)) == found[name][0]
+
+
+def test_the_second_run_has_a_directory_of_its_own(capsys, photographs, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        (tmp_path / "runs" / "lenet5-my-photos").mkdir(parents=True)
+        status, out, _ = run(
+            *(capsys, "train", "lenet5", "--data", f"folder:{photographs}"),
+            *("--epochs", "1", "--json", "--seed", "3"),
+        )
+    assert status == 0
+    content = json.loads(out)
+    assert content["run_dir"] == "runs/lenet5-my-photos-2"
+    assert content["result"]["test"]["num_examples"] == 12
+
+
+def test_a_run_that_is_stopped_says_how_to_go_on(
+    capsys, photographs, trained, tmp_path, monkeypatch
+):
+    class Interrupting(experiment.EpochLines):
+        def __call__(self, record, state):
+            super().__call__(record, state)
+            if record["event"] == "epoch" and record["epoch"] == 7:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    directory = tmp_path / "stopped"
+    arguments = ["train", "lenet5", "--data", f"folder:{photographs}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "EpochLines", Interrupting)
+        status, out, err = run(
+            capsys, *arguments, "--epochs", 20, "--run-dir", directory
+        )
+    assert status == 75
+    assert "SIGINT: stopped and saved at step 42 of 120" in err
+    assert "classify" not in out
+    words = shlex.split(err.splitlines()[-1])
+    assert words == ["cnn-jax", "train", "--resume", "--run-dir", str(directory)]
+    status, out, _ = run(capsys, *words[1:])
+    assert status == 0
+    assert "epoch 8/20" in out
+    assert "epoch 7/20" not in out
+    assert result_of(directory)["state_digest"] == result_of(trained)["state_digest"]
+    predict_command(out)
+
+
+def test_a_resumed_run_is_the_same_run(capsys, photographs, trained, tmp_path):
+    resume = ["train", "--resume", "--run-dir", trained]
+    for arguments, words in (
+        (["--epochs", 9], "epochs: got 9, the run has 20"),
+        (["--data", "folder:/other"], "data: got 'folder:/other', the run has"),
+    ):
+        status, _, err = run(capsys, *resume, *arguments)
+        assert status == 2
+        assert words in err
+    status, _, err = run(capsys, "train", "--resume", "--run-dir", tmp_path)
+    assert status == 2
+    assert f"{tmp_path}: got no run that cnn-jax train has started" in err
+    # The options that it was started with are no contradiction, and it has ended.
+    again = ["lenet5", "--data", f"folder:{photographs}", "--epochs", 20]
+    assert run(capsys, *resume, *again)[0] == 0
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """A run directory of LeNet-5 on photographs of other classes."""
+    root = tmp_path_factory.mktemp("other")
+    write_photographs(root / "data", 12, classes=OTHER_CLASSES, seed=5, side=40)
+    arguments = ["train", "lenet5", "--data", f"folder:{root / 'data'}"]
+    arguments += ["--epochs", "12", "--run-dir", str(root / "run")]
+    assert cli.main(arguments) == 0
+    return root / "run"
+
+
+def test_weights_of_another_task_are_tuned(capsys, photographs, other, tmp_path):
+    status, out, _ = run(
+        *(capsys, "train", "lenet5", "--data", f"folder:{photographs}"),
+        *("--pretrained", other, "--epochs", 12, "--run-dir", tmp_path / "run"),
+    )
+    assert status == 0
+    assert "a tenth of" in out
+    assert "initialised afresh: params/head/" in out
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert config["learning_rate_groups"] == [["(^|/)head/", 10.0]]
+    known = json.loads((other / "config.json").read_text())["images"]
+    assert config["mean"] == known["mean"]
+    assert result_of(tmp_path / "run")["test"]["accuracy"] > 0.7
+
+
+def test_a_probe_leaves_what_predicts(capsys, photographs, other, tmp_path):
+    directory = tmp_path / "probe"
+    arguments = ["train", "lenet5", "--data", f"folder:{photographs}"]
+    arguments += ["--method", "probe", "--run-dir", directory]
+    status, out, err = run(capsys, *arguments, "--pretrained", other)
+    assert (status, err) == (0, "")
+    result = result_of(directory)
+    assert result["test"]["accuracy"] > 0.6
+    assert f"test accuracy {result['test']['accuracy']:.2%} on 12 examples" in out
+    page = (directory / "report.html").read_text("utf-8")
+    assert "linear probe" in page
+    assert f"{100 * result['test']['accuracy']:.2f}" in page
+    said = describe_own(directory)
+    assert (said.model, said.class_names) == ("lenet5", tuple(CLASSES))
+    # The network's own answers are those that were scored.
+    test = data.split_folder(photographs)["test"]
+    paths = [test[index].origin for index in range(len(test))]
+    command = predict_command(out)
+    assert command[2] == paths[0]
+    status, out, _ = run(capsys, *command[:2], *paths, "--json")
+    right = [
+        entry["names"][0] == pathlib.Path(entry["image"]).parent.name
+        for entry in json.loads(out)
+    ]
+    # Up to the crop: that of evaluation leaves an eighth out.
+    assert abs(np.mean(right) - result["test"]["accuracy"]) < 0.2
+    status, _, err = run(capsys, "train", "--resume", "--run-dir", directory)
+    assert (status, "got a probe, which is not resumed" in err) == (2, True)
+    status, _, err = run(capsys, *arguments)
+    assert (status, "--method probe: got no --pretrained" in err) == (2, True)
+
+
+def test_other_datasets_and_validation(capsys, tmp_path):
+    status, out, _ = run(
+        *(capsys, "train", "lenet5", "--data", "digits", "--epochs", 2),
+        *("--run-dir", tmp_path / "run"),
+    )
+    assert status == 0
+    lines = [line for line in out.splitlines() if line.startswith("epoch ")]
+    assert all("validation accuracy" in line for line in lines)
+    assert "left" in lines[0]
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert config["validation_fraction"] == 0.15
+    assert (config["data_path"], config["flip"]) == ("resident", False)
+    assert out.splitlines()[-1].endswith(f"{tmp_path / 'run'} IMAGE")
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Collects what runs would have been started with, and ends the command there."""
+    found = []
+
+    def start(config, splits):
+        found.append((config, splits))
+        raise ValueError("started")
+
+    monkeypatch.setattr(experiment, "run", start)
+    return found
+
+
+def write_squares(root, count, side):
+    generator = np.random.default_rng(0)
+    for name in ("ant", "bee"):
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            pixels = generator.integers(0, 256, (side, side, 3), np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{index}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("side", "size", "is_resident"), [(40, 40, True), (32, 32, True), (80, 32, False)]
+)
+def test_images_of_one_size_live_on_the_devices(
+    capsys, started, tmp_path, side, size, is_resident
+):
+    root = write_squares(tmp_path / "squares", 10, side)
+    run(
+        *(capsys, "train", "resnet20", "--data", f"folder:{root}"),
+        *("--run-dir", tmp_path / "run"),
+    )
+    ((config, splits),) = started
+    assert config.image_size == size
+    assert (config.data_path == "resident") == is_resident
+    assert all(
+        isinstance(part, data.Dataset) == is_resident for part in splits.values()
+    )
+    if is_resident:
+        counts = np.bincount(splits["train"].labels)
+        assert counts.tolist() == [8, 8]
+        assert splits["train"].images.shape == (16, size, size, 3)
+
+
+def test_directories_of_splits_are_taken_as_they_are(capsys, started, tmp_path):
+    for split, count in (("train", 9), ("val", 3), ("test", 4)):
+        write_photographs(tmp_path / "data" / split, count, side=40)
+    status, out, _ = run(
+        *(capsys, "train", "lenet5", "--data", f"folder:{tmp_path / 'data'}"),
+        *("--run-dir", tmp_path / "run"),
+    )
+    assert status == 2  # the run was not started, as the fixture has it
+    ((config, splits),) = started
+    counts = {name: class_counts(part).tolist() for name, part in splits.items()}
+    assert counts == {"train": [9] * 3, "validation": [3] * 3, "test": [4] * 3}
+    assert config.patience == 20
+    assert config.validation_fraction == 0
+    assert "Split by" not in out
+
+
+def test_what_is_given_is_kept(capsys, started, photographs, tmp_path):
+    run(
+        *(capsys, "train", "resnet18", "--data", f"folder:{photographs}"),
+        *("--batch-size", 16, "--learning-rate", 0.5, "--optimizer", "adamw"),
+        *("--image-size", 96, "--mean", 0.5, 0.5, 0.5, "--std", 1, 1, 1),
+        *("--no-flip", "--validation-share", 0.25, "--test-share", 0.25),
+        *("--run-dir", tmp_path / "run"),
+    )
+    ((config, splits),) = started
+    assert (config.batch_size, config.learning_rate) == (16, 0.5)
+    assert (config.optimizer, config.image_size) == ("adamw", 96)
+    assert (config.mean, config.std) == ((0.5,) * 3, (1.0,) * 3)
+    assert {name: len(part) for name, part in splits.items()} == {
+        "train": 30,
+        "validation": 15,
+        "test": 15,
+    }
+
+
+def test_what_is_left_out_of_a_folder_is_said(capsys, started, tmp_path):
+    root = write_photographs(tmp_path / "data", 4, side=40)
+    (root / "brick" / "movie.mp4").write_bytes(b"x")
+    _, _, err = run(
+        *(capsys, "train", "lenet5", "--data", f"folder:{root}"),
+        *("--run-dir", tmp_path / "run"),
+    )
+    assert "left out 1 .mp4 file" in err
+    assert "UserWarning" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["lenet5"], ["--data: got none", "folder:PATH"]),
+        (["--data", "digits"], ["MODEL: got none"]),
+        (["lenet5", "--data", "folder:"], ["expected folder:PATH"]),
+        (["lenet5", "--data", "folder:nowhere"], ["nowhere", "expected a directory"]),
+        (["lenet6", "--data", "PHOTOS"], ["'lenet6'", "did you mean 'lenet5'"]),
+        (["lenet5", "--data", "PHOTOS/brick"], ["got no directory in it"]),
+        (["lenet5", "--data", "folder:one"], ["got one class, 'ant'"]),
+        (["lenet5", "--data", "folder:few"], ["got 1 image(s) of 'bee'"]),
+        (
+            ["lenet5", "--data", "PHOTOS", "--pretrained", "no.npz"],
+            ["no.npz", "no such"],
+        ),
+        (
+            ["resnet20", "--data", "PHOTOS", "--pretrained", "TRAINED"],
+            ["got weights of lenet5", "expected those of resnet20"],
+        ),
+        (["lenet5", "--data", "PHOTOS", "--epochs", "0"], ["epochs: got 0"]),
+        (["lenet5", "--data", "PHOTOS", "--batch-size", "80"], ["expected 1 to 48"]),
+        (["lenet5", "--data", "PHOTOS", "--batch-size", "9"], ["multiple of the 8"]),
+        (["lenet5", "--data", "PHOTOS", "--image-size", "8"], ["at least 32 x 32"]),
+        (["lenet5", "--data", "PHOTOS", "--augmentation", "x"], ["augmentation: got"]),
+        (["lenet5", "--data", "PHOTOS", "--optimizer", "lars"], ["there is no rule"]),
+        (["lenet5", "--data", "PHOTOS", "--test-share", "1"], ["1.0, 0.0 to hold out"]),
+        (
+            ["lenet5", "--data", "PHOTOS", "--run-dir", "TRAINED"],
+            ["holds a run already"],
+        ),
+        (["lenet5", "--resume"], ["neither --run-dir nor MODEL and --data"]),
+        (["lenet5", "--data", "PHOTOS", "--resume"], ["got no run in runs/lenet5-my"]),
+    ],
+)
+def test_mistakes_are_one_sentence_before_any_work(
+    capsys, photographs, trained, tmp_path, monkeypatch, arguments, words
+):
+    monkeypatch.chdir(tmp_path)
+    write_squares(tmp_path / "few", 3, 8)
+    for path in list((tmp_path / "few" / "bee").iterdir())[1:]:
+        path.unlink()
+    write_squares(tmp_path / "one", 3, 8)
+    for path in [*(tmp_path / "one" / "bee").iterdir(), tmp_path / "one" / "bee"]:
+        path.rmdir() if path.is_dir() else path.unlink()
+    names = {"PHOTOS": f"folder:{photographs}", "TRAINED": str(trained)}
+    for short, long in names.items():
+        arguments = [argument.replace(short, long) for argument in arguments]
+    status, out, err = run(capsys, "train", *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("cnn-jax: error: ")
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_help_is_short_and_in_groups(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) < 75
+    for group in ("images:", "what is learned:", "the run:", "choices:", "machine:"):
+        assert f"\n{group}\n" in out
+
+
+@pytest.mark.slow
+def test_a_residual_network_transfers_at_the_first_try(capsys, tmp_path):
+    """With nothing but the weights and the folder; chance is a third."""
+    classes = {**OTHER_CLASSES, "sky": (120, 170, 230)}
+    write_photographs(tmp_path / "other", 60, classes=classes, seed=7, side=60)
+    first = ["train", "resnet20", "--data", f"folder:{tmp_path / 'other'}"]
+    assert run(capsys, *first, "--epochs", 8, "--run-dir", tmp_path / "pre")[0] == 0
+    photographs = write_photographs(tmp_path / "photos", 20, side=200)
+    status, _, _ = run(
+        *(capsys, "train", "resnet20", "--data", f"folder:{photographs}"),
+        *("--pretrained", tmp_path / "pre", "--run-dir", tmp_path / "run"),
+    )
+    assert status == 0
+    assert result_of(tmp_path / "run")["test"]["accuracy"] > 0.8
