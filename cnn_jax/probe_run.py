@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from cnn_jax import data, trees
 from cnn_jax.checkpoint import installed_versions
 from cnn_jax.models import create_model
+from cnn_jax.prediction import CROP_FRACTION
 from cnn_jax.pretrained import ConversionReport, load_pretrained
 from cnn_jax.pretrained.convert import write_weights
 from cnn_jax.pretrained.files.own_weights import KIND
@@ -75,7 +76,14 @@ def run(config: TrainConfig, splits: Mapping[str, data.Source]) -> ProbeResult:
         "dataset": {name: split.fingerprint for name, split in splits.items()},
         "versions": installed_versions(),
     }
-    preprocessing = {"mean": list(mean), "std": list(std), "input_shape": list(shape)}
+    # Images in memory are whole; of others evaluation sees the middle.
+    is_whole = isinstance(train, data.Dataset)
+    preprocessing = {
+        "mean": list(mean),
+        "std": list(std),
+        "input_shape": list(shape),
+        "crop_fraction": 1.0 if is_whole else CROP_FRACTION,
+    }
     metadata = _metadata(config, train, variables, report, preprocessing)
     directory = pathlib.Path(config.run_dir)
     write_weights(directory / "checkpoints", variables, metadata)
@@ -92,11 +100,12 @@ def _check_head(model: Any, variables: Any, images: jax.ShapeDtypeStruct) -> Non
         for path, leaf in trees.named_leaves(variables["params"]).items()
         if path.startswith("head/")
     }
-    with_head(model, variables, head, images)
-    if head["kernel"].ndim != 2:
+    if "kernel" in head:
+        with_head(model, variables, head, images)
+    if "kernel" not in head or head["kernel"].ndim != 2:
         raise ValueError(
-            f"model: got {type(model).__name__}, whose last layer is a convolution; "
-            "expected one with a dense last layer to probe."
+            f"model: got {type(model).__name__}, expected a network whose last layer "
+            "is one dense layer."
         )
 
 
@@ -155,8 +164,8 @@ def _page(
     summary = (
         f"A linear classifier on the features of {config.model} reached "
         f"{result.test['accuracy']:.2%} on {count(len(test), 'test example')} of "
-        f"{count(len(train.class_names), 'class')}"
-    ).replace("classs", "classes") + "; the network itself stayed as it was."
+        f"{len(train.class_names):,} classes; the network itself stayed as it was."
+    )
     costs = {
         "Features": f"{duration(result.feature_seconds)}, of "
         f"{count(len(train) + len(test), 'image')}",
