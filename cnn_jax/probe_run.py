@@ -17,9 +17,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from cnn_jax import data, trees
+from cnn_jax import data, files, trees
 from cnn_jax.checkpoint import installed_versions
 from cnn_jax.models import create_model
 from cnn_jax.prediction import CROP_FRACTION
@@ -33,8 +32,7 @@ from cnn_jax.report.statistics import accuracy_interval
 from cnn_jax.report.table import table_of
 from cnn_jax.report.words import count, duration
 from cnn_jax.training import TrainConfig
-from cnn_jax.training.run.directory.files import replace_text
-from cnn_jax.training.run.feeds import channel_statistics, image_shape
+from cnn_jax.training.run.images import image_format
 from cnn_jax.training.run.keys import make_keys
 from cnn_jax.transfer.policies import ProbeResult, feature_extraction, with_head
 
@@ -55,8 +53,7 @@ def run(config: TrainConfig, splits: Mapping[str, data.Source]) -> ProbeResult:
     assert config.pretrained is not None
     assert config.run_dir is not None
     train, test = splits["train"], splits["test"]
-    shape = image_shape(config, train)
-    mean, std = channel_statistics(config, train)
+    images = image_format(config, train)
     model = create_model(
         config.model, num_classes=len(train.class_names), dtype=config.dtype
     )
@@ -64,12 +61,11 @@ def run(config: TrainConfig, splits: Mapping[str, data.Source]) -> ProbeResult:
         model,
         config.pretrained,
         key=make_keys(config.seed).parameters,
-        input_shape=shape,
+        input_shape=images.shape,
     )
-    images = jax.ShapeDtypeStruct((1, *shape), jnp.dtype(config.dtype))
-    _check_head(model, variables, images)
+    _check_head(model, variables, images.specification)
     result = feature_extraction(model, variables, config, train, test)
-    variables = with_head(model, variables, result.parameters, images)
+    variables = with_head(model, variables, result.parameters, images.specification)
     about = {
         "config": config.to_dict(),
         "method": "probe",
@@ -79,9 +75,9 @@ def run(config: TrainConfig, splits: Mapping[str, data.Source]) -> ProbeResult:
     # Images in memory are whole; of others evaluation sees the middle.
     is_whole = isinstance(train, data.Dataset)
     preprocessing = {
-        "mean": list(mean),
-        "std": list(std),
-        "input_shape": list(shape),
+        "mean": images.mean,
+        "std": images.std,
+        "input_shape": images.shape,
         "crop_fraction": 1.0 if is_whole else CROP_FRACTION,
     }
     metadata = _metadata(config, train, variables, report, preprocessing)
@@ -89,7 +85,7 @@ def run(config: TrainConfig, splits: Mapping[str, data.Source]) -> ProbeResult:
     write_weights(directory / "checkpoints", variables, metadata)
     study.write_json(directory / "config.json", about)
     study.write_json(directory / "result.json", _summary(result))
-    replace_text(directory / PAGE, _page(config, result, train, test))
+    files.write_text(directory / PAGE, _page(config, result, train, test))
     return result
 
 

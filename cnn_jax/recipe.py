@@ -1,4 +1,4 @@
-"""How to train a model on given images: a configuration, with the reason of each field.
+"""Recipes: how to train a model on given images, with the reason of each choice.
 
 `choose` is a function of facts alone: it reads no file, compiles nothing and knows no
 command line. Its rules and where they come from:
@@ -47,8 +47,8 @@ from cnn_jax.models.registry import ModelInfo
 from cnn_jax.report.words import count
 
 Method = Literal["fine-tune", "probe"]
-"""Whether all layers learn, or a linear classifier on the features of a network that
-stays as it is."""
+"""All layers learn, or a linear classifier on the features of a network that stays as
+it is."""
 
 SMALL_SIDE = 64
 """Up to this height and width, images are small: as CIFAR's and MNIST's."""
@@ -60,7 +60,7 @@ REFERENCE_BATCH = 32
 """The batch below which a rate is no longer scaled down."""
 
 FINE_TUNING_FACTOR = 0.1
-"""What the rate of weights that were trained before is multiplied by."""
+"""Factor of the rate of weights that were trained before."""
 
 LEAST_BATCH, MOST_LARGE, MOST_SMALL = 8, 32, 128
 """The smallest batch, and the largest of large and of small images."""
@@ -77,7 +77,7 @@ PROBE_L2 = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What the choice depends on.
+    """The facts that the choice depends on.
 
     Attributes:
       model: The registry's entry.
@@ -198,7 +198,7 @@ def _normalization(
     facts: Facts, decided: Mapping[str, Any]
 ) -> tuple[dict[str, Any], str]:
     known, info = facts.preprocessing, facts.model
-    if {"mean", "std"} <= known.keys():
+    if None not in (known.get("mean"), known.get("std")):
         mean, std, reason = known["mean"], known["std"], "as the weights know images"
     elif len(info.mean) == facts.image_shape[2]:
         mean, std, reason = info.mean, info.std, f"{info.name}'s usual"

@@ -62,7 +62,7 @@ def photographs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def first(photographs, tmp_path_factory):
-    """What the command prints at the first try, with the folder and nothing else."""
+    """The run directory and the output of the first try, with nothing but a folder."""
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
         patch.chdir(tmp_path_factory.mktemp("runs"))
         out = stack.enter_context(contextlib.redirect_stdout(io.StringIO()))

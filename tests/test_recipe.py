@@ -1,4 +1,4 @@
-"""How to train: a table of facts and the choices that follow from them."""
+"""Recipes: a table of facts and the choices that follow from them."""
 
 import dataclasses
 import re

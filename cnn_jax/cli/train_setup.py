@@ -1,4 +1,4 @@
-"""What `cnn-jax train` is to do, from its options: the images, the choices, the run."""
+"""Set-up of `cnn-jax train`: from its options to images, choices and a run."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Setup:
 
     @property
     def is_split_here(self) -> bool:
-        """Whether a part was held out of a folder's images by their names."""
+        """True if a part was held out of a folder's images by their names."""
         return self.shares is not None and isinstance(self.parts["train"], data.Subset)
 
     def splits(self) -> Parts | None:
