@@ -180,6 +180,7 @@ def other(tmp_path_factory):
     return root / "run"
 
 
+@pytest.mark.slow
 def test_weights_of_another_task_are_tuned(capsys, photographs, other, tmp_path):
     status, out, _ = run(
         *(capsys, "train", "lenet5", "--data", f"folder:{photographs}"),
@@ -195,11 +196,11 @@ def test_weights_of_another_task_are_tuned(capsys, photographs, other, tmp_path)
     assert result_of(tmp_path / "run")["test"]["accuracy"] > 0.7
 
 
-def test_a_probe_leaves_what_predicts(capsys, photographs, other, tmp_path):
+def test_a_probe_leaves_what_predicts(capsys, photographs, trained, tmp_path):
     directory = tmp_path / "probe"
     arguments = ["train", "lenet5", "--data", f"folder:{photographs}"]
     arguments += ["--method", "probe", "--run-dir", directory]
-    status, out, err = run(capsys, *arguments, "--pretrained", other)
+    status, out, err = run(capsys, *arguments, "--pretrained", trained)
     assert (status, err) == (0, "")
     result = result_of(directory)
     assert result["test"]["accuracy"] > 0.6
@@ -405,6 +406,7 @@ def test_what_is_left_out_of_a_folder_is_said(capsys, started, tmp_path):
             ["lenet5", "--data", "PHOTOS", "--run-dir", "TRAINED"],
             ["holds a run already"],
         ),
+        (["lenet5", "--data", "PHOTOS", "--test-split", "x"], ["got one for a folder"]),
         (["lenet5", "--resume"], ["neither --run-dir nor MODEL and --data"]),
         (["lenet5", "--data", "PHOTOS", "--resume"], ["got no run in runs/lenet5-my"]),
     ],

@@ -232,16 +232,19 @@ def _print_parts(setup: Setup) -> None:
 
     parts = setup.parts
     names = [name for name in ("train", "validation", "test") if name in parts]
-    counts = {name: class_counts(parts[name]) for name in names}
+    counts = {
+        name: found
+        for name in names
+        if (found := class_counts(parts[name])) is not None
+    }
     classes = parts["train"].class_names
     columns = [Column("class", "Class")]
     columns += [Column(name, name.capitalize(), format_spec=",d") for name in names]
     rows: list[dict[str, Any]] = []
-    if len(classes) <= FEW_CLASSES and None not in map(type, counts.values()):
+    if len(classes) <= FEW_CLASSES and len(counts) == len(names):
         rows += [
             {"class": label, **{name: int(counts[name][place]) for name in names}}
             for place, label in enumerate(classes)
-            if all(counts[name] is not None for name in names)
         ]
     total = "all" if rows else f"{len(classes):,} classes"
     rows.append({"class": total, **{name: len(parts[name]) for name in names}})

@@ -75,7 +75,7 @@ class Setup:
         if self.shares is None or self.config.run_dir is None:
             return
         path = pathlib.Path(self.config.run_dir, SPLIT_FILE)
-        files = {name: list(_file_names(part)) for name, part in self.parts.items()}
+        files = {name: _file_names(part) for name, part in self.parts.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {**self.shares, "files": files}
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -118,6 +118,11 @@ def set_up(options: argparse.Namespace, given: Mapping[str, Any]) -> Setup:
     validation = 0.0 if options.method == "probe" else options.validation_share
     shares = None
     if options.data.startswith(FOLDER):
+        if given.keys() & {"train_split", "test_split"}:
+            raise UsageError(
+                "--train-split, --test-split: got one for a folder, whose parts are "
+                "its directories train, val and test, or are made by --test-share."
+            )
         shares = {"test_share": options.test_share, "validation_share": validation}
         shares["seed"] = seed
         parts = open_folder(options.data, shares)
@@ -219,34 +224,34 @@ def open_folder(name: str, shares: Mapping[str, Any]) -> dict[str, data.Source]:
 
 def class_counts(part: data.Source) -> np.ndarray | None:
     """Returns how many images of each class a part of a folder has; None for others."""
-    labels = _labels(part)
-    if labels is None:
+    folder, indices = _in_folder(part)
+    if folder is None:
         return None
-    return np.bincount(labels, minlength=len(part.class_names))
+    return np.bincount(folder.labels[indices], minlength=len(part.class_names))
 
 
 def first_file(part: data.Source) -> str | None:
     """Returns the path of a folder's first image; None for other data."""
-    name = next(_file_names(part), None)
-    if name is None:
+    folder, indices = _in_folder(part)
+    if folder is None:
         return None
-    folder = part.source if isinstance(part, data.Subset) else part
-    return str(folder.directory / name)
+    return str(folder.directory / folder.file_names[indices[0]])
 
 
-def _labels(part: data.Source) -> np.ndarray | None:
+def _in_folder(part: data.Source) -> tuple[data.Folder | None, np.ndarray]:
+    """Returns the folder of a part and the part's numbers there; None for others."""
     if isinstance(part, data.Subset):
-        whole = _labels(part.source)
-        return None if whole is None else whole[part.indices]
-    return part.labels if isinstance(part, data.Folder) else None
+        folder, indices = _in_folder(part.source)
+        return folder, indices[part.indices]
+    return part if isinstance(part, data.Folder) else None, np.arange(len(part))
 
 
-def _file_names(part: data.Source) -> Iterator[str]:
-    if isinstance(part, data.Folder):
-        yield from part.file_names
-    elif isinstance(part, data.Subset) and isinstance(part.source, data.Folder):
-        names = part.source.file_names
-        yield from (names[index] for index in part.indices)
+def _file_names(part: data.Source) -> list[str]:
+    folder, indices = _in_folder(part)
+    if folder is None:
+        return []
+    names = folder.file_names
+    return [names[index] for index in indices]
 
 
 def _open_other(
@@ -365,8 +370,8 @@ def _one_shape(source: data.Source) -> tuple[int | None, int | None, int]:
     That of a folder only if all are squares of one size, which need no crop.
     """
     height, width, channels = source.features.image_shape
-    folder = source.source if isinstance(source, data.Subset) else source
-    if not isinstance(folder, data.Folder):
+    folder, _ = _in_folder(source)
+    if folder is None:
         return height, width, channels
     sizes: set[tuple[int, int]] = set()
     for name in _file_names(source):

@@ -139,7 +139,8 @@ def partition(
     ]
     parts: dict[str, list[int]] = {"train": [], **{name: [] for name in shares}}
     for label in np.unique(labels):
-        members = sorted(np.flatnonzero(labels == label), key=drawn.__getitem__)
+        members = np.flatnonzero(labels == label).tolist()
+        members.sort(key=drawn.__getitem__)
         total = len(members)
         for name, share in shares.items():
             wanted = max(1, round(total * share)) if share else 0
