@@ -23,7 +23,7 @@ def calls(monkeypatch):
     """Collects what runs would have been started with."""
     found = []
 
-    def fit(model, config, *splits, initial_variables, **options):
+    def fit(model, train, *, config, initial_variables, **options):
         call = types.SimpleNamespace(config=config, variables=initial_variables)
         found.append(call)
 
