@@ -21,7 +21,6 @@ import jax
 from cnn_jax import data, files, trees
 from cnn_jax.checkpoint import installed_versions
 from cnn_jax.models import create_model
-from cnn_jax.prediction import CROP_FRACTION
 from cnn_jax.pretrained import ConversionReport, load_pretrained
 from cnn_jax.pretrained.convert import write_weights
 from cnn_jax.pretrained.files.own_weights import KIND
@@ -72,13 +71,11 @@ def run(config: TrainConfig, splits: Mapping[str, data.Source]) -> ProbeResult:
         "dataset": {name: split.fingerprint for name, split in splits.items()},
         "versions": installed_versions(),
     }
-    # Images in memory are whole; of others evaluation sees the middle.
-    is_whole = isinstance(train, data.Dataset)
     preprocessing = {
         "mean": images.mean,
         "std": images.std,
         "input_shape": images.shape,
-        "crop_fraction": 1.0 if is_whole else CROP_FRACTION,
+        "crop_fraction": images.crop_fraction,
     }
     metadata = _metadata(config, train, variables, report, preprocessing)
     directory = pathlib.Path(config.run_dir)

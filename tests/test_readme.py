@@ -21,7 +21,7 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
 RESULTS = ROOT / "experiments" / "results"
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
-PENDING_COMMANDS = {"train": {"--data", "--pretrained", "--method"}}
+PENDING_COMMANDS = {}
 """Subcommands of `cnn-jax` that are not there yet -> the options that pages name."""
 
 SLOW_CODE = {

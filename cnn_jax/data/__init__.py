@@ -22,7 +22,12 @@ from cnn_jax.data.device import (
     random_flip,
 )
 from cnn_jax.data.given import Given, as_split, given_image, is_source
-from cnn_jax.data.host import ImageError, eval_transform, train_transform
+from cnn_jax.data.host import (
+    EVALUATED_FRACTION,
+    ImageError,
+    eval_transform,
+    train_transform,
+)
 from cnn_jax.data.opening import open_split
 from cnn_jax.data.partition import (
     automatic_validation_share,
@@ -50,6 +55,7 @@ from cnn_jax.data.stream import (
 from cnn_jax.data.subset import Subset, hold_out
 
 __all__ = [
+    "EVALUATED_FRACTION",
     "Arrays",
     "BadImage",
     "Batches",

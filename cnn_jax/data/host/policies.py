@@ -76,6 +76,10 @@ def train_transform(policy: str, image_size: int) -> Transform:
     return POLICIES[policy](image_size)
 
 
-def eval_transform(image_size: int, fraction: float = 0.875) -> Transform:
+EVALUATED_FRACTION = 0.875
+"""The share of an image's height and width that `eval_transform` cuts out."""
+
+
+def eval_transform(image_size: int, fraction: float = EVALUATED_FRACTION) -> Transform:
     """Returns what is done to each image before evaluation: the centre crop."""
     return CenterCrop(image_size, fraction)

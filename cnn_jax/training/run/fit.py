@@ -27,7 +27,12 @@ from cnn_jax.training.run.directory.identity import (
     identify_parts,
 )
 from cnn_jax.training.run.directory.store import Store
-from cnn_jax.training.run.images import ImageFormat, image_format
+from cnn_jax.training.run.images import (
+    ImageFormat,
+    image_format,
+    image_shape,
+    pixel_dtype,
+)
 from cnn_jax.training.run.loop import Callback, Loop
 from cnn_jax.training.run.result import FitResult
 from cnn_jax.training.run.stopping import (
@@ -219,20 +224,19 @@ def _splits(
 def _check_splits(config: TrainConfig, splits: Mapping[str, Split]) -> ImageFormat:
     """Checks that the splits go together; returns the format of their images."""
     train = splits["train"]
-    formats = {
-        name: image_format(config, train, split) for name, split in splits.items()
-    }
+    images = image_format(config, train)
     for name, split in splits.items():
-        if (formats[name], split.class_names) != (formats["train"], train.class_names):
+        found = (pixel_dtype(split), image_shape(config, split), split.class_names)
+        if found != (pixel_dtype(train), images.shape, train.class_names):
             raise ValueError(
-                f"{name}: got images {formats[name].shape} of "
+                f"{name}: got images {found[1]} ({found[0]}) of "
                 f"{len(split.class_names)} classes, expected the training split's "
-                f"{formats['train'].shape} of {len(train.class_names)}, under the same "
-                "names."
+                f"{images.shape} ({pixel_dtype(train)}) of {len(train.class_names)}, "
+                "under the same names."
             )
     if config.patience is not None and "validation" not in splits:
         raise ValueError(
             f"patience: got {config.patience} without a validation split; expected "
             "validation_fraction above 0, since the test split decides nothing."
         )
-    return formats["train"]
+    return images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +24,15 @@ class ImageFormat:
       mean: Per channel, subtracted from pixels in [0, 1]; None for floating-point
         images, which are not normalised.
       std: Per channel, the divisor; None likewise.
+      crop_fraction: The share of an image's height and width that evaluation sees, in
+        the middle.
     """
 
     shape: tuple[int, int, int]
     dtype: str
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
+    crop_fraction: float = 1.0
 
     @property
     def specification(self) -> jax.ShapeDtypeStruct:
@@ -60,7 +64,15 @@ def image_format(
         not say what to bring them to, or it has a mean for floating-point images.
     """
     mean, std = _channel_statistics(config, train)
-    return ImageFormat(image_shape(config, split or train), config.dtype, mean, std)
+    split = train if split is None else split
+    is_whole = isinstance(split, data.Dataset | data.Batches)
+    return ImageFormat(
+        image_shape(config, split),
+        config.dtype,
+        mean,
+        std,
+        1.0 if is_whole else data.EVALUATED_FRACTION,
+    )
 
 
 def image_shape(
@@ -81,6 +93,13 @@ def image_shape(
         f"image_size: got None for {source.name!r}, which is streamed; expected the "
         "height and width to cut its images to."
     )
+
+
+def pixel_dtype(source: data.Source | data.Batches) -> np.dtype[Any]:
+    """Returns the dtype of a split's images before `ImageFormat.prepare`."""
+    if isinstance(source, data.Dataset):
+        return source.images.dtype
+    return source.dtype if isinstance(source, data.Batches) else np.dtype(np.uint8)
 
 
 def augment(
@@ -126,12 +145,7 @@ def _channel_statistics(
     config: TrainConfig, train: data.Source | data.Batches
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     """Returns the mean and deviation per channel that images are normalised with."""
-    dtype = np.dtype(np.uint8)
-    if isinstance(train, data.Dataset):
-        dtype = train.images.dtype
-    elif isinstance(train, data.Batches):
-        dtype = train.dtype
-    if dtype != np.uint8:
+    if pixel_dtype(train) != np.uint8:
         if config.mean is not None:
             raise ValueError(
                 f"mean: got {config.mean} for floating-point images, which go to the "

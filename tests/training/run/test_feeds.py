@@ -1,6 +1,7 @@
 """Training from a stream: end to end, resumed exactly, and what it refuses."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import shutil
@@ -198,6 +199,25 @@ def test_what_a_stream_needs_is_said_before_anything_is_compiled(
 ):
     with pytest.raises(ValueError, match=message):
         train(tiny_net, dataclasses.replace(config, **changes), folder)
+
+
+@pytest.mark.slow
+def test_a_run_says_which_part_of_an_image_evaluation_sees(
+    tiny_net, config, digits, folder, tmp_path
+):
+    """As `predict` then cuts it out."""
+    config = dataclasses.replace(
+        config, epochs=1, mixup_alpha=0, cutmix_alpha=0, erasing_probability=0
+    )
+    streamed = dataclasses.replace(config, run_dir=str(tmp_path / "streamed"))
+    train(tiny_net, streamed, folder)
+    whole = dataclasses.replace(config, run_dir=str(tmp_path / "whole"))
+    fit(tiny_net(), digits[0], test=digits[1], config=whole, progress=False)
+    for run, expected in ((streamed, data.EVALUATED_FRACTION), (whole, 1.0)):
+        description = json.loads(
+            (pathlib.Path(run.run_dir) / "config.json").read_text()
+        )
+        assert description["images"]["crop_fraction"] == expected
 
 
 def test_a_resident_set_has_no_host_transforms(tiny_net, config, digits):

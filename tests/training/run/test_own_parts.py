@@ -349,7 +349,11 @@ MISTAKES = {
     ),
     "images of another size": (
         {"test": (np.zeros((4, 6, 6, 1), np.float32), np.zeros(4, int))},
-        r"test: got images \(6, 6, 1\) of 3 classes",
+        r"test: got images \(6, 6, 1\) \(float32\) of 3 classes",
+    ),
+    "images of another dtype": (
+        {"test": make_arrays(1, 8, np.uint8)},
+        r"test: got images \(8, 8, 1\) \(uint8\).*\(8, 8, 1\) \(float32\) of 3",
     ),
     "other logits": (
         {"model": Handwritten(num_logits=2)},

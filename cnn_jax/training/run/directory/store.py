@@ -215,6 +215,7 @@ def _describe(
             "mean": None if images.mean is None else list(images.mean),
             "std": None if images.std is None else list(images.std),
             "input_shape": list(images.shape),
+            "crop_fraction": images.crop_fraction,
         },
         "versions": checkpoint.installed_versions(),
     }
