@@ -79,7 +79,7 @@ def test_from_eight_devices_to_four_to_one_and_back(
     for changes, num_devices, end in STAGES:
         stage = dataclasses.replace(config, **changes)
         mesh = sharding.make_mesh(jax.devices()[:num_devices], stage.mesh)
-        arguments = {"progress": False, "mesh": mesh, "hooks": [stop_at(end)]}
+        arguments = {"progress": False, "mesh": mesh, "callbacks": [stop_at(end)]}
         if end < 22:
             with pytest.raises(RunStoppedError, match=f"at step {end} of 22"):
                 fit(make_net(), digits[0], test=digits[1], config=stage, **arguments)

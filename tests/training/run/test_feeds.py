@@ -211,7 +211,9 @@ def test_a_run_says_which_part_of_an_image_evaluation_sees(
     )
     streamed = dataclasses.replace(config, run_dir=str(tmp_path / "streamed"))
     train(tiny_net, streamed, folder)
-    whole = dataclasses.replace(config, run_dir=str(tmp_path / "whole"))
+    whole = dataclasses.replace(
+        config, augmentation="none", run_dir=str(tmp_path / "whole")
+    )
     fit(tiny_net(), digits[0], test=digits[1], config=whole, progress=False)
     for run, expected in ((streamed, data.EVALUATED_FRACTION), (whole, 1.0)):
         description = json.loads(
@@ -273,7 +275,13 @@ WITHOUT_TENSORFLOW = """
         config = TrainConfig(batch_size=8, epochs=1, dataset=name, **options)
         options = {"data_dir": config.data_dir, "path": config.data_path}
         train, test = (data.open_split(name, split, **options) for split in splits)
-        result = fit(Net(len(train.class_names)), config, train, test, progress=False)
+        result = fit(
+            Net(len(train.class_names)),
+            train,
+            test=test,
+            config=config,
+            progress=False,
+        )
         print(name, config.data_path, result.test["num_examples"])
 
     parts = ("train[:40]", "test[:13]")

@@ -35,7 +35,7 @@ class ResidentFeed:
             {"image": dataset.images, "label": dataset.labels}, self._everywhere
         )
         self._key = place_keys(make_keys(seed).order, self._everywhere)
-        self._order = _order_program(len(dataset), self._everywhere)
+        self._order = _order_function(len(dataset), self._everywhere)
         self._current: tuple[int, jax.Array] | None = None
         self.specification: Any = jax.tree.map(_specification, self.inputs(0))
 
@@ -77,10 +77,7 @@ class ResidentEvaluation:
             jax.device_put(np.int32(index), everywhere)
             for index in range(len(padded["label"]) // batch_size)
         ]
-        shapes = tuple(
-            (name, array.shape, str(array.dtype)) for name, array in padded.items()
-        )
-        self._cut = _cut_program(shapes, batch_size, mesh)
+        self._cut = _cut_function(tuple(padded), batch_size, mesh)
         self.specification: Any = jax.tree.map(
             _specification, self._cut(self._arrays, self._indices[0])
         )
@@ -90,31 +87,22 @@ class ResidentEvaluation:
         return (self._cut(self._arrays, index) for index in self._indices)
 
 
-# A study's runs over sets of one size share what is compiled here, as they share the
-# step.
+# Functions that runs over the same devices share, so that the second run of a study
+# compiles nothing.
 @functools.lru_cache(maxsize=8)
-def _order_program(num_examples: int, everywhere: NamedSharding) -> Any:
-    """Compiles `(key, epoch) -> order`."""
-    key = place_keys(make_keys(0).order, everywhere)
-    epoch = jax.device_put(np.int32(0), everywhere)
+def _order_function(num_examples: int, everywhere: NamedSharding) -> Any:
+    """Returns the jitted `(key, epoch) -> order`."""
     order = functools.partial(data.epoch_order, num_examples=num_examples)
-    return jax.jit(order, out_shardings=everywhere).lower(key, epoch).compile()
+    return jax.jit(order, out_shardings=everywhere)
 
 
 @functools.lru_cache(maxsize=8)
-def _cut_program(
-    shapes: tuple[tuple[str, tuple[int, ...], str], ...], batch_size: int, mesh: Mesh
-) -> Any:
-    """Compiles `(arrays, index) -> batch`."""
-    everywhere = sharding.replicated(mesh)
-    arrays = {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=everywhere)
-        for name, shape, dtype in shapes
-    }
-    index = jax.ShapeDtypeStruct((), np.int32, sharding=everywhere)
+def _cut_function(names: tuple[str, ...], batch_size: int, mesh: Mesh) -> Any:
+    """Returns the jitted `(arrays, index) -> batch`."""
     cut = functools.partial(data.evaluation_batch, batch_size=batch_size)
-    program = jax.jit(cut, out_shardings=sharding.batch_shardings(mesh, arrays))
-    return program.lower(arrays, index).compile()
+    return jax.jit(
+        cut, out_shardings=sharding.batch_shardings(mesh, dict.fromkeys(names))
+    )
 
 
 def _specification(array: jax.Array) -> jax.ShapeDtypeStruct:
