@@ -121,8 +121,9 @@ class CompiledRun:
     ) -> dict[str, float]:
         """Returns the `evaluation_metrics` of a split's batches."""
         sums, totals = self._zero_sums(), []
+        batches = map(self._wait_on_cpu, batches)
         for number, batch in enumerate(batches, start=1):
-            sums = self._evaluate(state, batch, sums)
+            sums = self._wait_on_cpu(self._evaluate(state, batch, sums))
             if number % BATCHES_PER_SUM == 0:
                 totals.append(jax.device_get(sums))
                 sums = self._zero_sums()
@@ -158,6 +159,16 @@ class CompiledRun:
             return tree
         # By one function, so that each structure is compiled once.
         return jax.jit(_identity, out_shardings=self._everywhere)(tree)
+
+    def _wait_on_cpu(self, arrays: Any) -> Any:
+        """Returns arrays; on several devices of a CPU once they are computed.
+
+        There all devices share a few threads, and XLA may have given each of them to a
+        program that waits for a device whose turn is behind the next program's.
+        """
+        if self.devices[0].platform == "cpu" and len(self.devices) > 1:
+            jax.block_until_ready(arrays)
+        return arrays
 
     def _compile(
         self,
