@@ -44,16 +44,17 @@ PUBLIC = (
     "cnn_jax.sharding",
     "cnn_jax.testing",
     "cnn_jax.training",
-    "cnn_jax.training.run.loop",
+    "cnn_jax.training.run.result",
     "cnn_jax.training.devices.spread",
     "cnn_jax.transfer.probe",
     "cnn_jax.transfer.policies",
     "cnn_jax.trees",
 )
-# They are made to be called by those that are used, or by the tests.
+# They are made to be called by those that are used, by networks, or by the tests.
 NOT_CALLED = {
     "cnn_jax.analysis.gradcheck.draw_like",
     "cnn_jax.analysis.gradcheck.pull_back",
+    "cnn_jax.layers.layer_factories",
 }
 
 

@@ -33,8 +33,11 @@ def test_shapes_and_classes(dataset):
         ({"labels": np.where(np.arange(60) == 7, -1, 0)}, "from -1 to 0.*index 7"),
         ({"labels": np.zeros(59, int)}, r"expected integers of shape \(60,\)"),
         ({"labels": np.zeros(60)}, "got labels float64"),
-        ({"images": np.zeros((60, 4, 5), np.uint8)}, "expected uint8 of shape"),
-        ({"images": np.zeros((60, 4, 5, 3), np.float32)}, "got images float32"),
+        (
+            {"images": np.zeros((60, 4, 5), np.uint8)},
+            "expected uint8 or floating-point",
+        ),
+        ({"images": np.zeros((60, 4, 5, 3), np.int32)}, "got images int32"),
         (
             {"images": np.zeros((0, 4, 5, 3), np.uint8), "labels": np.zeros(0, int)},
             "no examples",
@@ -126,3 +129,15 @@ def test_gray_images_get_equal_channels(dataset):
     assert dataset.with_channels(3) is dataset
     with pytest.raises(ValueError, match="got 1 for images of 3"):
         dataset.with_channels(1)
+
+
+def test_floating_point_images_are_kept_as_they_are():
+    random = np.random.default_rng(0)
+    images = random.normal(3.0, 2.0, (40, 4, 5, 2))
+    dataset = Dataset("noise", "train", images, np.zeros(40, int), ("one",))
+    assert dataset.images.dtype == np.float32
+    np.testing.assert_array_equal(dataset.images, images.astype(np.float32))
+    mean, std = dataset.channel_statistics
+    rows = images.astype(np.float32).reshape(-1, 2)
+    np.testing.assert_allclose(mean, rows.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(std, rows.std(axis=0), rtol=1e-5)

@@ -193,6 +193,7 @@ class TestWhatARunReports:
                     "mean": list(mean),
                     "std": list(std),
                     "input_shape": [32, 32, 1],
+                    "crop_fraction": 1.0,
                 }
         (found,) = predict(tmp_path / "run", [image], top=9)
         assert sorted(found.classes) == list(range(7))
