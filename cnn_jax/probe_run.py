@@ -33,7 +33,8 @@ from cnn_jax.report.words import count, duration
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.run.images import image_format
 from cnn_jax.training.run.keys import make_keys
-from cnn_jax.transfer.policies import ProbeResult, feature_extraction, with_head
+from cnn_jax.transfer.policies import ProbeResult, feature_extraction
+from cnn_jax.transfer.probe import with_head
 
 
 def run(config: TrainConfig, splits: Mapping[str, data.Source]) -> ProbeResult:

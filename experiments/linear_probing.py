@@ -34,7 +34,8 @@ from cnn_jax.pretrained import load_pretrained
 from cnn_jax.report.environment import command_line, describe_environment
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.run.fit import fit
-from cnn_jax.transfer.policies import feature_extraction, freeze_backbone, with_head
+from cnn_jax.transfer.policies import feature_extraction, freeze_backbone
+from cnn_jax.transfer.probe import with_head
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,11 +20,11 @@ from cnn_jax.training.optimizers.roles import head_parameters
 from cnn_jax.training.run.build import build_run, compile_run
 from cnn_jax.training.run.compiled import CompiledRun
 from cnn_jax.training.run.fit import fit
-from cnn_jax.transfer.policies import with_head
 from cnn_jax.transfer.probe import (
     Parameters,
     extract_features,
     fit_logistic_regression,
+    with_head,
 )
 
 FEATURE_BATCH = 128

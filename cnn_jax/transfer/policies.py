@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from cnn_jax import data, trees
+from cnn_jax import data
 from cnn_jax import kernels as K
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.optimizers import roles
@@ -298,42 +298,6 @@ def fit_in_turn(
         initial_variables = result.best_variables
         results.append(result)
     return results
-
-
-def with_head(
-    model: Any,
-    variables: Mapping[str, Any],
-    parameters: Parameters,
-    images: jax.ShapeDtypeStruct,
-) -> Any:
-    """Returns a model's variables with a linear classifier as the last layer.
-
-    Args:
-      model: A linen module with `num_classes` whose last layer is a dense one.
-      variables: Its variables.
-      parameters: `{"kernel": (d, classes), "bias": (classes,)}`, as from
-        `feature_extraction`.
-      images: Shape and dtype of a batch that the model takes.
-
-    Raises:
-      ValueError: If the model's head is not one dense layer of this shape.
-    """
-    head = roles.head_parameters(model, images)
-    specs = trees.leaf_specs(variables["params"])
-    wanted = trees.leaf_specs(parameters)
-    found = {path.rpartition("/")[2]: specs[path] for path in head}
-    if len(head) != len(found) or found != wanted:
-        raise ValueError(
-            f"model: got the head { ({path: specs[path] for path in sorted(head)}) }, "
-            f"expected one dense layer with {wanted}."
-        )
-    leaves = {
-        path: parameters[path.rpartition("/")[2]] if path in head else leaf
-        for path, leaf in trees.named_leaves(variables["params"]).items()
-    }
-    structure = jax.tree.structure(variables["params"])
-    params = jax.tree.unflatten(structure, leaves.values())
-    return {**variables, "params": params}
 
 
 def _evaluate(parameters: Parameters, found: Features) -> dict[str, float]:

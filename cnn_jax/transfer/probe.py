@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnn_jax import trees
 from cnn_jax.kernels.operands import class_indices
+from cnn_jax.training.optimizers.roles import head_parameters
 from cnn_jax.transfer import logistic
 
 if TYPE_CHECKING:
@@ -131,6 +133,42 @@ def fit_logistic_regression(
     return parameters, FitReport(
         float(loss), gradient_norm, int(steps), gradient_norm <= tolerance
     )
+
+
+def with_head(
+    model: Any,
+    variables: Mapping[str, Any],
+    parameters: Parameters,
+    images: jax.ShapeDtypeStruct,
+) -> Any:
+    """Returns a model's variables with a linear classifier as the last layer.
+
+    Args:
+      model: A linen module with `num_classes` whose last layer is a dense one.
+      variables: Its variables.
+      parameters: `{"kernel": (d, classes), "bias": (classes,)}`, as from
+        `feature_extraction`.
+      images: Shape and dtype of a batch that the model takes.
+
+    Raises:
+      ValueError: If the model's head is not one dense layer of this shape.
+    """
+    head = head_parameters(model, images)
+    specs = trees.leaf_specs(variables["params"])
+    wanted = trees.leaf_specs(parameters)
+    found = {path.rpartition("/")[2]: specs[path] for path in head}
+    if len(head) != len(found) or found != wanted:
+        raise ValueError(
+            f"model: got the head { ({path: specs[path] for path in sorted(head)}) }, "
+            f"expected one dense layer with {wanted}."
+        )
+    leaves = {
+        path: parameters[path.rpartition("/")[2]] if path in head else leaf
+        for path, leaf in trees.named_leaves(variables["params"]).items()
+    }
+    structure = jax.tree.structure(variables["params"])
+    params = jax.tree.unflatten(structure, leaves.values())
+    return {**variables, "params": params}
 
 
 def extract_features(

@@ -23,8 +23,8 @@ from cnn_jax.transfer.policies import (
     fine_tune,
     fit_in_turn,
     head_then_all,
-    with_head,
 )
+from cnn_jax.transfer.probe import with_head
 
 CONFIG = TrainConfig(
     model="staged",
