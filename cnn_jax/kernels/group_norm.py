@@ -112,7 +112,6 @@ def group_norm(
     )
 
 
-@functools.partial(custom_vjp, nondiff_argnums=(3, 4, 5, 6))
 def normalize_sets(
     x: jax.Array,
     scale: jax.Array | None,
@@ -136,6 +135,11 @@ def normalize_sets(
     Returns:
       The shape and dtype of `x`.
     """
+    return _normalize_sets(x, scale, bias, num_groups, positions, epsilon, target)
+
+
+@functools.partial(custom_vjp, nondiff_argnums=(3, 4, 5, 6))
+def _normalize_sets(x, scale, bias, num_groups, positions, epsilon, target):
     return _normalize_sets_fwd(x, scale, bias, num_groups, positions, epsilon, target)[
         0
     ]
@@ -194,7 +198,7 @@ def _normalize_sets_bwd(num_groups, positions, epsilon, target, residuals, dy):
     return dx.astype(x.dtype), dscale, dbias
 
 
-normalize_sets.defvjp(_normalize_sets_fwd, _normalize_sets_bwd)
+_normalize_sets.defvjp(_normalize_sets_fwd, _normalize_sets_bwd)
 
 
 def _reads_once(x, target):

@@ -58,9 +58,7 @@ def init_variables(model: Any, key: jax.Array, images: jax.Array) -> dict[str, A
     return variables
 
 
-def abstract_variables(
-    model: Any, images: jax.Array | jax.ShapeDtypeStruct
-) -> dict[str, Any]:
+def abstract_variables(model: Any, images: Any) -> dict[str, Any]:
     """Returns the shapes and dtypes of what `model.init` makes, computing nothing.
 
     Args:

@@ -114,15 +114,15 @@ def read(split):
 
 def when_reported(step, function):
     """Has a function called once, when a run has reported a step."""
-    record, done = RunFiles.record, []
+    write, done = RunFiles.write_metrics, []
 
     def watched(files, event, values):
-        record(files, event, values)
+        write(files, event, values)
         if values["step"] >= step and not done:
             done.append(step)
             function(files)
 
-    RunFiles.record = watched
+    RunFiles.write_metrics = watched
 
 
 def when_saving(save, function):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cnn_jax.analysis.cases.case import Case, Draw, normal, positive
 
 
@@ -11,7 +13,7 @@ def x_and_vectors(*shape: int) -> dict[str, Draw]:
     return {"x": normal(*shape), "scale": positive(channels), "bias": normal(channels)}
 
 
-X_ALONE = {"scale": None, "bias": None, "epsilon": 1e-5}
+X_ALONE: dict[str, Any] = {"scale": None, "bias": None, "epsilon": 1e-5}
 
 CASES = (
     *(

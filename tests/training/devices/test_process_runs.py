@@ -104,7 +104,7 @@ def test_stopped_and_killed_and_continued_they_end_as_if_left_alone(launch, tmp_
     assert codes == [0, 0], printed
     # The main process alone speaks.
     assert printed.count("result in ") == 1
-    assert printed.count("epoch 6: ") == 1
+    assert printed.count("epoch 6/") == 1
 
     run = launch(broken)
     run.wait_for_step(15)
