@@ -5,6 +5,7 @@ import json
 import numpy as np
 import PIL.Image
 import pytest
+from helpers.quick import nightly_except
 
 import cnn_jax
 from cnn_jax import cli, data, experiment
@@ -19,7 +20,7 @@ def test_these_are_the_first_commands_models(load_experiment):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", nightly_except({"lenet5", "resnet20"}, MODELS))
 def test_predict_convert_and_pretrained(
     name, load_experiment, tmp_path, capsys, monkeypatch
 ):
