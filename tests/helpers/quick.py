@@ -36,7 +36,10 @@ def smallest_of_each_module():
 
 QUICK = smallest_of_each_module()
 
-LONG = {"convnext_tiny", "densenet121", "googlenet", "inception_v3", "xception"}
+LONG = {
+    *("convnext_tiny", "densenet121", "googlenet", "inception_v3", "mnasnet0_5"),
+    *("mobilenet_v3_small", "xception"),
+}
 """Those of them whose gradient takes a quarter of a minute to compile."""
 
 MARKED = slow_except({*QUICK} - LONG, NAMES)
