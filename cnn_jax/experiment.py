@@ -54,19 +54,7 @@ def run(
     """
     config.validate()
     if splits is None:
-        splits = {
-            name: data.open_split(
-                config.dataset,
-                split,
-                data_dir=config.data_dir,
-                image_size=config.image_size,
-                path=config.data_path,
-            )
-            for name, split in (
-                ("train", config.train_split),
-                ("test", config.test_split),
-            )
-        }
+        splits = open_splits(config)
     train = splits["train"]
     model = create_model(
         config.model,
@@ -89,6 +77,20 @@ def run(
         callbacks=[EpochLines(config.epochs)],
         macs_per_example=_count_macs(model, image_shape(config, train)),
     )
+
+
+def open_splits(config: TrainConfig) -> dict[str, data.Source]:
+    """Opens the `"train"` and the `"test"` split that a configuration names."""
+    return {
+        name: data.open_split(
+            config.dataset,
+            split,
+            data_dir=config.data_dir,
+            image_size=config.image_size,
+            path=config.data_path,
+        )
+        for name, split in (("train", config.train_split), ("test", config.test_split))
+    }
 
 
 def _load_pretrained(
@@ -130,7 +132,7 @@ def use_compilation_cache(directory: str | None) -> None:
 
 
 class EpochLines:
-    """Prints one line for each epoch: a hook of `fit`.
+    """Prints one line for each epoch: a callback of `fit`.
 
     It has the accuracy that decisions go by, of the validation split where there is
     one, with the best so far; the test split decides nothing. The time left is that of
@@ -149,24 +151,24 @@ class EpochLines:
         self._first: tuple[int, float] | None = None
         self._best = (-1.0, 0)
 
-    def __call__(self, record: dict[str, Any], state: object) -> None:
-        """Prints the line of an epoch; other records have none."""
-        if record["event"] != "epoch" or not is_main_process():
+    def __call__(self, line: dict[str, Any], state: object) -> None:
+        """Prints the line of an epoch; steps have none."""
+        if line["event"] != "epoch" or not is_main_process():
             return
-        epoch, split = record["epoch"], "test"
+        epoch, split = line["epoch"], "test"
         best = ""
-        if "validation_accuracy" in record:
+        if "validation_accuracy" in line:
             split = "validation"
-            accuracy = record["validation_accuracy"]
+            accuracy = line["validation_accuracy"]
             if accuracy > self._best[0]:
                 self._best = (accuracy, epoch)
             elif self._best[1]:
                 best = f" (best {self._best[0]:.2%} in epoch {self._best[1]})"
-        left = self._seconds_left(epoch, record["seconds"])
+        left = self._seconds_left(epoch, line["seconds"])
         print(
-            f"epoch {epoch}/{self._num_epochs}: train loss {record['train_loss']:.4f}, "
-            f"{split} accuracy {record[f'{split}_accuracy']:.2%}{best}, "
-            f"{record['seconds']:.0f} s" + (f", {duration(left)} left" if left else ""),
+            f"epoch {epoch}/{self._num_epochs}: train loss {line['train_loss']:.4f}, "
+            f"{split} accuracy {line[f'{split}_accuracy']:.2%}{best}, "
+            f"{line['seconds']:.0f} s" + (f", {duration(left)} left" if left else ""),
             flush=True,
         )
 

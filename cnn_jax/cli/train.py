@@ -200,20 +200,11 @@ def _execute(setup: Setup, *, is_probe: bool) -> tuple[int, Any]:
 
 
 def _probe(setup: Setup) -> dict[str, Any]:
-    from cnn_jax import data, probe_run
+    from cnn_jax import experiment, probe_run
 
     config, splits = setup.config, setup.splits()
     if splits is None:
-        splits = {
-            name: data.open_split(
-                config.dataset,
-                part.split,
-                data_dir=config.data_dir,
-                image_size=config.image_size,
-                path=config.data_path,
-            )
-            for name, part in setup.parts.items()
-        }
+        splits = experiment.open_splits(config)
     found = probe_run.run(config, splits)
     print(
         f"test accuracy {found.test['accuracy']:.2%} on {found.test['num_examples']} "

@@ -20,6 +20,7 @@ from PIL import Image
 
 from cnn_jax import data, recipe, sharding
 from cnn_jax.cli.usage import UsageError
+from cnn_jax.layers import abstract_variables
 from cnn_jax.models import create_model, model_info
 from cnn_jax.pretrained import load_pretrained
 from cnn_jax.pretrained.files import describe_own, open_weights
@@ -308,11 +309,12 @@ def _facts(config: TrainConfig, train: data.Source, info: Any) -> recipe.Facts:
     has_new_head = True
     if config.pretrained is not None:
         known, has_new_head = _check_weights(config, model, train, info)
-    variables = _shapes(model, (*info.input_shape[:2], shape[2]))
+    height, width = info.input_shape[:2]
+    variables = abstract_variables(model, _image(height, width, shape[2]))
     takes_images = True
     if None not in shape:
         try:
-            _shapes(model, shape)
+            abstract_variables(model, _image(*shape))
         except ValueError:
             takes_images = False
     mesh = sharding.make_mesh(specification=config.mesh)
@@ -357,11 +359,8 @@ def _check_weights(
     return known, bool(report.initialized)
 
 
-def _shapes(model: Any, shape: tuple[Any, ...]) -> Any:
-    return jax.eval_shape(
-        lambda key: model.init(key, jnp.zeros((1, *shape)), train=False),
-        jax.eval_shape(jax.random.key, 0),
-    )
+def _image(*shape: int | None) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, *shape), jnp.float32)
 
 
 def _one_shape(source: data.Source) -> tuple[int | None, int | None, int]:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from helpers.kills import KilledError, kill_at
 from helpers.staged import HEAD, IMAGES, NORMS, StagedNet, make_variables
 
 from cnn_jax import sharding, trees
@@ -121,18 +122,6 @@ def test_variables_of_another_network_are_refused_as_a_whole(splits, one_device)
         "params/head/kernel",
     ]
     assert "got float32[4,5], expected float32[4,10]" in lines[-1]
-
-
-class KilledError(Exception):
-    """Stands for the end of the process."""
-
-
-def kill_at(step):
-    def hook(record, state):
-        if record["step"] >= step:
-            raise KilledError
-
-    return hook
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from cnn_jax.training.step.evaluation import (
     MetricFns,
     losses_of,
 )
+from cnn_jax.training.step.training import StepOptions
 
 
 def check_source(name: str, source: Any) -> None:
@@ -170,11 +171,8 @@ def check_losses(
         example, has a name that is taken, or the configuration smooths labels that
         only the loss function sees.
     """
-    if loss_fn is not None and config.label_smoothing:
-        raise ValueError(
-            f"label_smoothing: got {config.label_smoothing} with a loss_fn, expected "
-            "0: a loss function of your own smooths its labels itself."
-        )
+    # It refuses a loss function with label smoothing.
+    StepOptions(loss_fn=loss_fn, label_smoothing=config.label_smoothing)
     taken = sorted(set(metrics or {}) & set(RESERVED))
     if taken:
         raise ValueError(

@@ -11,6 +11,7 @@ import textwrap
 
 import numpy as np
 import pytest
+from helpers.kills import KilledError
 from helpers.run_files import without_clock
 from PIL import Image
 
@@ -22,10 +23,6 @@ from cnn_jax.training.run.fit import fit
 
 ROOT = pathlib.Path(__file__).parents[3]
 REAL = pathlib.Path(os.environ.get("CNN_JAX_DATA") or ROOT / ".." / "shared") / "tfds"
-
-
-class KilledError(Exception):
-    """Stands for the end of the process."""
 
 
 @pytest.fixture(scope="session")

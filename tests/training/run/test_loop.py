@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.kills import KilledError, kill_at
 from helpers.run_files import read_metrics, without_clock
 
 from cnn_jax import sharding, trees
@@ -21,18 +22,6 @@ from cnn_jax.training import TrainConfig
 from cnn_jax.training.run.directory.files import CLOCKED
 from cnn_jax.training.run.fit import fit
 from cnn_jax.training.run.result import NonFiniteLossError
-
-
-class KilledError(Exception):
-    """Stands for the end of the process."""
-
-
-def kill_at(step):
-    def hook(record, state):
-        if record["step"] >= step:
-            raise KilledError
-
-    return hook
 
 
 @pytest.fixture(scope="module")

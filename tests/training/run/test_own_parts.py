@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from helpers.kills import KilledError, kill_at
 from helpers.quick import slow_except
 
 import cnn_jax
@@ -119,18 +120,6 @@ KINDS = {
     "a Grain MapDataset": lambda: grain_map(make_arrays()),
     "a Grain IterDataset": lambda: grain_map(make_arrays()).to_iter_dataset(),
 }
-
-
-class KilledError(Exception):
-    """Stands for the end of the process."""
-
-
-def kill_at(step):
-    def kill(line, state):
-        if line["step"] >= step:
-            raise KilledError
-
-    return kill
 
 
 @pytest.fixture
