@@ -1,16 +1,128 @@
-"""Local files that are written whole or not at all, and values as JSON knows them."""
+"""Local files, read within bounds and written whole; values as JSON knows them.
+
+A file that somebody names may be anything: a pipe that never ends, a device, a link, or
+a damaged file that makes a library raise whatever it runs into. `open_regular`,
+`read_bytes`, `read_json` and `reading` are how such a file is read.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import json
 import math
 import numbers
 import os
 import pathlib
 import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
+
+from cnn_jax.messages import printable
+
+MAX_JSON_BYTES = 2**26
+"""The longest JSON file that is read: more than any of this project's."""
+
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+class FileError(ValueError):
+    """A file that is no regular file, longer than its format allows, or damaged."""
+
+
+def check_regular(
+    path: str | os.PathLike[str], *, max_bytes: int | None = None
+) -> None:
+    """Checks a file before a library opens it by its path.
+
+    Args:
+      path: A local file; a link to one will do.
+      max_bytes: The most bytes that it may have; None for any number.
+
+    Raises:
+      FileError: If it is a pipe, a socket or a device, or is longer.
+      OSError: If it is a directory, or cannot be found.
+    """
+    _check_status(path, os.stat(path), max_bytes)
+
+
+def open_regular(
+    path: str | os.PathLike[str], *, max_bytes: int | None = None
+) -> IO[bytes]:
+    """Opens a regular file for reading bytes; takes and raises as `check_regular`."""
+    check_regular(path, max_bytes=max_bytes)  # to open a device can already do things
+    # Without O_NONBLOCK, a pipe that takes the file's place by now would be waited for.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    file = os.fdopen(descriptor, "rb")
+    try:
+        _check_status(path, os.fstat(file.fileno()), max_bytes)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def read_bytes(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:
+    """Returns a regular file's content; takes and raises as `check_regular`."""
+    with naming(path), open_regular(path, max_bytes=max_bytes) as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:  # it grew, or is one that does not say its length
+        raise _too_long(path, len(content), max_bytes)
+    return content
+
+
+def read_json(
+    path: str | os.PathLike[str], *, max_bytes: int = MAX_JSON_BYTES
+) -> dict[str, Any]:
+    """Returns the JSON object that a file holds.
+
+    Raises:
+      FileError: If it holds anything else, or as `check_regular`.
+      OSError: If it cannot be read; it names the file.
+    """
+    content = read_bytes(path, max_bytes=max_bytes)
+    with reading(path, "a JSON object"):
+        found = json.loads(content)
+    if not isinstance(found, dict):
+        raise FileError(f"{path}: got JSON of another kind, expected an object.")
+    return found
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike[str], expected: str) -> Iterator[None]:
+    """Turns whatever a library raises over a damaged file into a `FileError`.
+
+    An error of the system (no such file, no permission, a failing disk), a missing
+    package and a `FileError` itself pass as they are.
+
+    Args:
+      path: The file, as the error names it.
+      expected: What the file should be: `"a NumPy .npz file"`.
+
+    Raises:
+      FileError: `PATH: got a damaged file (REASON); expected EXPECTED.`
+    """
+    try:
+        yield
+    except (FileError, ImportError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        # Of some errors the text alone, such as KeyError's name, says nothing.
+        text = printable(str(error).strip().partition("\n")[0])[:200]
+        kind = type(error).__name__
+        reason = f"{kind}: {text}" if text else kind
+        raise FileError(
+            f"{path}: got a damaged file ({reason}); expected {expected}."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -20,13 +132,14 @@ def whole_file(
     """Opens a file that takes its place when the block ends, complete and synced.
 
     Until then it is another file in the same directory. So whoever reads the place,
-    after a kill or a power cut too, finds the new file or what was there before.
+    after a kill or a power cut too, finds the new file or what was there before. What
+    a link at the place points to is never written: the link is replaced.
 
     Args:
       path: The place, in a directory that exists.
       shared: Whether other processes may write it at the same time. Each then has an
         unfinished file with a name of its own; otherwise there is one, `NAME.new`, and
-        what a killed process left there is overwritten.
+        what a killed process left there is removed.
       replace: Whether it replaces a file that is there.
 
     Yields:
@@ -42,7 +155,10 @@ def whole_file(
     unfinished = path.with_name(f"{name}.new")
     try:
         with naming(path):
-            with open(unfinished, "xb" if shared else "wb") as file:
+            # A link of this name would have its target overwritten.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(unfinished)
+            with open(unfinished, "xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -54,6 +170,36 @@ def whole_file(
     finally:
         with contextlib.suppress(OSError):
             os.unlink(unfinished)  # what there is of it takes what space there is
+
+
+def open_unlinked(path: str | os.PathLike[str], flags: int) -> int:
+    """Opens a file for writing, but none that has another name as well.
+
+    It is an opener, `open(path, "ab", opener=open_unlinked)`: what is written into a
+    directory of the project's own must not end up in a file somewhere else.
+
+    Returns:
+      The file's descriptor.
+
+    Raises:
+      OSError: If the path is a link, hard or symbolic, or no regular file, or cannot be
+        opened.
+    """
+    # The content goes only when it is known whose it is.
+    descriptor = os.open(
+        path, (flags & ~os.O_TRUNC) | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666
+    )
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            problem = "a link, or no regular file: remove it"
+            raise OSError(errno.EMLINK, problem, os.fspath(path))
+        if flags & os.O_TRUNC:
+            os.ftruncate(descriptor, 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -109,3 +255,23 @@ def _place_beside(unfinished: pathlib.Path, path: pathlib.Path) -> None:
         raise
     except OSError:  # a file system without links
         os.rename(unfinished, path)
+
+
+def _check_status(
+    path: str | os.PathLike[str], found: os.stat_result, max_bytes: int | None
+) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(
+            errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path)
+        )
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+        raise FileError(f"{path}: got {kind}, expected a regular file.")
+    if max_bytes is not None and found.st_size > max_bytes:
+        raise _too_long(path, found.st_size, max_bytes)
+
+
+def _too_long(path: str | os.PathLike[str], size: int, max_bytes: int) -> FileError:
+    return FileError(
+        f"{path}: got {size:,} bytes or more, expected at most {max_bytes:,}."
+    )

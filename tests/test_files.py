@@ -1,9 +1,12 @@
 """Files that are whole or not there, and what JSON is given."""
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
+import re
+import resource
 import stat
 
 import numpy as np
@@ -91,12 +94,24 @@ def test_others_may_read_what_the_umask_lets_them(tmp_path, shared):
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
 
 
+@contextlib.contextmanager
+def longest_file(num_bytes):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
-    (tmp_path / "file.new").symlink_to("/dev/full")
-    with pytest.raises(OSError, match=rf"No space left on device: '{path}'"):
-        files.write_text(path, "new")
+    with (
+        longest_file(100),
+        pytest.raises(OSError, match=rf"File too large: '{path}'"),
+    ):
+        files.write_text(path, "new" * 100)
     assert path.read_text() == "old"
     assert names(tmp_path) == {"file"}
 
@@ -129,3 +144,89 @@ def test_json_gets_what_it_knows():
         "c": [True, None, "nan", 0],
     }
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+
+
+def test_an_unfinished_name_that_is_a_link_is_not_followed(tmp_path):
+    other = tmp_path / "other"
+    for link in (os.symlink, os.link):
+        other.write_bytes(b"precious")
+        link(other, tmp_path / "file.new")
+        files.write_text(tmp_path / "file", "new")
+        assert other.read_bytes() == b"precious"
+        assert (tmp_path / "file").read_text() == "new"
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+@pytest.mark.parametrize("mode", ["ab", "wb", "r+b"])
+def test_no_link_is_opened_for_writing(tmp_path, link, mode):
+    other = tmp_path / "other"
+    other.write_bytes(b"precious")
+    link(other, tmp_path / "file")
+    with (
+        pytest.raises(OSError, match="file"),
+        open(tmp_path / "file", mode, opener=files.open_unlinked),
+    ):
+        pass
+    assert other.read_bytes() == b"precious"
+
+
+def test_a_file_of_one_name_is_opened_for_writing(tmp_path):
+    path = tmp_path / "file"
+    for mode, expected in (("wb", b"one"), ("ab", b"oneone"), ("wb", b"one")):
+        with open(path, mode, opener=files.open_unlinked) as file:
+            file.write(b"one")
+        assert path.read_bytes() == expected
+
+
+def test_only_regular_files_of_a_bounded_length_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(files.FileError, match="pipe: got a named pipe"):
+        files.read_bytes(tmp_path / "pipe", max_bytes=10)
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    with pytest.raises(files.FileError, match="zero: got a device"):
+        files.open_regular(tmp_path / "zero")
+    with pytest.raises(IsADirectoryError, match=re.escape(str(tmp_path))):
+        files.read_bytes(tmp_path, max_bytes=10)
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        files.read_bytes(tmp_path / "nothing", max_bytes=10)
+    (tmp_path / "file").write_bytes(bytes(11))
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with pytest.raises(files.FileError, match=r"got 11 bytes or more.* at most 10"):
+        files.read_bytes(tmp_path / "link", max_bytes=10)
+    assert files.read_bytes(tmp_path / "link", max_bytes=11) == bytes(11)
+    # The kernel's own files say that they are empty.
+    with pytest.raises(files.FileError, match="at most 10"):
+        files.read_bytes("/proc/self/maps", max_bytes=10)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[" * 100_000, "RecursionError"),
+        (b"\xff\xfe{", "UnicodeDecodeError"),
+        (b"{", "JSONDecodeError"),
+        (b"[1]", "expected an object"),
+        (b"1" * 5_000, "ValueError"),
+    ],
+)
+def test_json_that_is_damaged_names_the_file(tmp_path, content, message):
+    path = tmp_path / "file.json"
+    path.write_bytes(content)
+    with pytest.raises(files.FileError, match=rf"file\.json.*{message}"):
+        files.read_json(path)
+
+
+def test_what_a_library_raises_names_the_file():
+    with (
+        pytest.raises(files.FileError, match=r"^a: got a damaged file \(KeyError"),
+        files.reading("a", "a NumPy .npz file"),
+    ):
+        raise KeyError("name")
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "no", "a"), ImportError("x"), KeyboardInterrupt()]
+)
+def test_an_error_that_is_not_the_files_passes(error):
+    with pytest.raises(type(error)), files.reading("a", "any"):
+        raise error

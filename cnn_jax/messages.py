@@ -1,0 +1,76 @@
+"""Messages to the person at the terminal, which a run never depends on.
+
+Standard output may be a pipe whose reader has gone, or a full disk. A run that says
+something goes on all the same; and a name out of a file cannot command the terminal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TextIO
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    r"""Returns a text with every character that is not printable escaped.
+
+    A terminal's escape sequences, marks that reverse the direction of writing, and what
+    stands for bytes that are no UTF-8 all become `\x1b`, `\u202e` or `\udcff`.
+
+    Args:
+      text: Any text.
+      keep: Characters that stay, such as `"\n"`.
+    """
+    return "".join(
+        each
+        if each.isprintable() or each in keep
+        else each.encode("unicode_escape").decode("ascii")
+        for each in text
+    )
+
+
+def say(text: str) -> None:
+    """Prints a message on standard output, escaped, at once.
+
+    If it cannot be written, standard output is given up for the rest of the process,
+    and standard error says so.
+    """
+    problem = _write(sys.stdout, text)
+    if problem is not None:
+        warn(f"standard output cannot be written ({problem}); the run goes on.")
+
+
+def warn(text: str) -> None:
+    """Prints a message on standard error, escaped, at once; or drops it."""
+    _write(sys.stderr, text)
+
+
+def _write(stream: TextIO | None, text: str) -> str | None:
+    """Writes a line; returns why it cannot be written."""
+    if stream is None:  # a process that was started without
+        return None
+    line = printable(text, keep="\n\t") + "\n"
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    line = line.encode(encoding, "backslashreplace").decode(encoding)
+    try:
+        stream.write(line)
+        stream.flush()
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        give_up(stream)
+        return str(error)
+    return None
+
+
+def give_up(stream: TextIO) -> None:
+    """Sends what a stream holds, and all that follows, to nowhere.
+
+    What is left in its buffer would fail once more when Python flushes it at exit, with
+    a message and status 120.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        descriptor = stream.fileno()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        if nowhere != descriptor:
+            os.close(nowhere)
