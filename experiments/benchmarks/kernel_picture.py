@@ -36,7 +36,7 @@ PASSES = {
 LEFT_OUT = "other"
 """Dense layers, dropout, losses and others, too few of each for a mean."""
 
-WIDTH, LEFT, RIGHT, TOP = 620, 212, 58, 146
+WIDTH, LEFT, RIGHT, TOP = 652, 244, 58, 146
 BAR, BAR_GAP, GROUP_GAP = 14, 2, 12
 LOWEST, HIGHEST = 0.8, 100
 TICKS = (1, 2, 5, 10, 20, 50, 100)
