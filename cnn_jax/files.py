@@ -96,7 +96,9 @@ def read_json(
 
 
 @contextlib.contextmanager
-def reading(path: str | os.PathLike[str], expected: str) -> Iterator[None]:
+def reading(
+    path: str | os.PathLike[str], expected: str, *, found: str = "a damaged file"
+) -> Iterator[None]:
     """Turns whatever a library raises over a damaged file into a `FileError`.
 
     An error of the system (no such file, no permission, a failing disk), a missing
@@ -105,6 +107,7 @@ def reading(path: str | os.PathLike[str], expected: str) -> Iterator[None]:
     Args:
       path: The file, as the error names it.
       expected: What the file should be: `"a NumPy .npz file"`.
+      found: What the error calls the file.
 
     Raises:
       FileError: `PATH: got a damaged file (REASON); expected EXPECTED.`
@@ -121,7 +124,7 @@ def reading(path: str | os.PathLike[str], expected: str) -> Iterator[None]:
         kind = type(error).__name__
         reason = f"{kind}: {text}" if text else kind
         raise FileError(
-            f"{path}: got a damaged file ({reason}); expected {expected}."
+            f"{path}: got {found} ({reason}); expected {expected}."
         ) from error
 
 

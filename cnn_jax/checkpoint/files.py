@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import pathlib
+import stat
 from collections.abc import Iterator
 
 from etils import epath
@@ -40,14 +41,48 @@ def all_files(directory: epath.Path, prefix: str = "") -> Iterator[str]:
             yield name
 
 
+def special_files(directory: epath.Path) -> Iterator[str]:
+    """Yields the paths of pipes, sockets and devices in a local directory."""
+    if not is_local(directory):
+        return
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            path = os.path.join(parent, name)
+            # A link to nothing is no danger; what lacks then is noticed.
+            with contextlib.suppress(OSError):
+                mode = os.stat(path).st_mode
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    yield path
+
+
+def read_bytes(path: epath.Path, *, max_bytes: int) -> bytes:
+    """Returns a file's content.
+
+    Raises:
+      FileError: If it is longer, or a local file that is no regular one.
+    """
+    if is_local(path):
+        return files.read_bytes(path, max_bytes=max_bytes)
+    content: bytes = path.read_bytes()
+    if len(content) > max_bytes:
+        raise files.FileError(f"{path}: got more than {max_bytes:,} bytes.")
+    return content
+
+
 def sha256(path: epath.Path) -> str:
-    """Returns the sha256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
+    """Returns the sha256 of a file's content, in hexadecimal.
+
+    Raises:
+      FileError: If it is a local file that is no regular one.
+    """
+    with files.open_regular(path) if is_local(path) else path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def size(path: epath.Path) -> int:
-    """Returns the number of bytes in a file."""
+    """Returns the number of bytes in a file; raises as `sha256`."""
+    if is_local(path):
+        files.check_regular(path)
     return path.stat().length
 
 

@@ -123,10 +123,13 @@ def fill(
         fit = _fit(model, weights, source, input_shape)
         expected = trees.named_leaves(fit.shapes)
         has_head = _num_classes(model) != 0
-        plan = placement.plan(weights.arrays, fit.places, expected, has_head=has_head)
+        location = weights.provenance.location
+        plan = placement.plan(
+            weights.arrays, fit.places, expected, has_head=has_head, location=location
+        )
         if plan.heads:
             _check_head_may_differ(plan.heads, _num_classes(model), num_classes, key)
-        values = placement.read(weights.arrays, plan.places, expected)
+        values = placement.read(weights.arrays, plan.places, expected, location)
         loaded = {
             name: place.path
             for name, place in plan.places.items()
@@ -209,7 +212,9 @@ def _fit_to(
 ) -> _Fit:
     shapes = abstract_variables(model, _one_image(model, shape))
     expected = trees.named_leaves(shapes)
-    source, places = placement.find_places(model, weights.arrays, source, expected)
+    source, places = placement.find_places(
+        model, weights.arrays, source, expected, weights.provenance.location
+    )
     return _Fit(source, places, shapes, shape)
 
 

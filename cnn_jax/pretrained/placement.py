@@ -12,11 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax.pretrained.files import FLOATS, DamagedFileError, StoredArray
+from cnn_jax.files import FileError
+from cnn_jax.pretrained.files import FLOATS, StoredArray
 from cnn_jax.pretrained.files.own_weights import HEAD
 from cnn_jax.pretrained.key_maps import KEY_MAPS
 from cnn_jax.pretrained.report import some
 from cnn_jax.pretrained.rules import KeyMap, Origin, Rule, Transform
+
+_MAX_LISTED = 1_000
+"""How many problems an error lists: more arrays than a model has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +52,7 @@ def find_places(
     names: Collection[str],
     source: Origin | None,
     expected: Collection[str],
+    location: str = "a mapping",
 ) -> tuple[Origin, dict[str, Place | None]]:
     """Returns the source and, for each name, its place or None if no rule fits.
 
@@ -76,9 +81,9 @@ def find_places(
     found = max(candidates, key=num_found)
     if not num_found(found):
         raise ValueError(
-            f"got {len(names)} arrays, such as {some(names)}, of which none is named "
-            f"as in a {type(model).__name__} of {' or '.join(candidates)}; are they "
-            "another model's?"
+            f"{location}: got {len(names)} arrays, such as {some(names)}, of which "
+            f"none is named as in a {type(model).__name__} of "
+            f"{' or '.join(candidates)}; are they another model's?"
         )
     return found, candidates[found]
 
@@ -124,6 +129,7 @@ def plan(
     expected: Mapping[str, jax.ShapeDtypeStruct],
     *,
     has_head: bool,
+    location: str,
 ) -> Plan:
     """Decides what is to be read, or raises one error about all that does not fit.
 
@@ -132,6 +138,7 @@ def plan(
       places: Where they go.
       expected: Path -> shape and dtype, of the model.
       has_head: Whether the model has a last layer, so that it needs the arrays of one.
+      location: Where the arrays come from, for the error.
     """
     chosen: dict[str, Place] = {}
     heads: dict[str, int] = {}
@@ -168,7 +175,11 @@ def plan(
         else:
             problems.append(
                 f"mis-shaped: {name} {array.shape}, expected {path} {wanted}"
-                + _hint(place.transform, array.shape, wanted)
+                + (
+                    _hint(place.transform, array.shape, wanted)
+                    if len(problems) < _MAX_LISTED
+                    else ""
+                )
             )
     missing = [
         f"missing: {path} {leaf.shape}"
@@ -176,7 +187,7 @@ def plan(
         if path not in taken
     ]
     if missing or problems:
-        raise misfit([*missing, *problems])
+        raise misfit([*missing, *problems], location)
     return Plan(chosen, tuple(ignored), heads)
 
 
@@ -184,6 +195,7 @@ def read(
     arrays: Mapping[str, StoredArray],
     places: Mapping[str, Place],
     expected: Mapping[str, jax.ShapeDtypeStruct],
+    location: str,
 ) -> dict[str, jax.Array]:
     """Returns path -> array, or raises one error about all values that are no weights.
 
@@ -195,9 +207,9 @@ def read(
         dtype = expected[place.path].dtype
         try:
             array = arrays[name].read()
-        except DamagedFileError:
-            raise  # not of this array alone
-        except Exception as error:  # whatever a damaged file makes a reader raise
+        except FileError:
+            raise
+        except Exception as error:  # whatever a tensor in memory raises
             problems.append(f"unreadable: {name} ({error})")
             continue
         with np.errstate(all="ignore"):  # what overflows is found right below
@@ -211,15 +223,18 @@ def read(
             # A copy: what is the caller's array may change later.
             values[place.path] = jnp.array(moved)
     if problems:
-        raise misfit(problems)
+        raise misfit(problems, location)
     return values
 
 
-def misfit(problems: Sequence[str]) -> ValueError:
-    """Returns the error that lists all that is wrong with the arrays."""
-    listed = "\n  ".join(problems)
+def misfit(problems: Sequence[str], location: str) -> ValueError:
+    """Returns the error that lists all that is wrong with the arrays of a location."""
+    listed = "\n  ".join(problems[:_MAX_LISTED])
+    if len(problems) > _MAX_LISTED:
+        listed += f"\n  and {len(problems) - _MAX_LISTED:,} more"
     return ValueError(
-        f"the arrays do not fit the model, in {len(problems)} places:\n  {listed}"
+        f"{location}: the arrays do not fit the model, in {len(problems)} places:"
+        f"\n  {listed}"
     )
 
 
@@ -247,7 +262,8 @@ def _moved_shape(
     try:
         # One number, seen as an array of any size.
         return transform(np.broadcast_to(np.float32(0), shape)).shape
-    except ValueError:
+    # Of other dimensions than it takes, or of more numbers than can be counted.
+    except (IndexError, OverflowError, ValueError):
         return None
 
 

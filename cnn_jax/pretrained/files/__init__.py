@@ -31,7 +31,6 @@ from cnn_jax.pretrained.files.safetensors_files import (
 )
 from cnn_jax.pretrained.files.stored import (
     FLOATS,
-    DamagedFileError,
     Provenance,
     StoredArray,
     Weights,
@@ -40,7 +39,6 @@ from cnn_jax.pretrained.files.torch_files import open_torch
 
 __all__ = [
     "FLOATS",
-    "DamagedFileError",
     "OwnWeights",
     "Provenance",
     "StoredArray",

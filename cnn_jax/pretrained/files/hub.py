@@ -9,12 +9,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from cnn_jax.files import read_bytes, reading
+from cnn_jax.pretrained.files.own_weights import check_preprocessing
 from cnn_jax.pretrained.files.stored import Provenance
 
 PREFIX = "hf-hub:"
 
 _WEIGHTS = "model.safetensors"
 _CONFIG = "config.json"
+_MAX_CONFIG = 2**22  # bytes
 
 
 def fetch(name: str) -> Provenance:
@@ -65,16 +68,16 @@ def fetch(name: str) -> Provenance:
         config = huggingface_hub.hf_hub_download(repository, _CONFIG, revision=commit)
     except (EntryNotFoundError, OSError):
         return Provenance(name, path, revision=commit)
-    try:
-        content = json.loads(pathlib.Path(config).read_bytes())
-        return Provenance(
-            name, path, revision=commit, preprocessing=preprocessing_of(content)
+    with reading(
+        name,
+        f"what timm writes; delete {config} to fetch it again",
+        found=f"a damaged {_CONFIG}",
+    ):
+        preprocessing = preprocessing_of(
+            json.loads(read_bytes(config, max_bytes=_MAX_CONFIG))
         )
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{name}: got a damaged {_CONFIG} ({error}); delete {config} to fetch it "
-            "again."
-        ) from error
+        check_preprocessing(preprocessing)
+    return Provenance(name, path, revision=commit, preprocessing=preprocessing)
 
 
 def preprocessing_of(config: Mapping[str, Any]) -> dict[str, Any]:

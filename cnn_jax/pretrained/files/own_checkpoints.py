@@ -17,33 +17,46 @@ import functools
 import json
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from cnn_jax import trees
+from cnn_jax.files import FileError, read_bytes, reading
 from cnn_jax.models import list_models, model_info
 from cnn_jax.pretrained.files.own_weights import (
+    HEAD,
     KIND,
     OwnWeights,
+    as_class_names,
     as_fields,
+    checked,
     from_metadata,
     num_classes_of,
     param_dtype_of,
 )
 from cnn_jax.pretrained.files.stored import (
-    DamagedFileError,
     Provenance,
     StoredArray,
     Weights,
+    check_names,
 )
 
 if TYPE_CHECKING:  # Orbax is imported when a checkpoint is opened
     from cnn_jax.checkpoint import Checkpointer, Description
 
 _STATE, _AVERAGE = "state/", "state/average/"
+
+_MAX_CONFIG = 2**22
+"""The longest `config.json` that is read, in bytes: more than any run's."""
+
+_MAX_DEPTH = 32
+"""The most parts that the path of an array may have."""
+
+_HEAD = 2**28
+"""In bytes: more than the last layer of any model here takes with 20,000 classes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,12 +107,21 @@ def open_own(path: pathlib.Path) -> Iterator[Weights]:
       ValueError: If it is another checkpoint, or is damaged.
     """
     with _opened(path) as (checkpointer, found):
-        template = {name: _abstract(spec) for name, spec in found.specs.items()}
+        with reading(path, "a checkpoint of weights"):
+            template = {name: _abstract(spec) for name, spec in found.specs.items()}
+            check_depths(template)
+        head = {name: leaf for name, leaf in template.items() if _is_head(name)}
+        # Of a last layer as large as no model's it is not known yet whether it is read.
+        apart = sum(leaf.size * leaf.dtype.itemsize for leaf in head.values()) > _HEAD
 
         @functools.cache
-        def restore() -> dict[str, jax.Array]:
-            wanted = {found.prefix + name: leaf for name, leaf in template.items()}
-            with _named_as_damage():
+        def restore(of_head: bool) -> dict[str, jax.Array]:
+            wanted = {
+                found.prefix + name: leaf
+                for name, leaf in template.items()
+                if not apart or (name in head) == of_head
+            }
+            with _named_as_damage(path):
                 tree = checkpointer.restore(
                     nested(wanted), step=found.step, partial=True
                 ).tree
@@ -110,7 +132,9 @@ def open_own(path: pathlib.Path) -> Iterator[Weights]:
             return StoredArray(
                 leaf.shape,
                 str(leaf.dtype),
-                lambda: np.asarray(restore()[found.prefix + name]),
+                lambda: np.asarray(
+                    restore(apart and name in head)[found.prefix + name]
+                ),
             )
 
         yield Weights(
@@ -123,6 +147,19 @@ def open_own(path: pathlib.Path) -> Iterator[Weights]:
             ),
             ignored=found.ignored,
         )
+
+
+def check_depths(paths: Iterable[str]) -> None:
+    """Raises ValueError for a path of more parts than JAX's trees are walked in."""
+    for path in paths:
+        if path.count("/") >= _MAX_DEPTH:
+            raise ValueError(
+                f"a path of {path.count('/') + 1} parts, expected at most {_MAX_DEPTH}"
+            )
+
+
+def _is_head(path: str) -> bool:
+    return re.fullmatch(HEAD, path) is not None
 
 
 def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,20 +183,31 @@ def _opened(path: pathlib.Path) -> Iterator[tuple[Checkpointer, _Found]]:
         raise FileNotFoundError(f"{path}: got an empty directory.")
     directory, step = _locate(path)
     # Else it would lock another run's directory and remove its unfinished steps.
-    with Checkpointer(directory, read_only=True) as checkpointer:
-        with _named_as_damage(missing=False):
+    with reading(path, "a directory of checkpoints"):
+        opened = Checkpointer(directory, read_only=True)
+    with opened as checkpointer:
+        with _named_as_damage(path, missing=False):
             found = checkpointer.describe(step)
+        check_names(found.leaves, path)
         if found.metadata.get("kind") == KIND:
             says = from_metadata(found.metadata, str(path))
             own = _Found(found.step, found.leaves, says)
         elif _is_run(found):
-            own = _of_run(_chosen(checkpointer, found, step), named=step is not None)
+            with _reading_run(path):
+                chosen = _chosen(checkpointer, found, step, path)
+                own = _of_run(chosen, named=step is not None)
         else:
-            raise ValueError(
+            raise FileError(
                 f"{path}: got a checkpoint of something else; expected one that "
                 "cnn-jax convert or a training run wrote."
             )
         yield checkpointer, own
+
+
+def _reading_run(path: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    return reading(
+        path, "what a training run writes", found="a checkpoint with other metadata"
+    )
 
 
 def _locate(path: pathlib.Path) -> tuple[str | pathlib.Path, int | None]:
@@ -169,35 +217,41 @@ def _locate(path: pathlib.Path) -> tuple[str | pathlib.Path, int | None]:
         return path.parent, int(path.name)
     config = path / "config.json"
     if config.is_file():
-        try:
-            elsewhere = json.loads(config.read_bytes())["config"].get("checkpoint_dir")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path}: got a config.json that is no training run's "
-                f"({type(error).__name__}: {error}); expected a run directory, or one "
-                "that cnn-jax convert wrote."
-            ) from error
+        with reading(
+            path,
+            "a run directory, or one that cnn-jax convert wrote",
+            found="a config.json that is no training run's",
+        ):
+            content = json.loads(read_bytes(config, max_bytes=_MAX_CONFIG))
+            elsewhere = content["config"].get("checkpoint_dir")
+            if not isinstance(elsewhere, str | None):
+                raise TypeError(f"checkpoint_dir: got {elsewhere!r}, expected text")
         return elsewhere or path / "checkpoints", None
     return path, None
 
 
 @contextlib.contextmanager
-def _named_as_damage(*, missing: bool = True) -> Iterator[None]:
+def _named_as_damage(path: pathlib.Path, *, missing: bool = True) -> Iterator[None]:
     """Raises a checkpoint's errors as those of any other file.
 
     Args:
+      path: What was opened.
       missing: Whether a checkpoint that is not there counts, since it was there before.
     """
     from cnn_jax.checkpoint import CheckpointError
 
-    try:
-        yield
-    except CheckpointError as error:
-        raise DamagedFileError(str(error)) from error
-    except FileNotFoundError as error:
-        if not missing:
-            raise
-        raise DamagedFileError(str(error)) from error
+    absent = None
+    with reading(path, "a checkpoint"):
+        try:
+            yield
+        except CheckpointError as error:  # it says what is wrong, and where
+            raise FileError(str(error)) from error
+        except FileNotFoundError as error:
+            if missing:
+                raise FileError(str(error)) from error
+            absent = error
+    if absent is not None:
+        raise absent
 
 
 def _is_run(found: Description) -> bool:
@@ -207,7 +261,10 @@ def _is_run(found: Description) -> bool:
 
 
 def _chosen(
-    checkpointer: Checkpointer, newest: Description, step: int | None
+    checkpointer: Checkpointer,
+    newest: Description,
+    step: int | None,
+    path: pathlib.Path,
 ) -> Description:
     """Returns the checkpoint that a run reports: what `fit` takes at its end.
 
@@ -219,10 +276,10 @@ def _chosen(
     if step is not None or best in (None, newest.step):
         return newest
     try:
-        with _named_as_damage():
+        with _named_as_damage(path):
             return checkpointer.describe(best)
-    except DamagedFileError as error:
-        raise DamagedFileError(
+    except FileError as error:
+        raise FileError(
             f"{error} It is the run's best; name {checkpointer.directory}/"
             f"{newest.step} to take the newest."
         ) from error
@@ -261,20 +318,22 @@ def _run_says(metadata: Mapping[str, Any], specs: Mapping[str, str]) -> OwnWeigh
     config, images = metadata["config"], metadata.get("images", {})
     # Older runs say the configuration's name alone.
     identity = metadata.get("model", {"name": config.get("model")})
-    class_names = images.get("class_names")
+    class_names = as_class_names(images.get("class_names"))
     num_classes = num_classes_of(specs)
     if num_classes is None and class_names is not None:
         num_classes = len(class_names)
-    return OwnWeights(
-        model=identity["name"],
-        fields=as_fields(identity.get("fields", {})),
-        own_model=_own_model(identity),
-        num_classes=num_classes,
-        dtype=config.get("dtype"),
-        param_dtype=param_dtype_of(specs),
-        class_names=None if class_names is None else tuple(class_names),
-        preprocessing=_preprocessing(config, images),
-        is_run=True,
+    return checked(
+        OwnWeights(
+            model=identity["name"],
+            fields=as_fields(identity.get("fields", {})),
+            own_model=_own_model(identity),
+            num_classes=num_classes,
+            dtype=config.get("dtype"),
+            param_dtype=param_dtype_of(specs),
+            class_names=class_names,
+            preprocessing=_preprocessing(config, images),
+            is_run=True,
+        )
     )
 
 
@@ -314,7 +373,8 @@ def _preprocessing(
 def _abstract(spec: str) -> jax.ShapeDtypeStruct:
     """Parses `"float32[3,3,16,16]"`."""
     match = re.fullmatch(r"(\w+)\[([\d,]*)\]", spec)
-    assert match is not None  # as `trees` writes it
+    if match is None:
+        raise ValueError(f"an array that is {spec!r}")
     dtype, sizes = match.groups()
     return jax.ShapeDtypeStruct(
         tuple(map(int, filter(None, sizes.split(",")))),

@@ -7,13 +7,16 @@ A file may come from anybody, so that what it says is checked before it is used.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import math
 import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from cnn_jax.files import FileError, reading
 from cnn_jax.pretrained.files.stored import FLOATS, Provenance
 
 KIND = "cnn_jax.pretrained"
@@ -25,7 +28,14 @@ METADATA_NAME = "cnn_jax"
 HEAD = r"params/(.*/)?head/(kernel|bias)"
 """The paths that depend on the number of classes."""
 
-_PREPROCESSING_LENGTHS = {"mean": (1, None), "std": (1, None), "input_shape": (3, 3)}
+MAX_METADATA = 2**23
+"""The longest metadata that are read, in bytes: more than any model's names fill."""
+
+MAX_CLASSES = 2**20
+"""The largest number of classes that weights may be for."""
+
+_MAX_CHANNELS = 2**10
+_MAX_SIDE = 2**15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,38 +119,75 @@ def from_metadata(metadata: Mapping[str, Any], origin: str) -> OwnWeights:
     Raises:
       ValueError: If they are not what `cnn-jax convert` writes.
     """
-    try:
-        fields = metadata.get("fields", {})
+    with reading_metadata(origin):
         class_names = metadata.get("class_names")
-        own = OwnWeights(
-            model=_checked(metadata["model"], str),
-            fields=as_fields(fields),
-            num_classes=_checked(metadata["num_classes"], int),
-            dtype=_checked(metadata.get("dtype"), str, type(None)),
-            param_dtype=param_dtype_of(metadata.get("arrays", {})),
-            class_names=None if class_names is None else tuple(map(str, class_names)),
-            preprocessing=dict(metadata["preprocessing"]),
+        return checked(
+            OwnWeights(
+                model=_checked(metadata["model"], str),
+                fields=as_fields(metadata.get("fields", {})),
+                num_classes=_checked(metadata["num_classes"], int),
+                dtype=metadata.get("dtype"),
+                param_dtype=param_dtype_of(metadata.get("arrays", {})),
+                class_names=as_class_names(class_names),
+                preprocessing=dict(metadata["preprocessing"]),
+            )
         )
-        if not {own.dtype or "float32", own.param_dtype} <= set(FLOATS):
-            raise ValueError(f"dtypes: got {own.dtype} and {own.param_dtype}")
-        _check_preprocessing(own.preprocessing)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{origin}: got metadata that cnn-jax convert does not write "
-            f"({type(error).__name__}: {error}); convert the weights again."
-        ) from error
+
+
+def reading_metadata(origin: str) -> contextlib.AbstractContextManager[None]:
+    """Turns whatever mistyped metadata raise into a FileError.
+
+    Args:
+      origin: What the error calls them.
+    """
+    return reading(
+        origin,
+        "what it writes; convert the weights again",
+        found="metadata that cnn-jax convert does not write",
+    )
+
+
+def checked(own: OwnWeights) -> OwnWeights:
+    """Returns what weights say of their model, if each value is one it can have.
+
+    Raises:
+      TypeError, ValueError: If one is not.
+    """
+    if own.model is not None:
+        _checked(own.model, str)
+    for name in own.fields:
+        _checked(name, str)
+    count = 0 if own.num_classes is None else _checked(own.num_classes, int)
+    if not 0 <= count <= MAX_CLASSES:
+        raise ValueError(f"num_classes: got {count}, expected 0 to {MAX_CLASSES:,}")
+    if own.dtype is not None:
+        _checked(own.dtype, str)
+    if not {own.dtype or "float32", own.param_dtype} <= set(FLOATS):
+        raise ValueError(f"dtypes: got {own.dtype} and {own.param_dtype}")
+    check_preprocessing(own.preprocessing)
     return own
+
+
+def as_class_names(content: Any) -> tuple[str, ...] | None:
+    """Returns names of classes out of JSON; raises TypeError for anything else."""
+    if content is None:
+        return None
+    return tuple(_checked(name, str) for name in _checked(content, list, tuple))
 
 
 def parse_metadata(text: str | bytes, origin: str) -> OwnWeights:
     """Returns what the JSON in a file of arrays says; raises as `from_metadata`."""
-    try:
+    if len(text) > MAX_METADATA:
+        raise FileError(
+            f"{origin}: got {len(text):,} bytes of metadata, expected at most "
+            f"{MAX_METADATA:,}; convert the weights again."
+        )
+    with reading(
+        origin,
+        "what cnn-jax convert writes; convert the weights again",
+        found=f"metadata under {METADATA_NAME!r} that are no JSON",
+    ):
         content = json.loads(text)
-    except ValueError as error:
-        raise ValueError(
-            f"{origin}: got metadata under {METADATA_NAME!r} that are no JSON "
-            f"({error}); convert the weights again."
-        ) from error
     return from_metadata(content, origin)
 
 
@@ -149,6 +196,9 @@ def as_fields(content: Mapping[str, Any]) -> dict[str, Any]:
 
     def as_field(value: Any) -> Any:
         return tuple(map(as_field, value)) if isinstance(value, list) else value
+
+    if not isinstance(content, dict):
+        raise TypeError(f"fields: got {type(content).__name__}, expected an object")
 
     return {name: as_field(value) for name, value in content.items()}
 
@@ -179,21 +229,36 @@ def num_classes_of(specs: Mapping[str, str]) -> int | None:
     return None
 
 
+def check_preprocessing(found: Mapping[str, Any]) -> None:
+    """Raises TypeError or ValueError for what no preprocessing is, see `Provenance`."""
+    for name in ("mean", "std", "input_shape"):
+        if name not in found:
+            continue
+        values = _checked(found[name], list, tuple)
+        if not 1 <= len(values) <= _MAX_CHANNELS:
+            raise ValueError(f"{name}: got {len(values)} numbers")
+        for value in values:
+            _check_number(name, value, positive=name != "mean")
+    if "input_shape" in found:
+        height, width, channels = (_checked(v, int) for v in found["input_shape"])
+        if max(height, width) > _MAX_SIDE or channels > _MAX_CHANNELS:
+            raise ValueError(f"input_shape: got {found['input_shape']}")
+    if "crop_fraction" in found:
+        _check_number("crop_fraction", found["crop_fraction"], positive=True)
+    if "interpolation" in found:
+        _checked(found["interpolation"], str)
+
+
+def _check_number(name: str, value: Any, *, positive: bool) -> None:
+    number = float(_checked(value, int, float))
+    if not math.isfinite(number) or abs(number) > _MAX_SIDE:
+        raise ValueError(f"{name}: got {value}")
+    if positive and number <= 0:
+        raise ValueError(f"{name}: got {value}, expected positive numbers")
+
+
 def _checked(value: Any, *types: type) -> Any:
     if not isinstance(value, types) or isinstance(value, bool):
         names = " or ".join(kind.__name__ for kind in types)
-        raise TypeError(f"got {value!r}, expected {names}")
+        raise TypeError(f"got {str(value)[:100]!r}, expected {names}")
     return value
-
-
-def _check_preprocessing(found: Mapping[str, Any]) -> None:
-    for name, (least, most) in _PREPROCESSING_LENGTHS.items():
-        if name not in found:
-            continue
-        values = [_checked(value, int, float) for value in found[name]]
-        if len(values) < least or (most is not None and len(values) > most):
-            raise ValueError(f"{name}: got {found[name]}")
-        if name != "mean" and min(values) <= 0:
-            raise ValueError(f"{name}: got {found[name]}, expected positive numbers")
-        if name == "input_shape" and max(_checked(v, int) for v in values) > 2**15:
-            raise ValueError(f"{name}: got {found[name]}, expected at most {2**15}")

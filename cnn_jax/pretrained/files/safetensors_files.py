@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import pathlib
+import struct
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
+from cnn_jax.files import open_regular, reading
 from cnn_jax.pretrained.files.mappings import without_prefixes
 from cnn_jax.pretrained.files.own_weights import (
     METADATA_NAME,
@@ -15,7 +18,10 @@ from cnn_jax.pretrained.files.own_weights import (
     parse_metadata,
     provenance_of,
 )
-from cnn_jax.pretrained.files.stored import StoredArray, Weights
+from cnn_jax.pretrained.files.stored import StoredArray, Weights, check_names
+
+_MAX_HEADER = 2**24
+"""In bytes: more than any model's names can fill."""
 
 _DTYPES = {
     "BF16": "bfloat16",
@@ -33,7 +39,7 @@ def describe_safetensors(path: pathlib.Path) -> OwnWeights | None:
     """Returns what a file of ours says of its weights; None for any other file.
 
     Raises:
-      ValueError: As `open_safetensors`.
+      FileError: As `open_safetensors`.
     """
     with _opened(path) as file:
         text = (file.metadata() or {}).get(METADATA_NAME)
@@ -44,36 +50,55 @@ def describe_safetensors(path: pathlib.Path) -> OwnWeights | None:
 def open_safetensors(path: pathlib.Path) -> Iterator[Weights]:
     """Opens a file and describes its arrays.
 
-    The `safetensors` package refuses headers that are longer than the file or 100 MB,
-    and arrays that overlap, leave gaps or reach beyond the end, before it allocates
-    anything for them.
+    The `safetensors` package refuses headers that are longer than the file, and arrays
+    that overlap, leave gaps or reach beyond the end, before it allocates anything for
+    them.
 
     Raises:
-      ValueError: If the file is no safetensors file, or is damaged.
+      FileError: If the file is no safetensors file, or is damaged.
     """
     own = describe_safetensors(path)
     with _opened(path) as file:
-        arrays = {}
-        for name in file.keys():  # noqa: SIM118 - it is no mapping
-            described = file.get_slice(name)
-            dtype = described.get_dtype()
-            arrays[name] = StoredArray(
-                shape=tuple(described.get_shape()),
-                dtype=_DTYPES.get(dtype, dtype),
-                read=functools.partial(file.get_tensor, name),
-            )
+        with _reading(path):
+            names = file.keys()
+            check_names(names, path)
+            arrays = {name: _describe(path, file, name) for name in names}
         yield Weights(without_prefixes(arrays), provenance_of(path, own))
+
+
+def _describe(path: pathlib.Path, file: Any, name: str) -> StoredArray:
+    described = file.get_slice(name)
+    dtype = described.get_dtype()
+
+    def read() -> np.ndarray:
+        with _reading(path):
+            array: np.ndarray = file.get_tensor(name)
+            return array
+
+    return StoredArray(
+        shape=tuple(described.get_shape()), dtype=_DTYPES.get(dtype, dtype), read=read
+    )
 
 
 @contextlib.contextmanager
 def _opened(path: pathlib.Path) -> Iterator[Any]:
     import safetensors
 
-    try:
-        file = safetensors.safe_open(path, framework="np")
-    except safetensors.SafetensorError as error:
-        raise ValueError(
-            f"{path}: got a damaged safetensors file ({error}); fetch it again."
-        ) from error
-    with file:
-        yield file
+    with _reading(path):
+        with open_regular(path) as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+        if length > _MAX_HEADER:
+            raise ValueError(
+                f"a header of {length:,} bytes, expected at most {_MAX_HEADER:,}"
+            )
+        opened = safetensors.safe_open(path, framework="np")
+    with opened:
+        yield opened
+
+
+def _reading(path: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    return reading(
+        path,
+        "what safetensors writes; fetch it again",
+        found="a damaged safetensors file",
+    )

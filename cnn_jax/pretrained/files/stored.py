@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
 
+from cnn_jax.files import FileError
+
 FLOATS = ("bfloat16", "float16", "float32", "float64")
 """The dtypes that weights may have."""
 
+MAX_ARRAYS = 10_000
+"""The most arrays that a file may have: several times as many as any model."""
 
-class DamagedFileError(ValueError):
-    """A file as a whole does not hold what it says."""
+MAX_NAME = 1_000
+"""The longest name that an array may have, in characters."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,3 +75,27 @@ class Weights:
     arrays: Mapping[str, StoredArray]
     provenance: Provenance
     ignored: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_names(self.arrays, self.provenance.location)
+
+
+def check_names(names: Collection[str], location: object) -> None:
+    """Raises FileError for more arrays, or longer names, than models have.
+
+    What is done with names later takes a time that grows with both.
+
+    Args:
+      names: The arrays' names.
+      location: What holds them, for the message.
+    """
+    if len(names) > MAX_ARRAYS:
+        raise FileError(
+            f"{location}: got {len(names):,} arrays, expected at most {MAX_ARRAYS:,}."
+        )
+    longest = max(map(len, names), default=0)
+    if longest > MAX_NAME:
+        raise FileError(
+            f"{location}: got a name of {longest:,} characters, expected at most "
+            f"{MAX_NAME:,}."
+        )
