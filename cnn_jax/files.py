@@ -117,8 +117,11 @@ def reading(
     except (FileError, ImportError):
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
+        # An invalid argument, such as a position before the beginning, is the file's.
+        is_argument = isinstance(error, OSError) and error.errno == errno.EINVAL
+        if isinstance(error, OSError) and error.errno is not None and not is_argument:
+            with naming(path):
+                raise
         # Of some errors the text alone, such as KeyError's name, says nothing.
         text = printable(str(error).strip().partition("\n")[0])[:200]
         kind = type(error).__name__

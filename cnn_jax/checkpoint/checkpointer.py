@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping
@@ -419,6 +420,7 @@ class Checkpointer:
             else:
                 leaves = _restore_part(path, wanted)
         except Exception as error:  # not damage: the files are as they were written
+            _ignore_abandoned_reads()
             raise CheckpointError(
                 f"{path}: the files are sound, but the arrays cannot be read: {error}"
             ) from error
@@ -496,6 +498,25 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(
         leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None)
     )
+
+
+def _ignore_abandoned_reads() -> None:
+    """Keeps Python from printing tracebacks of reads that Orbax abandons.
+
+    When one array cannot be read, the coroutines of the others end with an error of
+    their own whenever they are collected.
+    """
+    inner = sys.unraisablehook
+    if getattr(inner, "ignores_orbax", False):
+        return
+
+    def report(unraisable: Any) -> None:
+        code = getattr(unraisable.object, "cr_code", None)
+        if code is None or f"{os.sep}orbax{os.sep}" not in code.co_filename:
+            inner(unraisable)
+
+    report.ignores_orbax = True  # type: ignore[attr-defined]
+    sys.unraisablehook = report
 
 
 def _is_worth_saying(record: logging.LogRecord) -> bool:

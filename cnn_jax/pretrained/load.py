@@ -128,7 +128,9 @@ def fill(
             weights.arrays, fit.places, expected, has_head=has_head, location=location
         )
         if plan.heads:
-            _check_head_may_differ(plan.heads, _num_classes(model), num_classes, key)
+            _check_head_may_differ(
+                plan.heads, _num_classes(model), num_classes, key, location
+            )
         values = placement.read(weights.arrays, plan.places, expected, location)
         loaded = {
             name: place.path
@@ -264,14 +266,15 @@ def _check_head_may_differ(
     model_classes: int | None,
     num_classes: int | None,
     key: jax.Array | None,
+    location: str,
 ) -> None:
     """Raises if a new last layer was not requested, or its key is missing."""
     if num_classes is None or key is None:
         stored = ", ".join(map(str, sorted(set(heads.values()))))
         lacking = "num_classes" if num_classes is None else "key"
         raise ValueError(
-            f"{lacking}: got None, but the arrays are for {stored} classes and not "
-            f"for the model's {model_classes} ({some(heads)}): pass "
+            f"{location}: {lacking}: got None, but the arrays are for {stored} classes "
+            f"and not for the model's {model_classes} ({some(heads)}): pass "
             f"num_classes={stored} to keep them, or num_classes={model_classes} and a "
             "key to initialise a new last layer."
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import flax.linen as nn
 import jax
 
+from cnn_jax.files import reading
 from cnn_jax.models import create_model
 from cnn_jax.pretrained.files import OwnWeights, check_exists
 
@@ -45,10 +47,14 @@ def rebuild(
         raise ValueError(
             f"{location}: does not say which model's weights it has; name the model."
         )
-    return create_model(
-        name,
-        num_classes=own.num_classes if num_classes is None else num_classes,
-        dtype=own.dtype,
-        param_dtype=jax.dtypes.canonicalize_dtype(own.param_dtype),
-        **(own.fields if name == own.model else {}),
-    )
+    with contextlib.ExitStack() as stack:
+        if name == own.model:  # else it is not the file that is wrong
+            found = "weights of a model that cannot be made"
+            stack.enter_context(reading(location, "one of this version's", found=found))
+        return create_model(
+            name,
+            num_classes=own.num_classes if num_classes is None else num_classes,
+            dtype=own.dtype,
+            param_dtype=jax.dtypes.canonicalize_dtype(own.param_dtype),
+            **(own.fields if name == own.model else {}),
+        )

@@ -117,7 +117,7 @@ def of_zip(member: Mutation) -> Mutation:
         kind = generator.randrange(8)
         index = generator.randrange(len(members))
         entry, data = members[index]
-        compression = zipfile.ZIP_STORED
+        compressed, compression = -1, zipfile.ZIP_STORED
         if kind < 4:
             members[index] = entry, member(data, generator)
         elif kind == 4:
@@ -126,18 +126,20 @@ def of_zip(member: Mutation) -> Mutation:
             )
             members[index] = zipfile.ZipInfo(name), data
         elif kind == 5:
-            members *= generator.choice((2, 2, 50))
+            members *= generator.choice((2, 2, 10))
         elif kind == 6:
             del members[index]
-        if generator.random() < 0.3:
+        if members and generator.random() < 0.3:
+            compressed = generator.randrange(len(members))
             compression = generator.choice(
                 (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
             )
         out = io.BytesIO()
-        with zipfile.ZipFile(out, "w", compression) as archive:
-            for each, data in members:
+        with zipfile.ZipFile(out, "w") as archive:
+            for number, (each, data) in enumerate(members):
                 copied = zipfile.ZipInfo(each.filename, each.date_time)
-                archive.writestr(copied, data, compression)
+                method = compression if number == compressed else zipfile.ZIP_STORED
+                archive.writestr(copied, data, method)
         content = out.getvalue()
         if kind == 7 or generator.random() < 0.2:
             content = _change_zip_directory(content, generator)

@@ -30,6 +30,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import cnn_jax
+from cnn_jax.messages import printable
 from cnn_jax.report.environment import command_line, describe_environment
 from fuzzing import worker
 from fuzzing.formats import all_formats, load_format
@@ -272,7 +273,9 @@ def main() -> None:
             print(f"skipped: {error}", flush=True)
             continue
         for seed, outcome in sorted(found[name].failures.items())[:20]:
-            text = outcome.text.strip().rpartition("\n")[2][:200]
+            lines = outcome.text.strip().splitlines()
+            shown = lines[-1:] if outcome.mutated else lines[:30]
+            text = printable("\n".join(shown)[:2000], keep="\n")
             print(f"  {seed} ({outcome.mutated}): {outcome.end}; {text}")
         print(sentence(name, found[name]), flush=True)
     if options.json is not None:

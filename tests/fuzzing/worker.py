@@ -25,7 +25,6 @@ import shutil
 import sys
 import time
 import traceback
-import unicodedata  # noqa: F401 - Python's parser imports it when it meets a letter
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -43,6 +42,9 @@ MAX_SECONDS = 10.0
 
 _SPECIAL_SHARE = 0.02
 """The share of mutations that put a pipe, a device or nothing in a file's place."""
+
+_ALWAYS_IMPORTED = ("encodings", "unicodedata")
+"""What Python imports to decode names, and to parse letters."""
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink")
@@ -108,7 +110,7 @@ class Watch:
                 self.seen.append(f"wrote {path!r}")
         elif event == "import":
             name = arguments[0]
-            if name.partition(".")[0] not in self._allowed:
+            if name.partition(".")[0] not in (*_ALWAYS_IMPORTED, *self._allowed):
                 self.seen.append(f"imported {name}")
         elif event in _CHANGES:
             paths = [each for each in arguments if isinstance(each, str | bytes)]
