@@ -69,14 +69,25 @@ def read_bytes(path: epath.Path, *, max_bytes: int) -> bytes:
     return content
 
 
-def sha256(path: epath.Path) -> str:
+def sha256(path: epath.Path, num_bytes: int) -> str:
     """Returns the sha256 of a file's content, in hexadecimal.
 
+    Args:
+      path: The file.
+      num_bytes: Its length. Some files of the system end never, and say that they are
+        empty.
+
     Raises:
-      FileError: If it is a local file that is no regular one.
+      FileError: If it is longer, or a local file that is no regular one.
     """
+    digest = hashlib.sha256()
     with files.open_regular(path) if is_local(path) else path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while piece := file.read(2**20):
+            digest.update(piece)
+            num_bytes -= len(piece)
+            if num_bytes < 0:
+                raise files.FileError(f"{path}: got more bytes than it says.")
+    return digest.hexdigest()
 
 
 def size(path: epath.Path) -> int:

@@ -55,12 +55,13 @@ class Manifest:
 def write(directory: epath.Path, manifest: Manifest) -> None:
     """Completes a checkpoint: syncs its files, hashes them, writes the manifest."""
     files.sync_tree(directory)
-    found = {
-        name: {
-            "size": files.size(directory / name),
-            "sha256": files.sha256(directory / name),
-        }
+    sizes = {
+        name: files.size(directory / name)
         for name in sorted(files.all_files(directory))
+    }
+    found = {
+        name: {"size": size, "sha256": files.sha256(directory / name, size)}
+        for name, size in sizes.items()
     }
     replace(directory, dataclasses.replace(manifest, files=found))
 
@@ -203,11 +204,11 @@ def check_content(directory: epath.Path, manifest: Manifest) -> None:
     problems = []
     for name, expected in manifest.files.items():
         try:
-            intact = files.sha256(directory / name) == expected["sha256"]
+            found = files.sha256(directory / name, expected["size"])
         except (FileError, OSError) as error:
             problems.append(f"{name} cannot be read ({error})")
             continue
-        if not intact:
+        if found != expected["sha256"]:
             problems.append(f"{name} is not as it was written (its sha256 differs)")
     if problems:
         raise DamagedError("; ".join(problems))

@@ -1,10 +1,14 @@
 """Files of every kind, and bad ones: clear errors, nothing run, memory bounded."""
 
+import contextlib
+import copy
 import io
 import json
+import os
 import pathlib
 import pickle
 import resource
+import signal
 import struct
 import sys
 import tracemalloc
@@ -130,6 +134,103 @@ class TestSafetensorsHeaders:
             refused(path, "damaged safetensors file")
 
 
+class TestSpecialFiles:
+    """What is no regular file is refused before a library opens it."""
+
+    @pytest.fixture(params=[".safetensors", ".npz", ".h5", ".pth", ".pt"])
+    def path(self, request, tmp_path):
+        if request.param == ".h5":
+            pytest.importorskip("h5py")
+        if request.param in (".pth", ".pt"):
+            pytest.importorskip("torch")
+        return tmp_path / f"weights{request.param}"
+
+    def test_a_pipe(self, path):
+        os.mkfifo(path)
+        with seconds_below(10):
+            refused(path, "got a named pipe, expected a regular file")
+
+    @pytest.mark.parametrize("device", ["/dev/zero", "/dev/full"])
+    def test_a_link_to_a_device(self, device, path):
+        path.symlink_to(device)
+        with seconds_below(10):
+            refused(path, "got a device, expected a regular file")
+
+
+class TestNames:
+    """What is done with names takes a time that grows with them."""
+
+    def test_wrappers_in_wrappers(self, tmp_path, lenet_arrays, lenet):
+        prefix = "module." * 1000 + "_orig_mod.module." * 2000
+        arrays = {prefix + name: array for name, array in lenet_arrays.items()}
+        path = save(tmp_path / "weights.safetensors", arrays)
+        with seconds_below(10):
+            loaded, _ = cnn_jax.load_pretrained("lenet5", path)
+        chex.assert_trees_all_equal(loaded, lenet)
+
+    def test_a_name_of_prefixes_alone(self):
+        name = "module." * 3000
+        with pytest.raises(ValueError, match="none is named as in a LeNet"):
+            cnn_jax.load_pretrained("lenet5", {name: np.zeros(3, np.float32)})
+
+    def test_a_long_name(self, tmp_path, lenet_arrays):
+        lenet_arrays["x" * 1001] = np.zeros(3, np.float32)
+        path = save(tmp_path / "weights.safetensors", lenet_arrays)
+        refused(path, "got a name of 1,001 characters, expected at most 1,000")
+
+    def test_many_names(self, tmp_path):
+        arrays = {f"{i}": np.zeros((), np.float32) for i in range(10_001)}
+        path = save(tmp_path / "weights.safetensors", arrays)
+        refused(path, "got 10,001 arrays, expected at most 10,000")
+
+    def test_what_does_not_fit_names_the_file(self, file, lenet_arrays):
+        del lenet_arrays["c5.bias"]
+        assert str(file) in refused(save(file, lenet_arrays), "missing: params/c5/bias")
+        save(file, {"other": np.zeros(3, np.float32)})
+        assert str(file) in refused(file, "none is named as in a LeNet")
+
+    def test_an_array_of_fewer_dimensions_than_its_layer(self, lenet_arrays):
+        lenet_arrays["output.weight"] = np.float32(3)
+        with pytest.raises(ValueError, match=r"mis-shaped: output.weight \(\)"):
+            cnn_jax.load_pretrained("lenet5", lenet_arrays)
+
+
+class TestMappings:
+    def test_a_state_dict_in_itself(self):
+        mapping = {"c1.weight": np.zeros(3, np.float32)}
+        mapping["state_dict"] = mapping
+        with seconds_below(10), pytest.raises(ValueError, match="inside of 9 others"):
+            cnn_jax.load_pretrained("lenet5", mapping)
+
+    @pytest.mark.parametrize("kind", [list, tuple])
+    def test_lists_of_more_numbers_than_memory_has(self, kind, lenet_arrays):
+        many = kind([0.5])
+        for _ in range(60):
+            many = kind([many, many])
+        lenet_arrays["c1.bias"] = many
+        with seconds_below(10), pytest.raises(ValueError, match="not of floating"):
+            cnn_jax.load_pretrained("lenet5", lenet_arrays)
+
+    def test_a_list_in_itself(self, lenet_arrays):
+        endless = [1.0]
+        endless.append(endless)
+        lenet_arrays["c1.bias"] = endless
+        with seconds_below(10), pytest.raises(ValueError, match="not of floating"):
+            cnn_jax.load_pretrained("lenet5", lenet_arrays)
+
+    def test_lists_of_numbers_are_arrays(self, lenet_arrays, lenet):
+        lenet_arrays["c1.bias"] = np.float64(lenet_arrays["c1.bias"]).tolist()
+        loaded, _ = cnn_jax.load_pretrained("lenet5", lenet_arrays)
+        chex.assert_trees_all_equal(loaded, lenet)
+
+    def test_names_that_are_no_text(self):
+        key = ()
+        for _ in range(10):
+            key = (key, key)
+        with pytest.raises(ValueError, match="got a name that is a tuple, expected"):
+            cnn_jax.load_pretrained("lenet5", {key: np.zeros(3, np.float32)})
+
+
 class TestNpz:
     def test_a_bomb_is_not_read(self, tmp_path, lenet_arrays):
         path = tmp_path / "weights.npz"
@@ -159,6 +260,81 @@ class TestNpz:
             archive.writestr("c1.weight.npy", content.getvalue() + bytes(16))
         with memory_below(2**20):
             refused(tmp_path / "weights.npz", "damaged npz.*c1.weight.npy claims")
+
+    def damaged(self, path, match="got a damaged npz file"):
+        with memory_below(2**23), seconds_below(10):
+            assert str(path) in refused(path, match)
+
+    @pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+    def test_compressed_as_numpy_does_not(self, method, tmp_path, lenet_arrays):
+        plain, path = tmp_path / "plain.npz", tmp_path / "weights.npz"
+        np.savez(plain, **lenet_arrays)
+        rewrite_zip(plain, path, method)
+        self.damaged(path, "is compressed by method")
+
+    @pytest.mark.parametrize("position", range(40, 200, 20))
+    def test_compressed_and_damaged(self, position, tmp_path, lenet_arrays):
+        path = tmp_path / "weights.npz"
+        np.savez_compressed(path, **lenet_arrays)
+        content = bytearray(path.read_bytes())
+        content[position : position + 20] = b"\xff" * 20
+        path.write_bytes(content)
+        self.damaged(path)
+
+    @pytest.mark.parametrize(
+        "header", ["{'descr': (", "(" * 5000, "-" * 9000, "{" * 300, "'" + "x" * 50]
+    )
+    def test_a_header_that_python_does_not_parse(self, header, tmp_path):
+        text = header.encode()
+        content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+        with zipfile.ZipFile(tmp_path / "weights.npz", "w") as archive:
+            archive.writestr("c1.weight.npy", content)
+        self.damaged(tmp_path / "weights.npz")
+
+    def test_a_header_that_claims_gigabytes(self, tmp_path):
+        content = b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**31) + bytes(2**25)
+        with zipfile.ZipFile(
+            tmp_path / "weights.npz", "w", zipfile.ZIP_DEFLATED
+        ) as archive:
+            archive.writestr("c1.weight.npy", content)
+        del content
+        self.damaged(tmp_path / "weights.npz")
+
+    def test_parts_in_the_same_bytes(self, tmp_path, lenet_arrays):
+        path = tmp_path / "weights.npz"
+        np.savez(path, **lenet_arrays)
+        with zipfile.ZipFile(path, "a") as archive:
+            for number in range(20):
+                other = copy.copy(archive.filelist[0])
+                other.filename = f"other{number}.npy"
+                archive.filelist.append(other)
+            archive._didModify = True
+        self.damaged(path, "shares its bytes|its parts claim")
+
+    def test_two_parts_of_one_name(self, tmp_path, lenet_arrays):
+        path = tmp_path / "weights.npz"
+        np.savez(path, **lenet_arrays)
+        with (
+            zipfile.ZipFile(path, "a") as archive,
+            pytest.warns(UserWarning, match="Duplicate"),
+        ):
+            archive.writestr("c1.bias.npy", archive.read("c1.bias.npy"))
+        self.damaged(path, "two of its parts have one name")
+
+    def test_a_directory_that_claims_gigabytes(self, tmp_path, lenet_arrays):
+        path = tmp_path / "weights.npz"
+        np.savez(path, **lenet_arrays)
+        content = bytearray(path.read_bytes())
+        struct.pack_into("<I", content, len(content) - 10, 2**32 - 2)
+        path.write_bytes(content)
+        self.damaged(path)
+
+    @pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5_000, "[1]", '{"a"'])
+    def test_metadata_that_are_none(self, text, tmp_path, lenet_arrays):
+        path = tmp_path / "weights.npz"
+        said = np.frombuffer(text.encode(), np.uint8)
+        np.savez(path, **lenet_arrays, cnn_jax=said)
+        assert str(path) in refused(path, "got metadata")
 
     def test_pickled_arrays(self, tmp_path):
         marker = tmp_path / "marker"
@@ -266,6 +442,71 @@ class TestPyTorch:
         # In kilobytes: what is promised and never filled is no memory.
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20
 
+    def follow(self, tmp_path, content, match):
+        """Checks that a pickle in a zip like PyTorch's is refused, at no cost."""
+        path = tmp_path / "weights.pth"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", content)
+            archive.writestr("archive/version", "3\n")
+            archive.writestr("archive/byteorder", "little")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with seconds_below(10):
+            assert str(path) in refused(path, match)
+        # In kilobytes.
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20
+
+    def test_a_state_dict_in_itself(self, tmp_path):
+        mapping = {}
+        mapping["state_dict"] = mapping
+        self.follow(tmp_path, pickle.dumps(mapping, 2), "inside of 9 others")
+
+    def test_lists_of_more_numbers_than_memory_has(self, tmp_path):
+        many = [0.5]
+        for _ in range(40):
+            many = [many, many]
+        content = pickle.dumps({"c1.bias": many}, 2)
+        assert len(content) < 1500
+        self.follow(tmp_path, content, "none is named|missing")
+
+    def test_tuples_whose_hash_takes_hours(self, tmp_path):
+        # ((((), ()), ...), ...), made of what was made before, as a name.
+        content = b"\x80\x02})" + b"q\x01h\x01\x86" * 45 + b"K\x01s."
+        self.follow(tmp_path, content, "values to hash")
+
+    def test_tuples_in_tuples(self, tmp_path):
+        content = b"\x80\x02})" + b"\x85" * 500_000 + b"K\x01s."
+        self.follow(tmp_path, content, "tuples that are 51 deep")
+
+    def test_a_bytearray_of_any_length(self, tmp_path):
+        content = b"\x80\x02cbuiltins\nbytearray\n\x8a\x06" + b"\xff" * 5 + b"\x00"
+        self.follow(tmp_path, content + b"\x85R.", "makes no weights")
+
+    def test_a_long_pickle(self, tmp_path):
+        self.follow(tmp_path, b"\x80\x02" + b"N" * 2**24 + b".", "data.pkl has")
+        self.follow(tmp_path, b"\x80\x02" + b"N" * 2**21 + b".", "524,288 steps")
+
+    @pytest.mark.parametrize("suffix", [".pth", ".pt"])
+    def test_a_tensor_larger_than_its_storage(
+        self, suffix, torch, tmp_path, lenet_arrays
+    ):
+        path = save(tmp_path / f"weights{suffix}", lenet_arrays)
+        content = path.read_bytes()
+        # The size of the last layer's bias, and its stride.
+        assert content.count(b"K\x0a\x85q") == 1
+        content = content.replace(b"K\x0a\x85q", b"K\x78\x85q")
+        path.write_bytes(content)
+        if suffix == ".pth":
+            rewrite_zip(path, path, zipfile.ZIP_STORED)
+        refused(path, "a tensor that is larger than its storage")
+
+    def test_a_part_that_is_another_one_by_its_case(
+        self, torch, tmp_path, lenet_arrays
+    ):
+        path = save(tmp_path / "weights.pth", lenet_arrays)
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("WEIGHTS/data.pkl", pickle.dumps({}, 2))
+        refused(path, "two of its parts have one name")
+
     def test_no_mapping(self, torch, tmp_path):
         torch.save(torch.zeros(3), tmp_path / "weights.pth")
         refused(tmp_path / "weights.pth", "got a Tensor, expected a mapping")
@@ -281,6 +522,22 @@ class TestPyTorch:
         assert set(report.cast.values()) == {("bfloat16", "float32")}
 
 
+def rewrite_zip(source, target, method):
+    """Writes a zip file's parts anew, by another method and with sums that fit."""
+    with zipfile.ZipFile(source) as archive:
+        parts = {entry: archive.open(entry).read() for entry in damaged_parts(archive)}
+    with zipfile.ZipFile(target, "w") as archive:
+        for entry, content in parts.items():
+            archive.writestr(entry.filename, content, method)
+
+
+def damaged_parts(archive):
+    """Returns all parts, without the sums that they must have."""
+    for entry in archive.infolist():
+        entry.CRC = None
+    return archive.infolist()
+
+
 class Running:
     """Creates a file when it is unpickled."""
 
@@ -289,6 +546,22 @@ class Running:
 
     def __reduce__(self):
         return pathlib.Path.touch, (self.path,)
+
+
+@contextlib.contextmanager
+def seconds_below(limit):
+    """Fails what takes longer, also where it waits."""
+
+    def stop(*_):
+        raise BaseException(f"took over {limit} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(limit)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class memory_below:  # noqa: N801 - it is used like a function

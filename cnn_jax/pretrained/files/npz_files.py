@@ -21,7 +21,7 @@ from cnn_jax.pretrained.files.own_weights import (
     parse_metadata,
     provenance_of,
 )
-from cnn_jax.pretrained.files.stored import StoredArray, Weights, check_names
+from cnn_jax.pretrained.files.stored import StoredArray, Weights, check_count
 from cnn_jax.pretrained.files.zips import open_zip
 
 _MAX_HEADER = 2**16
@@ -59,7 +59,7 @@ def _opened(path: pathlib.Path) -> Iterator[dict[str, StoredArray]]:
         with _reading(path):
             archive = stack.enter_context(open_zip(path))
             entries = archive.infolist()
-            check_names([entry.filename for entry in entries], path)
+            check_count([entry.filename for entry in entries], path)
             arrays = {
                 entry.filename.removesuffix(".npy"): _describe(path, archive, entry)
                 for entry in entries

@@ -17,7 +17,7 @@ from typing import Any
 MAX_BYTES = 2**23
 """The longest pickle: several times what the names of `MAX_ARRAYS` take."""
 
-_MAX_OPCODES = 2**20
+_MAX_OPCODES = 2**19
 _MAX_HASHED = 2**22
 """How many values may be hashed in all."""
 _MAX_DEPTH = 50

@@ -18,7 +18,7 @@ from cnn_jax.pretrained.files.own_weights import (
     parse_metadata,
     provenance_of,
 )
-from cnn_jax.pretrained.files.stored import StoredArray, Weights, check_names
+from cnn_jax.pretrained.files.stored import StoredArray, Weights, check_count
 
 _MAX_HEADER = 2**24
 """In bytes: more than any model's names can fill."""
@@ -61,7 +61,7 @@ def open_safetensors(path: pathlib.Path) -> Iterator[Weights]:
     with _opened(path) as file:
         with _reading(path):
             names = file.keys()
-            check_names(names, path)
+            check_count(names, path)
             arrays = {name: _describe(path, file, name) for name in names}
         yield Weights(without_prefixes(arrays), provenance_of(path, own))
 

@@ -80,6 +80,14 @@ class Weights:
         check_names(self.arrays, self.provenance.location)
 
 
+def check_count(names: Collection[str], location: object) -> None:
+    """Raises FileError for more arrays than models have; takes as `check_names`."""
+    if len(names) > MAX_ARRAYS:
+        raise FileError(
+            f"{location}: got {len(names):,} arrays, expected at most {MAX_ARRAYS:,}."
+        )
+
+
 def check_names(names: Collection[str], location: object) -> None:
     """Raises FileError for more arrays, or longer names, than models have.
 
@@ -89,10 +97,7 @@ def check_names(names: Collection[str], location: object) -> None:
       names: The arrays' names.
       location: What holds them, for the message.
     """
-    if len(names) > MAX_ARRAYS:
-        raise FileError(
-            f"{location}: got {len(names):,} arrays, expected at most {MAX_ARRAYS:,}."
-        )
+    check_count(names, location)
     longest = max(map(len, names), default=0)
     if longest > MAX_NAME:
         raise FileError(
