@@ -87,7 +87,16 @@ def test_a_config_with_a_byte_order_mark(hub, folder):
 
 
 @pytest.mark.parametrize(
-    "content", [b"{", b"[]", b'{"mean": 3}', b'{"input_size": [1]}', b'{"a": "\xe9"}']
+    "content",
+    [
+        *(b"{", b"[]", b'{"mean": 3}', b'{"input_size": [1]}', b'{"a": "\xe9"}'),
+        *(b'{"mean": [NaN]}', b'{"std": [0]}', b'{"std": [1e400]}', b'{"mean": {}}'),
+        *(b'{"mean": [1' + b"0" * 400 + b"]}", b'{"crop_pct": "nan"}'),
+        *(b'{"input_size": [3, -1, 5]}', b'{"input_size": [3, 1e300, 5]}'),
+        *(b'{"pretrained_cfg": 3}', b'{"pretrained_cfg": {"mean": "x"}}'),
+        *(b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000),
+    ],
+    ids=lambda content: str(content[:40]),
 )
 def test_a_damaged_config(content, hub, folder):
     (folder / "config.json").write_bytes(content)

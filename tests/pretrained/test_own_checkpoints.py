@@ -370,3 +370,70 @@ class TestClassesAndPreprocessing:
         assert metadata["part"] == "best checkpoint, step 1"
         assert metadata["location"] == str(run)
         assert metadata["num_classes"] == 7
+
+
+class TestOtherValues:
+    """What a run or its checkpoint says may come from anybody."""
+
+    def refused(self, path):
+        with pytest.raises(
+            ValueError, match=r"got a (config|checkpoint|damaged)"
+        ) as error:
+            load(path)
+        assert str(path) in str(error.value)
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            *("3", "null", '"text"', '{"config": 3}', '{"config": []}'),
+            *(
+                '{"config": {"checkpoint_dir": 3}}',
+                '{"config": {"checkpoint_dir": []}}',
+            ),
+            '{"config": {"checkpoint_dir": "foo://a"}}',
+            '{"config": {"checkpoint_dir": "a\\u0000b"}}',
+            *("[" * 100_000, '{"config":' * 100_000, "9" * 5000, "\udcff"),
+        ],
+        ids=lambda content: ascii(content[:50]),
+    )
+    def test_of_the_config(self, content, tmp_path, lenet):
+        run = make_run(tmp_path / "run", lenet, steps=[1])
+        (run / "config.json").write_text(content, errors="surrogateescape")
+        self.refused(run)
+
+    def test_a_config_that_is_a_pipe(self, tmp_path, lenet):
+        run = make_run(tmp_path / "run", lenet, steps=[1])
+        (run / "config.json").unlink()
+        (run / "config.json").symlink_to("/dev/zero")
+        with pytest.raises((ValueError, OSError), match=str(run)):
+            load(run)
+
+    @pytest.mark.parametrize(
+        "metadata",
+        [
+            *({"config": value} for value in (3, None, [], "x")),
+            *({"record": value} for value in (3, None, [])),
+            *({"images": value} for value in (3, [], {"class_names": 3})),
+            *({"images": {"class_names": value}} for value in ("abc", [1], {"a": 1})),
+            *({"images": {"mean": value}} for value in (3, [None], ["x"], [1e300])),
+            *({"images": {"input_shape": value}} for value in ([1], [1, 1, 1e9], "x")),
+            *({"model": value} for value in (3, None, [], {}, {"name": 3})),
+            *({"model": {"name": "lenet5", "fields": value}} for value in (3, [], "x")),
+            {"model": {"name": "lenet5", "changed": 3}},
+            {"config": {"model": "lenet5", "dtype": "complex64"}},
+            {"config": {"model": "lenet5", "dtype": []}},
+        ],
+        ids=str,
+    )
+    def test_of_the_metadata(self, metadata, tmp_path, lenet):
+        run = make_run(tmp_path / "run", lenet, steps=[1], metadata=metadata)
+        self.refused(run)
+
+    def test_paths_that_are_deep(self, tmp_path, lenet):
+        deep = np.zeros(3, np.float32)
+        for _ in range(40):
+            deep = {"a": deep}
+        run = make_run(
+            tmp_path / "run", {"params": {**lenet["params"], "deep": deep}}, steps=[1]
+        )
+        self.refused(run)

@@ -224,8 +224,8 @@ def _locate(path: pathlib.Path) -> tuple[str | pathlib.Path, int | None]:
         ):
             content = json.loads(read_bytes(config, max_bytes=_MAX_CONFIG))
             elsewhere = content["config"].get("checkpoint_dir")
-            if not isinstance(elsewhere, str | None):
-                raise TypeError(f"checkpoint_dir: got {elsewhere!r}, expected text")
+            if not isinstance(elsewhere, str | None) or "\0" in (elsewhere or ""):
+                raise TypeError(f"checkpoint_dir: got {elsewhere!r}, expected a path")
         return elsewhere or path / "checkpoints", None
     return path, None
 
