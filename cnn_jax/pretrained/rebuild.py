@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from cnn_jax.files import reading
+from cnn_jax.layers import abstract_variables
 from cnn_jax.models import create_model
+from cnn_jax.models.registry import sized_for
 from cnn_jax.pretrained.files import OwnWeights, check_exists
+
+_MAX_CALLS = 5_000
+"""How many layers, and layers of layers, are called: several times any model's."""
 
 
 def rebuild(
@@ -47,14 +53,41 @@ def rebuild(
         raise ValueError(
             f"{location}: does not say which model's weights it has; name the model."
         )
-    with contextlib.ExitStack() as stack:
-        if name == own.model:  # else it is not the file that is wrong
-            found = "weights of a model that cannot be made"
-            stack.enter_context(reading(location, "one of this version's", found=found))
-        return create_model(
-            name,
-            num_classes=own.num_classes if num_classes is None else num_classes,
-            dtype=own.dtype,
-            param_dtype=jax.dtypes.canonicalize_dtype(own.param_dtype),
-            **(own.fields if name == own.model else {}),
-        )
+    arguments = {
+        "num_classes": own.num_classes if num_classes is None else num_classes,
+        "dtype": own.dtype,
+        "param_dtype": jax.dtypes.canonicalize_dtype(own.param_dtype),
+    }
+    if name != own.model:
+        return create_model(name, **arguments)
+    with reading(
+        location,
+        "one that this version makes",
+        found="weights of a model that cannot be made",
+    ):
+        model = create_model(name, **arguments, **own.fields)
+        if own.fields:
+            _check_size(model, own)
+    return model
+
+
+def _check_size(model: nn.Module, own: OwnWeights) -> None:
+    """Traces a model that a file describes, and gives up on one without an end.
+
+    Raises:
+      ValueError: If it has more layers than any model here.
+      Exception: Whatever its fields make it raise.
+    """
+    count = 0
+
+    def call(method: Any, positional: Any, named: Any, context: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count > _MAX_CALLS:
+            raise ValueError("it has thousands of layers")
+        return method(*positional, **named)
+
+    shape = own.preprocessing.get("input_shape") or sized_for(model)
+    with nn.intercept_methods(call):
+        images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+        abstract_variables(model, images)

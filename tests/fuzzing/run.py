@@ -278,14 +278,14 @@ def main() -> None:
             text = printable("\n".join(shown)[:2000], keep="\n")
             print(f"  {seed} ({outcome.mutated}): {outcome.end}; {text}")
         print(sentence(name, found[name]), flush=True)
-    if options.json is not None:
-        record = {
-            "command": command_line(),
-            "environment": dataclasses.asdict(describe_environment()),
-            "seconds": round(time.monotonic() - started, 1),
-            "formats": {name: summarize(each) for name, each in found.items()},
-        }
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
+        if options.json is not None:  # after each: all of them take hours
+            record = {
+                "command": command_line(),
+                "environment": dataclasses.asdict(describe_environment()),
+                "seconds": round(time.monotonic() - started, 1),
+                "formats": {name: summarize(each) for name, each in found.items()},
+            }
+            options.json.write_text(json.dumps(record, indent=1) + "\n")
     print(f"{time.monotonic() - started:.0f} s")
     sys.exit(any(each.failures for each in found.values()))
 

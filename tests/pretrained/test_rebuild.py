@@ -422,3 +422,36 @@ def test_averages_are_what_is_kept_and_the_rest_is_counted(tmp_path):
     raw = {f"state/{path}" for path in named_leaves(variables)}
     assert set(report.ignored) == raw
     assert metadata["part"] == "newest checkpoint, step 1, moving averages"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"stage_sizes": (10**6,) * 3},
+        {"stage_sizes": (2**21, 1, 1)},
+        *({"stage_sizes": value} for value in ("x", 3, (), (1.5,), (None,), (-1,))),
+        *({"stage_sizes": (1, 1, 1), "stem_filters": value} for value in ("x", 1e30)),
+        {"unknown": 1},
+        {"": 1},
+    ],
+    ids=str,
+)
+def test_a_model_without_an_end_is_not_made(fields, tmp_path):
+    """The fields are a file's, which may come from anybody."""
+    name = "resnet20"
+    path = tmp_path / "weights.npz"
+    said = {"model": name, "num_classes": 10, "preprocessing": {}, "fields": fields}
+    content = json.dumps(said).encode()
+    np.savez(path, cnn_jax=np.frombuffer(content, np.uint8))
+    with pytest.raises(ValueError, match=r"weights\.npz: got (weights|metadata)"):
+        rebuild(path, describe_own(path))
+
+
+def test_more_classes_than_there_can_be(tmp_path):
+    with pytest.raises(ValueError, match=r"num_classes: got 10{24}|at most 1,048,576"):
+        cnn_jax.load_pretrained(
+            "lenet5",
+            {"c1.bias": np.zeros(6)},
+            num_classes=10**24,
+            key=jax.random.key(0),
+        )

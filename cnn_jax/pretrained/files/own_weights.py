@@ -34,6 +34,7 @@ MAX_METADATA = 2**23
 MAX_CLASSES = 2**20
 """The largest number of classes that weights may be for."""
 
+_MAX_FIELD = 2**20
 _MAX_CHANNELS = 2**10
 _MAX_SIDE = 2**15
 
@@ -195,6 +196,8 @@ def as_fields(content: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a model's fields out of JSON: with tuples, which modules can hash."""
 
     def as_field(value: Any) -> Any:
+        if isinstance(value, int) and abs(value) > _MAX_FIELD:
+            raise ValueError(f"fields: got an integer over {_MAX_FIELD:,}")
         return tuple(map(as_field, value)) if isinstance(value, list) else value
 
     if not isinstance(content, dict):
