@@ -211,11 +211,13 @@ def open_unlinked(path: str | os.PathLike[str], flags: int) -> int:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes a text as a whole file in UTF-8, or leaves the old one.
 
+    What UTF-8 cannot hold, bytes of a file's name that are none, is written escaped.
+
     Raises:
       OSError: If it cannot be written; it names the file.
     """
     with whole_file(path) as file:
-        file.write(text.encode("utf-8"))
+        file.write(text.encode("utf-8", "backslashreplace"))
 
 
 @contextlib.contextmanager

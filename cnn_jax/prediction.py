@@ -270,7 +270,7 @@ def _read_images(
     """Returns the middle of each image, uint8 of the input's shape."""
     from cnn_jax.data.host import CenterCrop, ImageError, open_image
     from cnn_jax.data.host.crop import BICUBIC, BILINEAR
-    from cnn_jax.data.host.decode import to_array
+    from cnn_jax.data.host.decode import read_image_file, to_array
 
     size, _, channels = preprocessing.input_shape
     crop = CenterCrop(
@@ -281,7 +281,7 @@ def _read_images(
     crops, problems = [], []
     for path in paths:
         try:
-            encoded = pathlib.Path(path).read_bytes()
+            encoded = read_image_file(path)
             image = open_image(encoded, origin=os.fspath(path), channels=channels)
             crops.append(to_array(crop(image)))
         except ImageError as error:

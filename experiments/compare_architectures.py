@@ -31,6 +31,7 @@ from cnn_jax import create_model, sharding
 from cnn_jax.analysis.summary import Summary, summarize
 from cnn_jax.checkpoint import check_unchanged
 from cnn_jax.data import Dataset, load_dataset
+from cnn_jax.files import read_json, reading
 from cnn_jax.report import environment, html, plots, study, table
 from cnn_jax.report.progress import PlannedRun, RunProgress
 from cnn_jax.report.run_page import write_run_page
@@ -280,9 +281,11 @@ def _is_finished(config: TrainConfig, splits: Mapping[str, Dataset]) -> bool:
         "dataset": {name: split.fingerprint for name, split in splits.items()},
     }
     for what, current in expected.items():
+        with reading(config.run_dir, "the files of a run"):
+            found = {name: description[what].get(name) for name in current}
         check_unchanged(
             what,
-            {name: description[what].get(name) for name in current},
+            found,
             current,
             may_change=RESUME_MAY_CHANGE,
             hint="--run-dir names it",
@@ -291,7 +294,7 @@ def _is_finished(config: TrainConfig, splits: Mapping[str, Dataset]) -> bool:
 
 
 def _read(config: TrainConfig, name: str) -> dict[str, Any]:
-    return json.loads((pathlib.Path(config.run_dir) / name).read_text("utf-8"))
+    return read_json(pathlib.Path(config.run_dir) / name)
 
 
 # ------------------------------------------------------------------- results

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cnn_jax.files import json_value
+from cnn_jax.files import json_value, read_json, reading
 from cnn_jax.report.environment import without_private_paths
 from cnn_jax.report.statistics import Interval, student_interval
 from cnn_jax.report.table import Column, Table, to_markdown
@@ -37,6 +37,10 @@ COLUMNS = (
 )
 
 
+NUMBERS = ("seed", "epoch", "accuracy", "seconds")
+"""What cannot be missing from a row."""
+
+
 def read_run(directory: pathlib.Path) -> dict[str, Any]:
     """Returns a finished run's configuration, versions and result.
 
@@ -45,12 +49,29 @@ def read_run(directory: pathlib.Path) -> dict[str, Any]:
     """
     try:
         about, result = (
-            json.loads((directory / name).read_bytes())
-            for name in ("config.json", "result.json")
+            read_json(directory / name) for name in ("config.json", "result.json")
         )
+        run = {**about, "result": result}
+        with reading(directory, "the files of a finished run"):
+            _check(run)
     except (OSError, ValueError) as error:
         raise ValueError(f"{directory} holds no finished run: {error}") from error
-    return {**about, "result": result}
+    return run
+
+
+def _check(run: Mapping[str, Any]) -> None:
+    """Reads once what the record is made of."""
+    row = row_of(run)
+    wrong = [
+        name
+        for name, value in row.items()
+        if not isinstance(value, int | float) and (value is not None or name in NUMBERS)
+    ]
+    if wrong:
+        raise TypeError(f"{', '.join(wrong)} should be numbers")
+    for name in ("config", "dataset", "versions"):
+        if not isinstance(run[name], dict):
+            raise TypeError(f"{name} should be an object")
 
 
 def shared_config(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -48,6 +48,7 @@ from transfer_treatments import Backbone, Learned, Learner
 from cnn_jax import create_model, load_pretrained, model_info, sharding, trees
 from cnn_jax.checkpoint import check_unchanged
 from cnn_jax.data import Dataset, load_dataset
+from cnn_jax.files import MAX_JSON_BYTES, read_bytes, read_json, reading
 from cnn_jax.layers import abstract_variables
 from cnn_jax.pretrained.files import describe_own
 from cnn_jax.pretrained.rebuild import rebuild
@@ -377,10 +378,13 @@ def read_runs(
     if not path.exists():
         return {}
     found = {}
-    for line in path.read_text("utf-8").splitlines():
-        fields = json.loads(line)
-        run = TransferRun(**fields | {"treatment": Treatment(*fields["treatment"])})
-        found[run.treatment, run.examples_per_class, run.seed] = run
+    content = read_bytes(path, max_bytes=MAX_JSON_BYTES)
+    with reading(path, "a run of the study in every line"):
+        for line in content.decode().splitlines():
+            fields = json.loads(line)
+            treatment = Treatment(*fields["treatment"])
+            run = TransferRun(**fields | {"treatment": treatment})
+            found[run.treatment, run.examples_per_class, run.seed] = run
     return found
 
 
@@ -455,10 +459,12 @@ def begin_directory(config: Transfer, run_dir: pathlib.Path) -> str:
             f"{run_dir} already holds a study. Continue it with --resume, or choose "
             "another directory (--run-dir)."
         )
-    begun = json.loads(path.read_text("utf-8"))
-    saved = {name: begun["config"].get(name) for name in ours}
+    begun = read_json(path)
+    with reading(path, "the configuration of a study"):
+        saved = {name: begun["config"].get(name) for name in ours}
+        command = str(begun["command"])
     check_unchanged("config", saved, ours, hint="--run-dir names it")
-    return begun["command"]
+    return command
 
 
 def check_sizes(config: Transfer, train: Dataset) -> None:

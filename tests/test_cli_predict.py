@@ -257,6 +257,19 @@ def test_mistakes_exit_with_2(capsys, folder, tmp_path, monkeypatch, arguments, 
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_no_file_is_a_bad_image(capsys, folder, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "endless.png").symlink_to("/dev/zero")
+    images = [tmp_path / name for name in ("pipe.png", "endless.png")]
+    weights = folder / "weights.safetensors"
+    options = ("--model", "lenet5")
+    status, _, errors = run(capsys, "predict", weights, *images, *options)
+    assert status == 2
+    assert "2 bad images:" in errors
+    assert "pipe.png: got a named pipe, expected a regular file." in errors
+    assert "endless.png: got a device, expected a regular file." in errors
+
+
 def test_files_of_names(capsys, folder, tmp_path):
     path = tmp_path / "names.txt"
     arguments = [folder / "weights.safetensors", folder / "one.png", "--json"]

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shlex
+import shutil
 import signal
 
 import numpy as np
@@ -167,6 +168,31 @@ def test_a_resumed_run_is_the_same_run(capsys, photographs, trained, tmp_path):
     # The options that it was started with are no contradiction, and it has ended.
     again = ["lenet5", "--data", f"folder:{photographs}", "--epochs", EPOCHS]
     assert run(capsys, *resume, *again)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("config.json", text) for text in ("", "[]", "{}", "[" * 100_000)),
+        *(("config.json", text) for text in ('{"config": 5}', '{"config": {"x": 1}}')),
+        *(("split.json", text) for text in ("", "[]", "{}", "[" * 100_000)),
+        ("split.json", '{"test_share": [], "validation_share": 0.1, "seed": 0}'),
+        ("split.json", '{"test_share": 0.1, "validation_share": 0.1, "seed": "x"}'),
+        *((name, None) for name in ("config.json", "split.json")),
+    ],
+)
+def test_a_damaged_run_is_not_resumed(trained, tmp_path, capsys, name, content):
+    for each in ("config.json", "split.json"):
+        shutil.copy(trained / each, tmp_path)
+    (tmp_path / name).unlink()
+    if content is None:
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).write_text(content)
+    status, _, err = run(capsys, "train", "--resume", "--run-dir", tmp_path)
+    assert status == 2
+    (line,) = err.splitlines()
+    assert line.startswith(f"cnn-jax: error: {tmp_path}")
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 
 from cnn_jax.cli.usage import UsageError, print_json
+from cnn_jax.messages import warn
 
 HELP = "Prepare a dataset from its publishers' files, without TensorFlow."
 
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command and returns the exit status."""
-    from cnn_jax.data.prepare import prepare
+    from cnn_jax.data.prepare import PrepareError, prepare
 
     data_dir = options.data_dir
     if data_dir is None:
@@ -64,6 +65,9 @@ def run(options: argparse.Namespace) -> int:
         )
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
+    except PrepareError as error:
+        warn(f"cnn-jax: error: {error}")
+        return 1
     if options.json:
         print_json(
             {**dataclasses.asdict(prepared), "directory": str(prepared.directory)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import operator
 import os
 import pathlib
 import re
@@ -20,6 +21,7 @@ from PIL import Image
 
 from cnn_jax import data, recipe, sharding
 from cnn_jax.cli.usage import UsageError
+from cnn_jax.files import read_json, reading
 from cnn_jax.layers import abstract_variables
 from cnn_jax.models import create_model, model_info
 from cnn_jax.pretrained import load_pretrained
@@ -160,7 +162,7 @@ def set_up_resumed(options: argparse.Namespace, given: Mapping[str, Any]) -> Set
     """
     directory = pathlib.Path(options.run_dir or _last_run_dir(options))
     try:
-        about = json.loads((directory / "config.json").read_bytes())
+        about = read_json(directory / "config.json")
         saved = about["config"]
         if about.get("method") == "probe":
             raise UsageError(
@@ -168,10 +170,11 @@ def set_up_resumed(options: argparse.Namespace, given: Mapping[str, Any]) -> Set
             )
         known = {field.name for field in dataclasses.fields(TrainConfig)}
         saved = as_fields({name: saved[name] for name in saved if name in known})
-        config = TrainConfig(**saved)
+        # Without these, a file that no run wrote would be one of nothing but defaults.
+        named = {name: saved[name] for name in ("model", "dataset")}
+        config = TrainConfig(**{**saved, **named})
         if config.dataset.startswith(FOLDER):
-            shares = json.loads((directory / SPLIT_FILE).read_bytes())
-            del shares["files"]
+            shares = _read_shares(directory / SPLIT_FILE)
     except FileNotFoundError:
         raise UsageError(
             f"{directory}: got no run that cnn-jax train has started, expected the "
@@ -179,6 +182,8 @@ def set_up_resumed(options: argparse.Namespace, given: Mapping[str, Any]) -> Set
         ) from None
     except UsageError:
         raise
+    except OSError as error:
+        raise UsageError(str(error)) from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(
             f"{directory}: got files that no training run wrote "
@@ -208,6 +213,18 @@ def set_up_resumed(options: argparse.Namespace, given: Mapping[str, Any]) -> Set
     if not config.dataset.startswith(FOLDER):
         return Setup(config, _open_other(config, {"test_split": config.test_split}))
     return Setup(config, open_folder(config.dataset, shares), (), shares)
+
+
+def _read_shares(path: pathlib.Path) -> dict[str, Any]:
+    """Returns how a folder was split, as `split_folder` takes it."""
+    found = read_json(path)
+    with reading(path, "how a folder was split"):
+        validation = found["validation_share"]
+        return {
+            "test_share": float(found["test_share"]),
+            "validation_share": None if validation is None else float(validation),
+            "seed": operator.index(found["seed"]),
+        }
 
 
 def open_folder(name: str, shares: Mapping[str, Any]) -> dict[str, data.Source]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import codecs
 import os
-import pathlib
+
+from cnn_jax.files import read_bytes
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -14,6 +15,10 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+
+
+MAX_BYTES = 2**24
+"""The longest file that is read: names of a hundred thousand classes."""
 
 
 def read_class_names(path: str | os.PathLike[str]) -> list[str]:
@@ -30,10 +35,10 @@ def read_class_names(path: str | os.PathLike[str]) -> list[str]:
 
     Raises:
       OSError: If the file cannot be read.
-      ValueError: If it is no such text, has no names, or an empty line among them; the
-        message names the file.
+      ValueError: If it is no regular file, longer than `MAX_BYTES` or no such text, has
+        no names, or an empty line among them; the message names the file.
     """
-    encoded = pathlib.Path(path).read_bytes()
+    encoded = read_bytes(path, max_bytes=MAX_BYTES)
     encoding = next(
         (name for mark, name in _MARKS if encoded.startswith(mark)), "utf-8"
     )

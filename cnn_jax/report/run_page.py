@@ -15,10 +15,10 @@ import math
 import os
 import pathlib
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cnn_jax.files import json_value, write_text
+from cnn_jax.files import json_value, read_bytes, read_json, reading, write_text
 from cnn_jax.report import html, plots, study
 from cnn_jax.report.environment import without_private_paths
 from cnn_jax.report.statistics import accuracy_interval, student_interval
@@ -39,6 +39,9 @@ SPLITS = {"train": "Training", "validation": "Validation", "test": "Test"}
 UNSHOWN = ("resume", "coordinator_address", "process_id", "checkpoint_dir")
 """Fields that say how a run was started and where, beside those that `study.public`
 leaves out."""
+
+_MOST_METRICS = 2**26
+"""The longest `metrics.jsonl` that is read: a quarter of a million lines."""
 
 MAX_POINTS = 200
 """Points of a curve over steps; of a longer run each is the mean of several lines."""
@@ -146,12 +149,14 @@ def write_run_page(run_dir: str | os.PathLike[str]) -> pathlib.Path:
       Where the page is: `report.html` in the directory.
 
     Raises:
-      ValueError: If a file of the run is not JSON.
+      FileError: If a file of the run is damaged, or not of a run.
       OSError: If there is no finished run, or the page cannot be written: an old one
         then stays.
     """
     directory = pathlib.Path(run_dir).expanduser().absolute()
-    page = render_run(read_run(directory))
+    run = read_run(directory)
+    with reading(directory, "the files of a finished run"):
+        page = render_run(run)
     write_text(directory / PAGE, page)
     return directory / PAGE
 
@@ -160,33 +165,28 @@ def read_run(directory: pathlib.Path) -> FinishedRun:
     """Returns what the files of a run say.
 
     Raises:
-      ValueError: If one is not JSON.
+      FileError: If one is no regular file, too long or damaged.
       OSError: If one is missing or cannot be read.
     """
-    about, result, metrics = (
-        _read(directory / name, parse)
-        for name, parse in (
-            ("config.json", json.loads),
-            ("result.json", json.loads),
-            ("metrics.jsonl", _parse_lines),
-        )
+    about, result = (
+        _read_object(directory / name) for name in ("config.json", "result.json")
     )
-    steps = [line for line in metrics if line["event"] == "step"]
-    return FinishedRun(about, result, steps)
+    return FinishedRun(about, result, _read_steps(directory / "metrics.jsonl"))
 
 
-def _read(path: pathlib.Path, parse: Callable[[bytes], Any]) -> Any:
-    content = path.read_bytes()
-    try:
+def _read_object(path: pathlib.Path) -> dict[str, Any]:
+    found = read_json(path)
+    with reading(path, "values of a run"):
+        return json_value(found)
+
+
+def _read_steps(path: pathlib.Path) -> list[Entry]:
+    content = read_bytes(path, max_bytes=_MOST_METRICS)
+    with reading(path, "a JSON object with an event in every line"):
         # From bytes, since the parser then knows what a byte-order mark is.
         # Python's JSON has NaN and infinities, which the standard has not.
-        return json_value(parse(content))
-    except ValueError as error:
-        raise ValueError(f"{path}: expected JSON, but {error}") from error
-
-
-def _parse_lines(content: bytes) -> list[Entry]:
-    return [json.loads(line) for line in content.splitlines()]
+        lines = (json_value(json.loads(line)) for line in content.splitlines())
+        return [line for line in lines if line["event"] == "step"]
 
 
 def render_run(run: FinishedRun) -> str:

@@ -13,17 +13,16 @@ import hashlib
 import json
 import os
 import pathlib
-import sys
 import zipfile
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cnn_jax import data, sharding, trees
-from cnn_jax.files import whole_file
+from cnn_jax import data, messages, sharding, trees
+from cnn_jax.files import FileError, open_regular, reading, whole_file
 from cnn_jax.layers import abstract_variables
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.run.feeds import make_evaluation
@@ -131,16 +130,32 @@ def _read(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray] | None:
     if not path.exists():
         return None
     try:
-        # NumPy leaves what it cannot read open, unless the file is another's.
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            features, labels = file["features"], file["labels"]
-            digest = str(file["digest"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        digest = None
-    if digest is None or digest != _digest(features, labels):
-        print(f"{path} is damaged and is made again.", file=sys.stderr, flush=True)
+        with open_regular(path) as opened, reading(path, "a file of features"):
+            _check_stored(path, opened)
+            # NumPy leaves what it cannot read open, unless the file is another's.
+            with np.load(opened, allow_pickle=False) as file:
+                features, labels = file["features"], file["labels"]
+                digest = str(file["digest"])
+        is_sound = digest == _digest(features, labels)
+    except (FileError, OSError):
+        is_sound = False
+    if not is_sound:
+        messages.warn(f"{path} is damaged and is made again.")
         return None
     return features, labels
+
+
+def _check_stored(path: pathlib.Path, opened: IO[bytes]) -> None:
+    """Checks that what is unpacked is no longer than the file."""
+    with zipfile.ZipFile(opened) as members:
+        stored = all(
+            each.compress_type == zipfile.ZIP_STORED and each.flag_bits & 1 == 0
+            for each in members.infolist()
+        )
+        total = sum(each.file_size for each in members.infolist())
+    if not stored or total > os.fstat(opened.fileno()).st_size:
+        raise FileError(f"{path}: got compressed arrays, expected them as written.")
+    opened.seek(0)
 
 
 def _write(

@@ -1,6 +1,7 @@
 """Files with the names of classes, as editors of all systems save them."""
 
 import codecs
+import os
 
 import pytest
 
@@ -66,3 +67,15 @@ def test_what_is_no_file(tmp_path):
     for path in (tmp_path, tmp_path / "missing.txt"):
         with pytest.raises(OSError, match=str(path)):
             read_class_names(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_what_never_ends_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"pipe: got a named pipe, expected a regular"):
+        read_class_names(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"/dev/zero: got a device"):
+        read_class_names("/dev/zero")
+    (tmp_path / "long").write_bytes(b"a name\n" * 2**22)
+    with pytest.raises(ValueError, match=r"long: got 29,360,128 bytes"):
+        read_class_names(tmp_path / "long")

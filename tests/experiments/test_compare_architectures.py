@@ -19,6 +19,7 @@ from helpers.page import Page as PlainPage
 
 from cnn_jax import create_model
 from cnn_jax.checkpoint import ResumeRefusedError
+from cnn_jax.files import FileError
 from cnn_jax.layers import Dense, abstract_variables
 from cnn_jax.models import Family, Variant, registry
 from cnn_jax.training import TrainConfig
@@ -264,6 +265,15 @@ def test_the_result_of_another_run_is_not_kept(compare, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"config": 3}', "[" * 100_000])
+def test_a_damaged_run_is_one_sentence(compare, tmp_path, content):
+    config = TrainConfig(run_dir=str(tmp_path))
+    (tmp_path / "result.json").write_text("{}")
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(FileError, match=rf"^{tmp_path}(/config\.json)?: got "):
+        compare._is_finished(config, {})
+
+
 def test_resume_with_another_recipe_is_refused(compare, finished, capsys):
     arguments = ("--seeds", "2", "--resume", "--learning-rate", "0.07")
     assert start(compare, finished.run_dir, *arguments).status == 2

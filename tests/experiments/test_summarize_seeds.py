@@ -1,6 +1,7 @@
 """Runs that differ in their seed become one summary, and no others do."""
 
 import json
+import pathlib
 
 import pytest
 
@@ -91,3 +92,21 @@ def test_a_seed_counts_once_and_a_run_must_be_finished(
     assert "expected each once" in capsys.readouterr().err
     assert summarize.main([run, str(tmp_path / "missing")]) == 2
     assert "missing holds no finished run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["config.json", "result.json"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[]", "{}", '{"config": 3}', '{"history": [{}]}', "[" * 100_000),
+        '{"config": {"seed": "x"}, "dataset": {}, "versions": []}',
+    ],
+)
+def test_files_of_something_else_are_one_sentence(
+    summarize, leave_run, capsys, name, content
+):
+    run = leave_run(0, 0.8)
+    pathlib.Path(run, name).write_text(content)
+    assert summarize.main([run]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{run} holds no finished run: {run}")

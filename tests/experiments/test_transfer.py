@@ -17,6 +17,7 @@ import pytest
 from cnn_jax import kernels as K
 from cnn_jax.checkpoint import ResumeRefusedError
 from cnn_jax.data import load_dataset
+from cnn_jax.files import FileError
 from cnn_jax.layers import BatchNorm, Conv, Dense
 from cnn_jax.models import Family, Variant, registry
 
@@ -245,6 +246,22 @@ def test_another_study_is_not_resumed(transfer, tmp_path):
     with pytest.raises(ResumeRefusedError, match="seeds: saved 5, now 3") as error:
         transfer.begin_directory(other, tmp_path / "run")
     assert "learning_rate" not in str(error.value)
+
+
+DAMAGED = ("[]", "{}", '{"config": 3}', "[" * 100_000, "\0")
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_damaged_files_of_a_study_are_one_sentence(transfer, tmp_path, content):
+    run_dir = tmp_path / "run"
+    config = transfer.Transfer(run_dir=str(run_dir), resume=True)
+    run_dir.mkdir()
+    (run_dir / "config.json").write_text(content)
+    with pytest.raises(FileError, match=rf"^{run_dir}/config\.json: got "):
+        transfer.begin_directory(config, run_dir)
+    (run_dir / "runs.jsonl").write_text(f"{content}\n")
+    with pytest.raises(FileError, match=rf"^{run_dir}/runs\.jsonl: got a damaged file"):
+        transfer.read_runs(run_dir)
 
 
 def test_the_record_does_not_say_where_weights_lay(transfer):

@@ -71,9 +71,12 @@ def of_json(content: bytes, generator: random.Random) -> bytes:
         tree = [json.loads(content)]
     except (ValueError, RecursionError):
         return of_bytes(content, generator)
-    for _ in range(generator.choice((1, 1, 1, 2, 3))):
-        _change_json(tree, generator)
-    text = json.dumps(tree[0], indent=generator.choice((None, 1)))
+    try:
+        for _ in range(generator.choice((1, 1, 1, 2, 3))):
+            _change_json(tree, generator)
+        text = json.dumps(tree[0], indent=generator.choice((None, 1)))
+    except RecursionError:  # a deep one, mutated before
+        return of_bytes(content, generator)
     for mark, raw in _RAW.items():
         text = text.replace(f'"{mark}"', raw)
     return text.encode("utf-8", "surrogatepass")

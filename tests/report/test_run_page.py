@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pathlib
 import re
 import sys
@@ -10,6 +11,7 @@ import pytest
 from helpers.page import EVIL
 from helpers.page import Page as PlainPage
 
+from cnn_jax.files import FileError
 from cnn_jax.report.run_page import MAX_POINTS, write_run_page
 from cnn_jax.training import TrainConfig
 
@@ -341,8 +343,50 @@ def test_a_damaged_file_is_named(tmp_path):
     run_dir = write_files(tmp_path / "run", [epoch(1)])
     with open(run_dir / "metrics.jsonl", "a") as file:
         file.write('{"event": "st')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl: expected JSON, but "):
+    with pytest.raises(
+        ValueError, match=r"metrics\.jsonl: got a damaged file \(JSONDec"
+    ):
         write_run_page(run_dir)
+
+
+DEEP = b'{"config":' * 900 + b"1" + b"}" * 900
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(
+            ("metrics.jsonl", line)
+            for line in (b"{}", b"[]", b"3", b"\xff", b"[" * 9999)
+        ),
+        ("metrics.jsonl", DEEP),
+        *(("config.json", text) for text in (b"", b"[]", b"{}", DEEP, b"[" * 100_000)),
+        *(("config.json", text) for text in (b'{"config": 5}', b'{"config": {}}')),
+        *(("result.json", text) for text in (b"", b"{}", DEEP, b'{"history": 5}')),
+    ],
+)
+def test_files_of_something_else_are_one_sentence(tmp_path, name, content):
+    run_dir = write_files(tmp_path / "run", [epoch(1)])
+    (run_dir / name).write_bytes(content + b"\n")
+    with pytest.raises(FileError, match=rf"^{run_dir}(/{name})?: got "):
+        write_run_page(run_dir)
+    assert not (run_dir / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "result.json"])
+def test_a_pipe_in_the_place_of_a_file(tmp_path, name):
+    run_dir = write_files(tmp_path / "run", [epoch(1)])
+    (run_dir / name).unlink()
+    os.mkfifo(run_dir / name)
+    with pytest.raises(FileError, match=rf"{name}: got a named pipe"):
+        write_run_page(run_dir)
+
+
+def test_names_that_are_not_utf8_are_written_escaped(tmp_path):
+    run_dir = write_files(
+        tmp_path / "run", [epoch(1)], config={"dataset": "folder:/caf\udce9"}
+    )
+    assert r"caf\udce9" in write_run_page(run_dir).read_text("utf-8")
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "result.json"])
@@ -353,7 +397,7 @@ def test_files_that_an_editor_saved(tmp_path, name):
     path.write_text(text, encoding="utf-8-sig")
     assert write_run_page(tmp_path / "run").read_bytes() == page
     path.write_bytes(text.replace("e", "\xe9").encode("latin-1"))
-    with pytest.raises(ValueError, match=rf"run/{name}: expected JSON, but .*utf-8"):
+    with pytest.raises(ValueError, match=rf"run/{name}: got a damaged file .*utf-8"):
         write_run_page(tmp_path / "run")
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import io
+import os
 
 import chex
 import jax
@@ -18,6 +20,7 @@ from cnn_jax.training import TrainConfig, TrainState
 from cnn_jax.training.optimizers.freezing import first_steps
 from cnn_jax.training.run.build import build_run, check_compiled_for, compile_run
 from cnn_jax.training.run.fit import fit
+from cnn_jax.transfer import feature_cache
 from cnn_jax.transfer.feature_cache import split_features
 from cnn_jax.transfer.policies import (
     feature_extraction,
@@ -342,3 +345,40 @@ def test_variables_of_another_network_have_no_features(splits):
     del variables["params"]["first"]
     with pytest.raises(ValueError, match=r"params/first/kernel: got nothing, exp"):
         probe(splits, variables=variables)
+
+
+def stored(**arrays):
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+def test_no_damage_of_cached_features_ends_a_run(splits, tmp_path, capsys, generator):
+    (first, _) = features(splits, tmp_path)
+    path = next(
+        path
+        for path in tmp_path.iterdir()
+        if len(feature_cache._read(path)[1]) == len(first.labels)
+    )
+    content = path.read_bytes()
+    directory = content.index(b"PK\x01\x02")
+    # Of the sound file's bytes, all that say what the rest is, and some others.
+    places = [*range(140), *range(directory, len(content))]
+    places += generator.integers(0, len(content), 100).tolist()
+    for place in places:
+        changed = bytearray(content)
+        changed[place] ^= 1 << int(generator.integers(8))
+        path.write_bytes(changed)
+        found = feature_cache._read(path)
+        if found is not None:
+            np.testing.assert_array_equal(found[0], first.features)
+    huge = stored(features=np.zeros((2**13, 2**10)), labels=[1], digest="x")
+    for content in (b"", b"PK", huge):
+        path.write_bytes(content)
+        assert feature_cache._read(path) is None
+    path.unlink()
+    os.mkfifo(path)
+    assert feature_cache._read(path) is None
+    assert capsys.readouterr().err.count(f"{path} is damaged and is made again") > 4
+    assert from_files(features(splits, tmp_path)) == [False, True]
+    assert from_files(features(splits, tmp_path)) == [True, True]

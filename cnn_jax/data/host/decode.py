@@ -17,17 +17,33 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
 import threading
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from cnn_jax.data.host import png, tiff
+from cnn_jax.data.host.bands import bands
+from cnn_jax.files import FileError, read_bytes
 
 MAX_PIXELS = 89_478_485
 """The largest image accepted: Pillow's own limit, a quarter of a gigabyte as RGB."""
+
+MAX_BYTES = 3 * MAX_PIXELS + 2**20
+"""The longest file: what such an image takes uncompressed, and a megabyte around it."""
+
+_MEMORY = 10 * MAX_PIXELS
+"""The most bytes that a decoder may take beside the file."""
+
+_BYTES_PER_PIXEL = {"WEBP": 16, "JPEG2000": 24}
+"""The memory of decoders that hold several copies of an image, as measured."""
+
+_MOST_WORK = 100 * MAX_PIXELS
+"""The most pixels that a file may have decoded, as often as it repeats each."""
 
 _CODECS = {"WEBP": "webp", "JPEG2000": "jpg_2000", "AVIF": "avif"}
 """Formats that Pillow can be built without, or is too old for; to its name of each."""
@@ -97,6 +113,20 @@ class ImageError(ValueError):
         return type(self), (self.origin, self.reason)
 
 
+def read_image_file(path: str | os.PathLike[str]) -> bytes:
+    """Returns an image file's content.
+
+    Raises:
+      ImageError: If it is no regular file, or has more than `MAX_BYTES`.
+      OSError: If it cannot be read; it names the file.
+    """
+    try:
+        return read_bytes(path, max_bytes=MAX_BYTES)
+    except FileError as error:
+        reason = str(error).removeprefix(f"{path}: ").removesuffix(".")
+        raise ImageError(os.fspath(path), reason) from None
+
+
 def open_image(
     encoded: bytes,
     *,
@@ -125,11 +155,21 @@ def open_image(
     """
     if not encoded:
         raise ImageError(origin, "the file is empty")
+    if len(encoded) > MAX_BYTES:
+        raise ImageError(
+            origin,
+            f"got {len(encoded):,} bytes, expected no more than {MAX_BYTES:,}",
+        )
     _this_thread.decodes = True
     try:
         image = _open(encoded)
-        if math.prod(image.size) > max_pixels:
-            raise _too_large(origin, image.size, max_pixels)
+        most = min(max_pixels, _MEMORY // _bytes_per_pixel(image))
+        if math.prod(image.size) > most:
+            raise _too_large(origin, image.size, most)
+        if _work(image, encoded) > _MOST_WORK:
+            raise ImageError(
+                origin, "got many more passes over the pixels than an image needs"
+            )
         if smallest_side is not None:
             _draft(image, smallest_side)
         image.load()
@@ -179,14 +219,40 @@ def decode_image(
 
 def to_array(image: Image.Image) -> np.ndarray:
     """Returns an image of mode `"RGB"` or `"L"` as `(height, width, channels)`."""
-    pixels = np.asarray(image)
-    return pixels.reshape(*pixels.shape[:2], -1)
+    pixels = np.empty((image.height, image.width, len(image.getbands())), np.uint8)
+    for top, band in bands(image):  # Pillow copies what it exports twice
+        pixels[top : top + band.height] = np.asarray(band).reshape(
+            band.height, band.width, -1
+        )
+    return pixels
 
 
 def _open(encoded: bytes) -> Image.Image:
     if encoded.startswith(tiff.PREFIXES):
         return tiff.TiffImage(io.BytesIO(encoded))
     return Image.open(io.BytesIO(png.without_metadata(encoded)), formats=FORMATS)
+
+
+def _bytes_per_pixel(image: Image.Image) -> int:
+    if image.format in ("JPEG", "MPO") and image.info.get("progressive"):
+        # The coefficients of every channel, of 16 bits, and the pixels.
+        return 2 * len(image.getbands()) + 4
+    return _BYTES_PER_PIXEL.get(image.format or "", 1)
+
+
+def _work(image: Image.Image, encoded: bytes) -> int:
+    """Returns how many pixels are decoded, those counted again that are repeated.
+
+    A pass over the coefficients of a progressive JPEG takes a few bytes; and a TIFF may
+    name the same strip thousands of times.
+    """
+    if image.format in ("JPEG", "MPO"):
+        return encoded.count(b"\xff\xda") * math.prod(image.size)
+    tiles: list[Any] = getattr(image, "tile", [])
+    return sum(
+        (right - left) * (lower - upper)
+        for left, upper, right, lower in (tile.extents for tile in tiles)
+    )
 
 
 def _too_large(origin: str, size: tuple[int, int], most: int) -> ImageError:
@@ -216,15 +282,35 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode == "F":
         raise ValueError("got floating-point pixels, of which the range is unknown")
     if image.mode.startswith("I"):
-        # 16 bits whatever the mode, since TIFFs come here with 8; some of Pillow's
-        # versions would clip all above 255.
-        pixels = np.asarray(image).astype(np.float64)
-        image = Image.fromarray(np.round(pixels / 257).clip(0, 255).astype(np.uint8))
-    elif image.mode in ("P", "LA", "PA"):
+        return Image.fromarray(_scaled(image)).convert(mode)
+    if image.mode in ("P", "LA", "PA"):
         # By way of RGBA, which keeps transparent entries of a palette.
-        image = image.convert("RGBA")
+        modes = ["RGBA", mode]
     elif image.mode == "La":  # grey times transparency, which converts to this alone
-        image = image.convert("LA")
+        modes = ["LA", mode]
     elif image.mode == "LAB":
-        image = image.convert("RGB")
-    return image.convert(mode)
+        modes = ["RGB", mode]
+    else:
+        modes = [mode]
+    return _convert(image, modes)
+
+
+def _scaled(image: Image.Image) -> np.ndarray:
+    """Returns grey of 16 bits as uint8."""
+    # 16 bits whatever the mode, since TIFFs come here with 8; some of Pillow's
+    # versions would clip all above 255.
+    scaled = np.empty((image.height, image.width), np.uint8)
+    for top, band in bands(image):
+        pixels = np.asarray(band).astype(np.float64)
+        scaled[top : top + band.height] = np.round(pixels / 257).clip(0, 255)
+    return scaled
+
+
+def _convert(image: Image.Image, modes: Sequence[str]) -> Image.Image:
+    """Converts an image to one mode after the other."""
+    converted = Image.new(modes[-1], image.size)
+    for top, band in bands(image):
+        for mode in modes:
+            band = band.convert(mode)
+        converted.paste(band, (0, top))
+    return converted

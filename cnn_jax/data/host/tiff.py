@@ -6,10 +6,13 @@ files white as 0. Their meaning is in the file's tags, which are read here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageChops, TiffImagePlugin
+
+from cnn_jax.data.host.bands import bands
 
 PREFIXES = tuple(TiffImagePlugin.PREFIXES)
 """The first bytes of a TIFF: little- or big-endian, with offsets of 32 or 64 bits."""
@@ -100,32 +103,43 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
         """
         image: Image.Image = self
         if self.mode.startswith("I") or self._is_signed_byte:
-            image = Image.fromarray(self._scaled(np.asarray(self)))
+            image = Image.fromarray(self._scaled())
         if not self._white_is_zero or image.mode not in ("1", "L", "LA"):
             return image
         luminance, *alpha = image.split()
-        bands = (ImageChops.invert(luminance), *alpha)
-        return Image.merge(image.mode, bands)
+        inverted = (ImageChops.invert(luminance), *alpha)
+        return Image.merge(image.mode, inverted)
 
     @property
     def _is_signed_byte(self) -> bool:
         return self.mode == "L" and self._sample_format == _SIGNED and self._bits == 8
 
-    def _scaled(self, samples: np.ndarray) -> np.ndarray:
+    def _scaled(self) -> np.ndarray:
+        maximum = self._maximum()
+        scaled = np.empty((self.height, self.width), np.uint8)
+        for top, samples in self._samples():
+            scaled[top : top + len(samples)] = np.round(samples * (255 / maximum))
+        return scaled
+
+    def _maximum(self) -> int:
+        """Returns the sample that is white."""
         if self._sample_format == _UNSIGNED and self._bits <= 16:
-            return _to_bytes(samples, 2**self._bits - 1)
-        if self._is_signed_byte:
-            samples = samples.view(np.int8)
-        elif self._sample_format == _UNSIGNED:
-            samples = samples.view(np.uint32)
-        low, high = int(samples.min()), int(samples.max())
+            return 2**self._bits - 1
+        ends = [(int(part.min()), int(part.max())) for _, part in self._samples()]
+        low, high = min(ends)[0], max(end[1] for end in ends)
         if low < 0 or high > 65_535:
             raise ValueError(
                 f"got values from {low:,} to {high:,}, of which the range is unknown; "
                 "expected 0 to 255 or 0 to 65,535"
             )
-        return _to_bytes(samples, 255 if high <= 255 else 65_535)
+        return 255 if high <= 255 else 65_535
 
-
-def _to_bytes(samples: np.ndarray, maximum: int) -> np.ndarray:
-    return np.round(samples * (255 / maximum)).astype(np.uint8)
+    def _samples(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields `(first row, samples)` of the type that the tags say."""
+        for top, band in bands(self):
+            samples = np.asarray(band)
+            if self._is_signed_byte:
+                samples = samples.view(np.int8)
+            elif self._sample_format == _UNSIGNED and self._bits > 16:
+                samples = samples.view(np.uint32)
+            yield top, samples

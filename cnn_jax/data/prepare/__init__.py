@@ -8,6 +8,6 @@ it leaves is read by `tfds.data_source` and by `cnn_jax.data.open_source`.
 """
 
 from cnn_jax.data.prepare.archives import ArchiveError
-from cnn_jax.data.prepare.writing import RECIPES, Prepared, prepare
+from cnn_jax.data.prepare.writing import RECIPES, Prepared, PrepareError, prepare
 
-__all__ = ["RECIPES", "ArchiveError", "Prepared", "prepare"]
+__all__ = ["RECIPES", "ArchiveError", "PrepareError", "Prepared", "prepare"]

@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
 import math
 import pathlib
 import tarfile
-import zlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
+
+from cnn_jax.files import FileError, open_regular, reading
+from cnn_jax.messages import printable
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # `collections.abc` has it from 3.12 on
 
 _CHUNK = 2**20
 _MOST_HEADER = 2**20  # a long name, or pax headers
+_MOST_MEMBERS = 2**20  # ImageNet's largest archive has 50,000
 
 
-class ArchiveError(ValueError):
+class ArchiveError(FileError):
     """An archive that is damaged, or not what it is called."""
+
+
+@contextlib.contextmanager
+def open_archive(path: pathlib.Path, expected: str) -> Iterator[IO[bytes]]:
+    """Opens an archive, and turns whatever is raised over it into an `ArchiveError`."""
+    try:
+        with open_regular(path) as file, reading(path, expected):
+            yield file
+    except ArchiveError:
+        raise
+    except FileError as error:
+        raise ArchiveError(str(error)) from error
+    except OSError as error:
+        raise ArchiveError(f"{path}: cannot be read: {error.strerror}.") from error
 
 
 def sha256_of(path: pathlib.Path, advance: Callable[[int], None]) -> str:
     """Returns a file's sha256; calls `advance` with the bytes read since the last."""
     total = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while chunk := file.read(_CHUNK):
             total.update(chunk)
             advance(len(chunk))
@@ -47,9 +65,10 @@ def read_member(path: pathlib.Path, name: str, *, most: int) -> bytes:
       ArchiveError: If the archive is damaged, or has no such regular file, or is
         larger.
     """
-    for member, file in _regular_members(path, most):
-        if pathlib.PurePosixPath(member.name).name == name:
-            return _read(path, member, file)
+    with open_archive(path, "a gzipped tar archive") as compressed:
+        for member, file in _regular_members(path, compressed, most):
+            if pathlib.PurePosixPath(member.name).name == name:
+                return file.read()
     raise ArchiveError(f"{path}: expected a file called {name} in it, found none.")
 
 
@@ -72,25 +91,24 @@ def index_members(
         a name.
     """
     found = []
-    with open(path, "rb") as file:
+    with open_archive(path, "an uncompressed tar archive") as file:
         window = Window(file, offset, size)
-        try:
-            with tarfile.open(fileobj=window, mode="r:") as archive:
-                for member in archive:
-                    if member.isdir():
-                        continue
-                    _require_plausible(path, member)
-                    if not _is_plain(member) or not member.name.lower().endswith(
-                        suffix
-                    ):
-                        raise ArchiveError(
-                            f"{path}: got {member.name!r} in it, expected regular "
-                            f"files that end with {suffix}."
-                        )
-                    start = offset + member.offset_data
-                    found.append((member.name, start, member.size))
-        except tarfile.TarError as error:
-            raise ArchiveError(f"{path}: the archive is damaged: {error}.") from error
+        with tarfile.open(fileobj=window, mode="r:") as archive:
+            for member in _members(path, archive):
+                if member.isdir():
+                    continue
+                if not _is_plain(member) or not member.name.lower().endswith(suffix):
+                    raise ArchiveError(
+                        f"{path}: got {member.name!r} in it, expected regular "
+                        f"files that end with {suffix}."
+                    )
+                if printable(member.name) != member.name:
+                    raise ArchiveError(
+                        f"{path}: got a member called {member.name!r}, expected "
+                        "printable names in UTF-8."
+                    )
+                start = offset + member.offset_data
+                found.append((member.name, start, member.size))
     if not found:
         raise ArchiveError(f"{path}: the archive is empty.")
     return found
@@ -107,25 +125,25 @@ def read_idx(path: pathlib.Path, *, rank: int, most: int) -> np.ndarray:
     Raises:
       ArchiveError: If the file is damaged or holds something else.
     """
-    try:
-        with gzip.open(path, "rb") as file:
-            header = file.read(4 + 4 * rank)
-            if header[:4] != bytes([0, 0, 8, rank]) or len(header) < 4 + 4 * rank:
-                raise ArchiveError(
-                    f"{path}: expected an idx file of bytes with {rank} dimension(s), "
-                    f"got one that begins with {header[:4]!r}."
-                )
-            shape = tuple(int(n) for n in np.frombuffer(header, ">u4", rank, 4))
-            size = math.prod(shape)
-            if size > most:
-                raise ArchiveError(
-                    f"{path}: got the shape {shape} in its header, expected no more "
-                    f"than {most:,} bytes."
-                )
-            # Reading one byte more than announced shows whether the file ends there.
-            content = file.read(size + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ArchiveError(f"{path}: the file is damaged: {error}.") from error
+    with (
+        open_archive(path, "a gzipped idx file") as compressed,
+        gzip.GzipFile(fileobj=compressed, mode="rb") as file,
+    ):
+        header = file.read(4 + 4 * rank)
+        if header[:4] != bytes([0, 0, 8, rank]) or len(header) < 4 + 4 * rank:
+            raise ArchiveError(
+                f"{path}: expected an idx file of bytes with {rank} dimension(s), "
+                f"got one that begins with {header[:4]!r}."
+            )
+        shape = tuple(int(n) for n in np.frombuffer(header, ">u4", rank, 4))
+        size = math.prod(shape)
+        if size > most:
+            raise ArchiveError(
+                f"{path}: got the shape {shape} in its header, expected no more "
+                f"than {most:,} bytes."
+            )
+        # Reading one byte more than announced shows whether the file ends there.
+        content = file.read(size + 1)
     if len(content) != size:
         raise ArchiveError(
             f"{path}: got {'more' if len(content) > size else len(content)} bytes, "
@@ -137,7 +155,7 @@ def read_idx(path: pathlib.Path, *, rank: int, most: int) -> np.ndarray:
 class Window(io.RawIOBase):
     """A part of a file as a file, so that an archive in an archive can be read."""
 
-    def __init__(self, file: io.BufferedReader, offset: int, size: int | None):
+    def __init__(self, file: IO[bytes], offset: int, size: int | None):
         super().__init__()
         end = file.seek(0, io.SEEK_END)
         self._file, self._offset = file, offset
@@ -205,49 +223,43 @@ def _is_plain(member: tarfile.TarInfo) -> bool:
     return member.isreg() and not member.issparse()
 
 
-def _require_plausible(path: pathlib.Path, member: tarfile.TarInfo) -> None:
-    # tarfile accepts a negative size, would read everything for it, and go back.
-    if member.size < 0:
-        raise ArchiveError(
-            f"{path}: got {member.size:,} bytes in {member.name}, expected none or "
-            "more."
-        )
+def _members(path: pathlib.Path, archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yields the members of an archive, of which tarfile keeps every one."""
+    for number, member in enumerate(archive):
+        # tarfile accepts a negative size, would read everything for it, and go back.
+        if member.size < 0:
+            raise ArchiveError(
+                f"{path}: got {member.size:,} bytes in {printable(member.name)}, "
+                "expected none or more."
+            )
+        if number >= _MOST_MEMBERS:
+            raise ArchiveError(
+                f"{path}: got more than {_MOST_MEMBERS:,} members, expected no more."
+            )
+        yield member
 
 
 def _regular_members(
-    path: pathlib.Path, most: int
-) -> Iterator[tuple[tarfile.TarInfo, io.BufferedReader]]:
+    path: pathlib.Path, compressed: IO[bytes], most: int
+) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:
     """Yields what may be read: no links, no devices, nothing outside."""
-    try:
-        with (
-            gzip.open(path, "rb") as file,
-            tarfile.open(  # type: ignore[call-overload]  # that it reads is enough
-                fileobj=_Limited(path, file, most), mode="r|"
-            ) as archive,
-        ):
-            for member in archive:
-                _require_plausible(path, member)
-                if member.size > most:
-                    raise ArchiveError(
-                        f"{path}: got {member.size:,} bytes in {member.name}, expected "
-                        f"no more than {most:,}."
-                    )
-                parts = pathlib.PurePosixPath(member.name).parts
-                if member.name.startswith("/") or ".." in parts:
-                    raise ArchiveError(
-                        f"{path}: got a member called {member.name!r}, expected names "
-                        "inside the archive."
-                    )
-                if _is_plain(member):
-                    yield member, archive.extractfile(member)
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise ArchiveError(f"{path}: the archive is damaged: {error}.") from error
-
-
-def _read(
-    path: pathlib.Path, member: tarfile.TarInfo, file: io.BufferedReader
-) -> bytes:
-    try:
-        return file.read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise ArchiveError(f"{path}: {member.name} is damaged: {error}.") from error
+    with (
+        gzip.GzipFile(fileobj=compressed, mode="rb") as file,
+        tarfile.open(  # type: ignore[call-overload]  # that it reads is enough
+            fileobj=_Limited(path, file, most), mode="r|"
+        ) as archive,
+    ):
+        for member in _members(path, archive):
+            if member.size > most:
+                raise ArchiveError(
+                    f"{path}: got {member.size:,} bytes in {printable(member.name)}, "
+                    f"expected no more than {most:,}."
+                )
+            parts = pathlib.PurePosixPath(member.name).parts
+            if member.name.startswith("/") or ".." in parts:
+                raise ArchiveError(
+                    f"{path}: got a member called {member.name!r}, expected names "
+                    "inside the archive."
+                )
+            if _is_plain(member):
+                yield member, archive.extractfile(member)

@@ -71,11 +71,19 @@ class CifarShard:
 
 
 def _class_names(archive: pathlib.Path, name: str, expected: int) -> list[str]:
-    text = read_member(archive, name, most=_MOST_BYTES).decode()
-    names = [line.strip() for line in text.splitlines() if line.strip()]
-    if len(names) != expected:
+    content = read_member(archive, name, most=_MOST_BYTES)
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
         raise ArchiveError(
-            f"{archive}, {name}: got {len(names)} class names, expected {expected}."
+            f"{archive}, {name}: got bytes that are not UTF-8, expected one class name "
+            "a line."
+        ) from error
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(set(names)) != expected or len(names) != expected:
+        raise ArchiveError(
+            f"{archive}, {name}: got {len(names)} class names, {len(set(names))} of "
+            f"them different, expected {expected}."
         )
     return names
 

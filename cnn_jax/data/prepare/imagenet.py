@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from cnn_jax.data.prepare.archives import ArchiveError, index_members
+from cnn_jax.data.prepare.archives import ArchiveError, index_members, open_archive
 from cnn_jax.data.prepare.recipe import (
     Bar,
     Recipe,
@@ -51,18 +52,18 @@ class ImageShard:
           ArchiveError: If an image is cut short or implausibly large.
         """
         contents = {}
-        with open(self.archive, "rb") as file:
+        with open_archive(self.archive, "a tar archive of images") as file:
             # In the archive's order, so that a disk need not go back and forth.
             for name, offset, size, _ in sorted(self.members, key=lambda m: m[1]):
                 if size > _MOST_IMAGE:
                     raise ArchiveError(
-                        f"{self.archive}: got {size:,} bytes in {name}, expected no "
+                        f"{self.archive}: got {size:,} bytes in {name!r}, expected no "
                         f"more than {_MOST_IMAGE:,}."
                     )
                 file.seek(offset)
                 contents[offset] = file.read(size)
                 if len(contents[offset]) != size:
-                    raise ArchiveError(f"{self.archive}: {name} is cut short.")
+                    raise ArchiveError(f"{self.archive}: {name!r} is cut short.")
         for name, offset, _, label in self.members:
             file_name = pathlib.PurePosixPath(name).name
             yield {"image": contents[offset], "label": label, "file_name": file_name}
@@ -88,9 +89,9 @@ def _features(directory: pathlib.Path) -> Any:
 def _shards(directory: pathlib.Path, bar: Bar) -> Mapping[str, Sequence[Shard]]:
     train, validation = (directory / file.name for file in IMAGENET.files)
     found = {}
-    if train.exists():
+    if train.is_file():
         found["train"] = _in_shards(train, _training_members(train, bar))
-    if validation.exists():
+    if validation.is_file():
         found["validation"] = _in_shards(validation, _validation_members(validation))
     return found
 
@@ -137,9 +138,9 @@ def _validation_members(archive: pathlib.Path) -> list[Member]:
 def _number(archive: pathlib.Path, name: str) -> int:
     """Returns the number in `ILSVRC2012_val_00000001.JPEG`, which orders the labels."""
     digits = pathlib.PurePosixPath(name).stem.rpartition("_")[2]
-    if not digits.isdigit() or not 1 <= int(digits) <= len(
-        _list("validation_labels.txt")
-    ):
+    # What else Python takes for digits, or a million of them, is no number here.
+    is_number = re.fullmatch("[0-9]{1,8}", digits) is not None
+    if not is_number or not 1 <= int(digits) <= len(_list("validation_labels.txt")):
         raise ArchiveError(
             f"{archive}: got {name!r}, expected names such as "
             "ILSVRC2012_val_00000001.JPEG."

@@ -41,6 +41,10 @@ class Prepared:
     num_bytes: int
 
 
+class PrepareError(RuntimeError):
+    """A set that cannot be written: a full disk, or a worker that was killed."""
+
+
 def prepare(
     name: str,
     source: str | os.PathLike[str],
@@ -72,6 +76,7 @@ def prepare(
         not the published one, or it is damaged (`ArchiveError`).
       FileNotFoundError: If a file is missing; the message lists all that are.
       FileExistsError: If the set is already there.
+      PrepareError: If the set cannot be written; nothing is left of it.
     """
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=1)
@@ -91,9 +96,13 @@ def prepare(
     with _bars(progress) as bar:
         if check:
             _check(present, bar)
-        home.mkdir(parents=True, exist_ok=True)
-        # Beside the target, so that the rename stays on one file system.
-        with tempfile.TemporaryDirectory(prefix=".incomplete-", dir=home) as scratch:
+        with _finishing(target):
+            home.mkdir(parents=True, exist_ok=True)
+        with (
+            _finishing(target),
+            # Beside the target, so that the rename stays on one file system.
+            tempfile.TemporaryDirectory(prefix=".incomplete-", dir=home) as scratch,
+        ):
             written = _write(recipe, source, pathlib.Path(scratch), processes, bar)
             if target.exists():
                 # Half removed, the old set would still look like a prepared one.
@@ -101,6 +110,21 @@ def prepare(
             # The directory that is removed at the end is `scratch`, not what it held.
             (pathlib.Path(scratch) / recipe.version).rename(target)
     return dataclasses.replace(written, directory=target)
+
+
+@contextlib.contextmanager
+def _finishing(target: pathlib.Path) -> Iterator[None]:
+    """Turns what goes wrong while a set is written into a `PrepareError`."""
+    try:
+        yield
+    except concurrent.futures.BrokenExecutor as error:
+        raise PrepareError(
+            f"{target}: a worker process was killed, as the system does when memory "
+            "runs out; nothing was written. Repeat it with fewer --processes."
+        ) from error
+    # array_record raises RuntimeError, with the system's reason in its text.
+    except (OSError, RuntimeError) as error:
+        raise PrepareError(f"{target}: cannot be written: {error}.") from error
 
 
 def _local(argument: str, path: str | os.PathLike[str]) -> pathlib.Path:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import IO, Any
+
+from cnn_jax.files import open_regular
 
 READ_UP_TO = 2**30
 """Files of together no more bytes than this are read whole."""
+
+_CHUNK = 2**20
 
 
 def hash_files(
@@ -22,6 +26,10 @@ def hash_files(
     Args:
       paths: The files, in a fixed order, local or on `gs://`.
       names: What each is called; by default the last part of its path.
+
+    Raises:
+      FileError: If a local one is no regular file.
+      OSError: If one cannot be read.
     """
     from etils import epath
 
@@ -33,11 +41,20 @@ def hash_files(
     for file, name, size in zip(files, names, sizes, strict=True):
         total.update(f"{name}\0{size}\0".encode(errors="surrogateescape"))
         if reads:
-            total.update(file.read_bytes())
+            with _open(file) as opened:
+                while chunk := opened.read(_CHUNK):
+                    total.update(chunk)
     return total.hexdigest()
 
 
 def _size(path: Any) -> int:
     # epath also looks up a local file's owner: a minute for a million of them.
-    is_local = "://" not in os.fspath(path)
-    return os.stat(path).st_size if is_local else path.stat().length
+    return os.stat(path).st_size if _is_local(path) else path.stat().length
+
+
+def _open(path: Any) -> IO[bytes]:
+    return open_regular(path) if _is_local(path) else path.open("rb")
+
+
+def _is_local(path: Any) -> bool:
+    return "://" not in os.fspath(path)

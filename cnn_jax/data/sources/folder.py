@@ -8,7 +8,7 @@ import warnings
 
 import numpy as np
 
-from cnn_jax.data.host.decode import SUFFIXES
+from cnn_jax.data.host.decode import SUFFIXES, read_image_file
 from cnn_jax.data.source import Example, Features, cached_property
 from cnn_jax.data.sources.content import hash_files
 from cnn_jax.data.sources.listing import LeftOut, list_classes, list_images
@@ -111,7 +111,7 @@ class Folder:
 
     def __getitem__(self, index: int) -> Example:
         path = self._path(self._files[index])
-        return Example(path.read_bytes(), int(self._labels[index]), str(path))
+        return Example(read_image_file(path), int(self._labels[index]), str(path))
 
     def _path(self, name: bytes) -> pathlib.Path:
         return self.directory / os.fsdecode(name)

@@ -18,9 +18,9 @@ import pytest
 from PIL import Image, ImageCms
 
 from cnn_jax.data import ImageError
+from cnn_jax.data.host import bands, decode_image, open_image
 from cnn_jax.data.host import decode as decode_module
-from cnn_jax.data.host import decode_image, open_image
-from cnn_jax.data.host.decode import FORMATS, SUFFIXES
+from cnn_jax.data.host.decode import FORMATS, SUFFIXES, read_image_file
 
 ROOT = pathlib.Path(__file__).parents[3]
 
@@ -436,3 +436,150 @@ def test_threads_do_not_disturb_each_other():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def grey(kind, size, generator):
+    """Random grey of 16 bits in a mode of Pillow's, with both ends of the range."""
+    pixels = generator.integers(0, 2**16, size).astype(kind)
+    pixels[0, :2] = 0, 2**16 - 1
+    return pixels
+
+
+def whole(image, mode):
+    """The conversion of a whole image at once."""
+    if image.mode.startswith("I"):
+        pixels = np.asarray(image).astype(np.float64)
+        image = Image.fromarray(np.round(pixels / 257).clip(0, 255).astype(np.uint8))
+    elif image.mode in ("P", "LA", "PA"):
+        image = image.convert("RGBA")
+    return np.asarray(image.convert(mode))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("most", [1, 40, 500])
+def test_parts_of_an_image_are_converted_as_the_whole(
+    monkeypatch, generator, channels, most
+):
+    monkeypatch.setattr(bands, "_PIXELS", most)
+    colours = Image.fromarray(generator.integers(0, 256, (21, 34, 3), np.uint8))
+    palette = colours.quantize(7)
+    palette.info["transparency"] = 3
+    images = [
+        Image.fromarray(grey(np.uint16, (21, 34), generator)),
+        Image.fromarray(grey(np.int32, (21, 34), generator)),
+        *(colours.convert(mode) for mode in ("L", "1", "CMYK", "YCbCr", "HSV", "LA")),
+        *(colours.convert("RGBA"), colours.convert("P"), palette),
+    ]
+    for image in images:
+        mode = {1: "L", 3: "RGB"}[channels]
+        found = decode_module.to_array(decode_module._to_mode(image, mode))
+        expected = whole(image, mode).reshape(21, 34, channels)
+        np.testing.assert_array_equal(found, expected, err_msg=image.mode)
+
+
+def test_grey_of_sixteen_bits_takes_no_more_memory_than_colours():
+    side = 3000
+    encoded = encode(Image.fromarray(np.full((side, side), 1234, np.uint16)))
+    tracemalloc.start()
+    pixels = decode(encoded)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.all(pixels == 5)
+    # The result is 3 bytes a pixel, and 8-byte numbers are for a part at a time.
+    assert peak < 4 * side**2 + 40_000_000
+
+
+def test_wide_integers_of_a_tiff_take_no_more_memory_either():
+    side = 3000
+    encoded = encode(Image.fromarray(np.full((side, side), 1234, np.int32)), "TIFF")
+    tracemalloc.start()
+    decode(encoded)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * side**2 + 40_000_000
+
+
+PEAK = """
+import resource, sys
+from cnn_jax.data.host import decode_image
+
+encoded = open(sys.argv[1], "rb").read()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(decode_image(encoded, origin="large").shape)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="counts memory as Linux does")
+@pytest.mark.parametrize("mode", ["I;16", "LA", "P", "RGBA"])
+def test_the_largest_image_takes_less_than_a_gigabyte(tmp_path, mode):
+    side = 9459
+    path = tmp_path / "large.png"
+    if mode == "I;16":
+        Image.fromarray(np.full((side, side), 1234, np.uint16)).save(path)
+    else:
+        Image.new(mode, (side, side)).save(path)
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, path],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    shape, peak = done.stdout.splitlines()
+    assert shape == f"({side}, {side}, 3)"
+    assert int(peak) < 2**30
+
+
+def test_decoders_that_hold_copies_of_an_image_get_smaller_ones(monkeypatch):
+    encoded = {kind: encode(photograph(), kind) for kind in FORMATS}
+    encoded["JPEG"] = encode(photograph().convert("CMYK"), "JPEG", progressive=True)
+    monkeypatch.setattr(decode_module, "_MEMORY", 6000)  # of 600 pixels
+    for kind in {"WEBP", "JPEG2000", "JPEG"} & set(FORMATS):
+        assert_refused(encoded.pop(kind), r"got 30 x 20 pixels, expected no more than ")
+    for kind, content in encoded.items():
+        assert decode(content).shape == (20, 30, 3), kind
+
+
+def test_repeated_passes_over_a_jpeg_are_refused(monkeypatch):
+    encoded = encode(photograph(), "JPEG", progressive=True)
+    assert encoded.count(b"\xff\xda") > 5
+    end = encoded.rindex(b"\xff\xd9")
+    last = encoded[encoded.rindex(b"\xff\xda") : end]
+    monkeypatch.setattr(decode_module, "_MOST_WORK", 100 * 600)
+    assert decode(encoded).shape == (20, 30, 3)
+    assert_refused(encoded[:end] + 100 * last + encoded[end:], "many more passes")
+
+
+def tiff_of_strips(times):
+    """A grey TIFF of 30 x 20 pixels that names its one strip so many times."""
+    values = {256: 30, 257: 20, 258: 8, 259: 1, 262: 1, 277: 1, 278: 20}
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in values.items()]
+    end = 8 + 2 + 12 * 9 + 4
+    pixels, offsets = end, end + 600
+    counts = offsets + 4 * times
+    entries += [struct.pack("<HHII", 273, 4, times, offsets)]
+    entries += [struct.pack("<HHII", 279, 4, times, counts)]
+    entries.sort()
+    return (
+        b"II*\0" + struct.pack("<IH", 8, 9) + b"".join(entries) + bytes(4 + 600)
+        + times * struct.pack("<I", pixels) + times * struct.pack("<I", 600)
+    )  # fmt: skip
+
+
+def test_a_strip_that_a_tiff_names_many_times_is_refused(monkeypatch):
+    monkeypatch.setattr(decode_module, "_MOST_WORK", 100 * 600)
+    assert decode(tiff_of_strips(2)).shape == (20, 30, 3)
+    assert_refused(tiff_of_strips(500), "many more passes")
+
+
+def test_a_file_that_is_longer_than_any_image(monkeypatch, tmp_path):
+    encoded = encode(photograph(), "BMP")
+    monkeypatch.setattr(decode_module, "MAX_BYTES", len(encoded) - 1)
+    assert_refused(encoded, r"got 1,\d+ bytes, expected no more than 1,")
+    path = tmp_path / "image.bmp"
+    path.write_bytes(encoded)
+    with pytest.raises(ImageError, match=rf"^{path}: got 1,\d+ bytes or more, exp"):
+        read_image_file(path)

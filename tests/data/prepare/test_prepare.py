@@ -1,5 +1,6 @@
 """Small archives in the publishers' formats, prepared and read back; broken ones."""
 
+import dataclasses
 import gzip
 import io
 import json
@@ -558,3 +559,137 @@ def test_preparing_imports_no_tensorflow(tmp_path, generator):
         "assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+
+
+def with_field(content, start, value):
+    """A header with another field, and a sum that fits."""
+    block = bytearray(content)
+    block[start : start + len(value)] = value
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block[:512])
+    return bytes(block[:512])
+
+
+LONG_NAME = header("././@LongLink", 512, tarfile.GNUTYPE_LONGNAME) + b"x" * 512
+PAX = b"30 size=-1000000000000000000\n30 GNU.sparse.major=1\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        5000 * LONG_NAME + header("a.jpeg", 0),
+        5000 * (header("x", 512, tarfile.XHDTYPE) + bytes(512)) + header("a.jpeg", 0),
+        header("x", 512, tarfile.GNUTYPE_LONGNAME),
+        header("x", 2**62, tarfile.GNUTYPE_LONGNAME),
+        header("x", len(PAX), tarfile.XHDTYPE) + PAX.ljust(512, b"\0"),
+        with_field(header("a.jpeg", 0), 0, b"caf\xe9.jpeg"),
+        with_field(header("a.jpeg", 0), 0, b"\x1b[31m.jpeg"),
+        with_field(header("a.jpeg", 0), 124, b"9" * 12),
+        with_field(header("x", 0, tarfile.GNUTYPE_SPARSE), 386, b"\xff" * 96),
+    ],
+    ids=range(9),
+)
+def test_headers_that_tarfile_trips_over(tmp_path, content):
+    path = tmp_path / "images.tar"
+    path.write_bytes(content + END)
+    with pytest.raises(ArchiveError, match=rf"^{path}: "):
+        archives.index_members(path, suffix=".jpeg")
+    packed = tmp_path / "cifar-10-binary.tar.gz"
+    packed.write_bytes(gzip.compress(content + END))
+    with pytest.raises(ArchiveError, match=rf"^{packed}: "):
+        archives.read_member(packed, "batches.meta.txt", most=10**7)
+
+
+def test_more_members_than_an_archive_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "_MOST_MEMBERS", 100)
+    path = tmp_path / "images.tar"
+    path.write_bytes(b"".join(header(f"{n}.jpeg", 0) for n in range(101)) + END)
+    with pytest.raises(ArchiveError, match="got more than 100 members"):
+        archives.index_members(path, suffix=".jpeg")
+
+
+@pytest.mark.parametrize("name", ["ILSVRC2012_val_\u00b2.JPEG", "x_" + "9" * 5000])
+def test_numbers_that_are_none(tmp_path, name):
+    archive = tmp_path / "ILSVRC2012_img_val.tar"
+    with tarfile.open(archive, "w") as file:
+        add(file, name if name.endswith("JPEG") else f"{name}.JPEG", jpeg((0, 0, 0)))
+    with pytest.raises(ArchiveError, match=r"expected names such as ILSVRC2012_val_"):
+        prepare("imagenet2012", tmp_path, tmp_path / "tfds", check=False)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (b"class \xe9\n" * 10, "bytes that are not UTF-8"),
+        (b"class\n" * 10, "got 10 class names, 1 of them different, expected 10"),
+    ],
+)
+def test_names_of_classes_in_an_archive(tmp_path, generator, names, message):
+    rows = cifar_rows(generator, 2, [10]).tobytes()
+    with tarfile.open(tmp_path / "cifar-10-binary.tar.gz", "w:gz") as archive:
+        add(archive, "cifar/batches.meta.txt", names)
+        for number in range(1, 6):
+            add(archive, f"cifar/data_batch_{number}.bin", rows)
+        add(archive, "cifar/test_batch.bin", rows)
+    with pytest.raises(ArchiveError, match=rf"batches\.meta\.txt: .*{message}"):
+        prepare("cifar10", tmp_path, tmp_path / "tfds", check=False)
+
+
+def test_an_archive_that_is_none_by_the_time_it_is_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ArchiveError, match=r"pipe: got a named pipe"):
+        archives.index_members(tmp_path / "pipe", suffix=".jpeg")
+    with pytest.raises(ArchiveError, match=r"pipe: got a named pipe"):
+        archives.read_idx(tmp_path / "pipe", rank=1, most=100)
+    with pytest.raises(ArchiveError, match=rf"^{tmp_path}: cannot be read: Is a direc"):
+        archives.read_member(tmp_path, "x", most=100)
+
+
+@pytest.fixture
+def small_files():
+    """Files may have 4 KiB, no more: this process's disk is full at once."""
+    resource = pytest.importorskip("resource")
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, old[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
+def run_prepare(tmp_path, *options):
+    places = ["--from", str(tmp_path), "--data-dir", str(tmp_path / "tfds")]
+    return cli.main(["prepare", "cifar10", *places, "--no-check", *options])
+
+
+@pytest.mark.parametrize("options", [[], ["--processes", "2"]])
+def test_a_full_disk_is_one_sentence(tmp_path, generator, capsys, request, options):
+    write_cifar10(tmp_path, generator)
+    request.getfixturevalue("small_files")
+    assert run_prepare(tmp_path, *options) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    place = tmp_path / "tfds" / "cifar10" / "3.0.2"
+    assert line.startswith(f"cnn-jax: error: {place}: cannot be written: ")
+    assert list(place.parent.iterdir()) == []
+
+
+class Killer:
+    """A shard that ends the worker to which it is sent."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+def test_a_worker_that_is_killed_is_one_sentence(tmp_path, capsys, monkeypatch):
+    (tmp_path / "cifar-10-binary.tar.gz").touch()
+    killing = dataclasses.replace(
+        RECIPES["cifar10"],
+        shards=lambda source, bar: {"train": [Killer(), Killer()]},
+    )
+    monkeypatch.setitem(RECIPES, "cifar10", killing)
+    assert run_prepare(tmp_path, "--processes", "2") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "3.0.2: a worker process was killed, as the system does when" in line
+    assert list((tmp_path / "tfds" / "cifar10").iterdir()) == []

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from cnn_jax import data
-from cnn_jax.data import load_dataset, open_source
+from cnn_jax.data import ImageError, load_dataset, open_source
 from cnn_jax.data.host import decode_image
 from cnn_jax.data.host.decode import FORMATS, SUFFIXES
 
@@ -320,6 +320,23 @@ def test_what_is_no_file_is_not_opened(small):
     os.mkfifo(small / "train" / "cat" / "2.png")
     with pytest.warns(UserWarning, match=r"left out 1 special file \(cat/2\.png\)"):
         assert files_of(open_folder(small)) == SMALL
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_what_takes_the_place_of_an_image_is_a_bad_image(small):
+    source = open_folder(small)
+    path = small / "train" / "cat" / "1.png"
+    assert source[0].origin == str(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ImageError, match=rf"^{path}: got a named pipe, expected a reg"):
+        source[0]
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(ImageError, match=rf"^{path}: got a device, expected a regular"):
+        source[0]
+    with pytest.raises(ValueError, match="got a device"):
+        assert source.fingerprint
 
 
 def test_a_root_of_classes_is_the_training_split(folder):
