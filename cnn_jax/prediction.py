@@ -94,15 +94,15 @@ def predict(
     """Classifies image files, one after the other.
 
     Args:
-      weights: What `load_pretrained` reads: a file, a name on the Hub, or a directory
-        that `cnn-jax convert` or a training run wrote.
+      weights: What `load_pretrained` reads: a file, a name on the Hub or of a package,
+        or a directory that `cnn-jax convert` or a training run wrote.
       images: Paths of image files in one of `cnn_jax.data.host.decode.FORMATS`; at
         least one.
       model: The model's name; None takes the one that a checkpoint names.
       num_classes: How many classes the weights are for; None takes what a checkpoint
         says, the number of names, or the model's usual number.
-      class_names: One for each class; None takes what a checkpoint says, or calls them
-        `class 0` and so on.
+      class_names: One for each class; None takes what a checkpoint says, or ImageNet's
+        for weights that are known to be published for it, or `class 0` and so on.
       top: How many classes to name, at most all.
       cam_directory: Where to write an annotated picture of each image: itself, and a
         Grad-CAM map of the most probable class over it. It is made if need be.
@@ -145,7 +145,11 @@ def predict(
     said = _known_preprocessing(weights, info, known, report)
     preprocessing = _preprocessing(info, said)
     crops = _read_images(images, preprocessing)
-    names = class_names or [f"class {index}" for index in range(network.num_classes)]
+    names = (
+        class_names
+        or report.known_class_names(network.num_classes)
+        or [f"class {index}" for index in range(network.num_classes)]
+    )
     places = _picture_paths(images, cam_directory)
     dtype = "float32" if network.dtype is None else network.dtype
 

@@ -101,6 +101,33 @@ def test_the_most_probable_classes_in_order(capsys, folder, network):
         assert entry["names"][2] in table
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        "--weights W --model lenet5 A B",
+        "A --weights W B --model lenet5",
+        "A B --model lenet5 --weights W",
+        "W --model lenet5 A B",
+    ],
+)
+def test_weights_by_name_or_by_position(capsys, folder, form):
+    paths = {
+        "W": folder / "weights.safetensors",
+        "A": folder / "one.png",
+        "B": folder / "other/one.png",
+    }
+    words = [paths.get(word, word) for word in form.split()]
+    status, out, _ = run(capsys, "predict", *words, "--json")
+    assert status == 0
+    found = [entry["image"] for entry in json.loads(out)]
+    assert found == [str(paths["A"]), str(paths["B"])]
+    status, out, err = run(capsys, "predict", "--weights", paths["W"])
+    assert (status, out) == (2, "")
+    assert err == "cnn-jax: error: IMAGE: got none, expected at least one.\n"
+    status, _, err = run(capsys, "predict", paths["W"])
+    assert "required: IMAGE" in err
+
+
 def test_the_middle_of_an_image_is_brought_to_size(capsys, folder, network, tmp_path):
     """Of a small network's images the whole shorter side."""
     generator = np.random.default_rng(2)

@@ -14,8 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "weights",
         metavar="SRC",
-        help="a .safetensors, .npz, .weights.h5 or .pth file, hf-hub:OWNER/NAME, or "
-        "the directory of a training run or one that `cnn-jax convert` wrote",
+        help="a .safetensors, .npz, .weights.h5 or .pth file, hf-hub:OWNER/NAME, "
+        "package:NAME (the one such file in an installed package), or the directory of "
+        "a training run or one that `cnn-jax convert` wrote",
     )
     parser.add_argument(
         "destination",
@@ -32,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source",
         metavar="SOURCE",
-        help="whose names the arrays have: torchvision, timm, keras or cnn_jax; found "
-        "out if not given",
+        help="whose names the arrays have: torchvision, timm, keras, "
+        "efficientnet_pytorch or cnn_jax; found out if not given",
     )
     parser.add_argument(
         "--num-classes",

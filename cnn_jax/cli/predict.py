@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 from cnn_jax.cli.usage import UsageError, print_json, working
 from cnn_jax.report.table import Column, Table, print_table
@@ -12,19 +14,50 @@ from cnn_jax.report.words import count
 HELP = "Classify image files, and show where a network looks."
 
 
+class _Weights(argparse.Action):
+    """`--weights WEIGHTS`, after which all arguments by position are images."""
+
+    def __init__(self, *, positionals: Sequence[argparse.Action], **options: Any):
+        super().__init__(**options)
+        self.positionals = positionals
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, values)
+        for action in self.positionals:
+            action.required = False
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument(
+    parser.usage = (
+        "%(prog)s WEIGHTS IMAGE [IMAGE ...] [options]\n"
+        "       %(prog)s --weights WEIGHTS IMAGE [IMAGE ...] [options]"
+    )
+    weights = parser.add_argument(
         "weights",
         metavar="WEIGHTS",
         help="the directory of a training run, what `cnn-jax convert` wrote, or what "
-        "it converts",
+        "it converts, such as package:NAME",
     )
-    parser.add_argument(
+    images = parser.add_argument(
         "images",
         nargs="+",
         metavar="IMAGE",
         help="JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000 or AVIF files",
+    )
+    parser.add_argument(
+        "--weights",
+        action=_Weights,
+        positionals=(weights, images),
+        dest="named_weights",
+        metavar="WEIGHTS",
+        help="the same as WEIGHTS in front of the images",
     )
     parser.add_argument(
         "--model",
@@ -40,7 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how many classes to name (default: 5)",
     )
     parser.add_argument(
-        "--classes", metavar="FILE", help="the names of the classes, one a line"
+        "--classes",
+        metavar="FILE",
+        help="the names of the classes, one a line; `imagenet` for those of ImageNet, "
+        "which published weights have by themselves",
     )
     parser.add_argument(
         "--num-classes",
@@ -69,14 +105,24 @@ def run(options: argparse.Namespace) -> int:
     """Runs the command and returns the exit status."""
     from cnn_jax.checkpoint import CheckpointError
     from cnn_jax.data.class_names import read_class_names
+    from cnn_jax.data.imagenet import imagenet_class_names
     from cnn_jax.prediction import predict
 
+    weights, images = options.weights, options.images
+    if options.named_weights is not None:
+        weights, images = options.named_weights, [weights, *(images or ())]
+        if images == [None]:
+            raise UsageError("IMAGE: got none, expected at least one.")
     try:
-        names = None if options.classes is None else read_class_names(options.classes)
-        with working(f"classifying by {options.weights}"):
+        names: Sequence[str] | None = None
+        if options.classes == "imagenet":
+            names = imagenet_class_names()
+        elif options.classes is not None:
+            names = read_class_names(options.classes)
+        with working(f"classifying by {weights}"):
             predictions = predict(
-                options.weights,
-                options.images,
+                weights,
+                images,
                 model=options.model,
                 num_classes=options.num_classes,
                 class_names=names,

@@ -60,7 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     learning.add_argument(
         "--pretrained",
         metavar="WEIGHTS",
-        help="start from these: a file, a run's directory or hf-hub:OWNER/NAME",
+        help="start from these: a file, a run's directory, hf-hub:OWNER/NAME or "
+        "package:NAME",
     )
     learning.add_argument(
         "--method",

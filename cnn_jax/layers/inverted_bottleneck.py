@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
+from cnn_jax import geometry
 from cnn_jax import kernels as K
 from cnn_jax.layers.conv_norm import ConvNormActivation
 from cnn_jax.layers.convolution import Conv
@@ -28,6 +29,7 @@ class InvertedBottleneck(nn.Module):
       hidden_features: The number of channels inside.
       kernel_size: The depthwise filter's size.
       strides: The depthwise convolution's strides.
+      padding: The depthwise convolution's, as in `ConvNormActivation`.
       conv: Makes the convolutions.
       norm: Makes the normalisations.
       activation: Applied after the expansion and after the depthwise convolution.
@@ -40,6 +42,7 @@ class InvertedBottleneck(nn.Module):
     hidden_features: int
     kernel_size: int | Sequence[int] = 3
     strides: int = 1
+    padding: geometry.Padding | None = None
     conv: ModuleFactory = Conv
     norm: ModuleFactory = BatchNorm
     activation: Activation = K.silu
@@ -61,6 +64,7 @@ class InvertedBottleneck(nn.Module):
             hidden,
             self.kernel_size,
             strides=self.strides,
+            padding=self.padding,
             groups=hidden,
             activation=self.activation,
             **make,
@@ -92,6 +96,7 @@ class FusedInvertedBottleneck(nn.Module):
       hidden_features: The number of channels inside.
       kernel_size: The full filter's size.
       strides: The full convolution's strides.
+      padding: The full convolution's, as in `ConvNormActivation`.
       conv: Makes the convolutions.
       norm: Makes the normalisations.
       activation: Applied after the full convolution.
@@ -103,6 +108,7 @@ class FusedInvertedBottleneck(nn.Module):
     hidden_features: int
     kernel_size: int | Sequence[int] = 3
     strides: int = 1
+    padding: geometry.Padding | None = None
     conv: ModuleFactory = Conv
     norm: ModuleFactory = BatchNorm
     activation: Activation = K.silu
@@ -119,6 +125,7 @@ class FusedInvertedBottleneck(nn.Module):
             self.hidden_features if expands else self.features,
             self.kernel_size,
             strides=self.strides,
+            padding=self.padding,
             activation=self.activation,
             **make,
             name="fused",

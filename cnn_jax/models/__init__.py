@@ -5,6 +5,7 @@ from cnn_jax.models import (
     convnext,
     densenet,
     efficientnet,
+    efficientnet_lite,
     efficientnet_v2,
     googlenet,
     inception,
@@ -56,6 +57,7 @@ for _file in (
     mnasnet,
     mobilenet_v3,
     efficientnet,
+    efficientnet_lite,
     efficientnet_v2,
     convnext,
 ):

@@ -40,6 +40,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cnn_jax import geometry
 from cnn_jax import kernels as K
 from cnn_jax.layers import (
     BatchNorm,
@@ -55,6 +56,7 @@ from cnn_jax.layers import (
     rematerialized,
     round_channels,
 )
+from cnn_jax.layers.factories import LayerFactories
 from cnn_jax.layers.types import Activation, Dtype, NormAndActivation
 from cnn_jax.models.interface import Output, check_images, finish
 from cnn_jax.models.registry import (
@@ -95,7 +97,8 @@ class EfficientNet(nn.Module):
       stem_features: The number of channels after the first convolution.
       stem_strides: The first convolution's strides.
       head_features: The number of channels after the last convolution.
-      squeeze_ratio: A gate's inner features, as a fraction of its block's input.
+      squeeze_ratio: A gate's inner features, as a fraction of its block's input; 0 for
+        blocks without gates.
       dropout_rate: The probability of dropping one of the pooled features in training.
       stochastic_depth_rate: That of dropping a residual branch, which grows linearly
         from 0 at the first block towards this rate at the end.
@@ -103,6 +106,7 @@ class EfficientNet(nn.Module):
       norm: Makes the normalisations; it gets `use_running_average`, `dtype` and
         `param_dtype`.
       activation: Applied after each normalisation and inside the gates.
+      padding: The convolutions', as in `ConvNormActivation`.
       space_to_depth: Whether to compute the first convolution by `SpaceToDepthConv`.
       remat: Whether the backward pass recomputes what is inside the blocks.
       dtype: The dtype of the computation.
@@ -119,6 +123,7 @@ class EfficientNet(nn.Module):
     num_classes: int = 1000
     norm: ModuleFactory = functools.partial(BatchNorm, unbiased_running_var=True)
     activation: Activation = K.silu
+    padding: geometry.Padding | None = None
     space_to_depth: bool = False
     remat: bool = False
     dtype: Dtype | None = None
@@ -143,21 +148,13 @@ class EfficientNet(nn.Module):
         check_images(x, minimum_size=total_strides, model="EfficientNet")
         make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
         parts: NormAndActivation = {"norm": make.norm, "activation": self.activation}
-        gate = functools.partial(
-            SqueezeExcite,
-            dense=make.dense,
-            activation=self.activation,
-        )
-        drop_path = functools.partial(StochasticDepth, deterministic=not train)
-        recomputed = rematerialized if self.remat else lambda make: make
-        fused_block = recomputed(FusedInvertedBottleneck)
-        gated_block = recomputed(InvertedBottleneck)
         named = {}
 
         x = ConvNormActivation(
             self.stem_features,
             3,
             strides=self.stem_strides,
+            padding=self.padding,
             conv=make.stem_conv,
             **parts,
             name="stem",
@@ -167,22 +164,13 @@ class EfficientNet(nn.Module):
         num_before = 0
         for number, stage in enumerate(self.stages, start=1):
             for index in range(1, stage.num_blocks + 1):
-                channels = x.shape[-1]
-                block = fused_block
-                if not stage.fused:
-                    squeezed = max(1, int(channels * self.squeeze_ratio))
-                    block = functools.partial(
-                        gated_block, squeeze_excite=functools.partial(gate, squeezed)
-                    )
                 rate = self.stochastic_depth_rate * num_before / num_blocks
+                block = _block_factory(self, stage, x.shape[-1], make)
                 x = block(
-                    stage.features,
-                    channels * stage.expansion,
-                    kernel_size=stage.kernel_size,
                     strides=stage.strides if index == 1 else 1,
-                    stochastic_depth=functools.partial(drop_path, rate),
-                    conv=make.conv,
-                    **parts,
+                    stochastic_depth=functools.partial(
+                        StochasticDepth, rate, deterministic=not train
+                    ),
                     name=f"stage{number}_block{index}",
                 )(x)
                 num_before += 1
@@ -198,26 +186,67 @@ class EfficientNet(nn.Module):
         return finish(x, named, endpoints)
 
 
-def scaled(
+def _block_factory(
+    network: EfficientNet,
+    stage: Stage,
+    channels: int,
+    make: LayerFactories[ModuleFactory],
+) -> ModuleFactory:
+    """Returns what makes a stage's block for inputs of so many channels."""
+    block: ModuleFactory = FusedInvertedBottleneck
+    if not stage.fused:
+        gate = functools.partial(
+            SqueezeExcite,
+            max(1, int(channels * network.squeeze_ratio)),
+            dense=make.dense,
+            activation=network.activation,
+        )
+        block = functools.partial(
+            InvertedBottleneck, squeeze_excite=gate if network.squeeze_ratio else None
+        )
+    block = functools.partial(
+        block,
+        stage.features,
+        channels * stage.expansion,
+        kernel_size=stage.kernel_size,
+        padding=network.padding,
+        conv=make.conv,
+        norm=make.norm,
+        activation=network.activation,
+    )
+    return rematerialized(block) if network.remat else block
+
+
+def scaled_stages(
+    width: float, depth: float, *, scale_ends: bool = True
+) -> tuple[Stage, ...]:
+    """Returns B0's stages with so many times their channels and their blocks.
+
+    Args:
+      width: The factor of the channels, which are rounded to multiples of 8.
+      depth: The factor of the blocks, whose number is rounded up.
+      scale_ends: Whether the first and the last stage get more blocks too.
+    """
+    ends = () if scale_ends else (0, len(_B0) - 1)
+    return tuple(
+        dataclasses.replace(
+            stage,
+            features=round_channels(stage.features * width),
+            num_blocks=math.ceil(stage.num_blocks * (1 if index in ends else depth)),
+        )
+        for index, stage in enumerate(_B0)
+    )
+
+
+def _scaled(
     width: float, depth: float, dropout_rate: float, **fields: object
 ) -> dict[str, object]:
     """Returns the fields of B0 with so many times its channels and its blocks."""
-
-    def channels(number: int) -> int:
-        return round_channels(number * width)
-
     return {
-        "stages": tuple(
-            dataclasses.replace(
-                stage,
-                features=channels(stage.features),
-                num_blocks=math.ceil(stage.num_blocks * depth),
-            )
-            for stage in _B0
-        ),
-        "stem_features": channels(32),
+        "stages": scaled_stages(width, depth),
+        "stem_features": round_channels(32 * width),
         "stem_strides": 2,
-        "head_features": 4 * channels(320),
+        "head_features": 4 * round_channels(320 * width),
         "dropout_rate": dropout_rate,
         **fields,
     }
@@ -258,56 +287,56 @@ FAMILIES = (
             "efficientnet_b0": Variant(
                 parameters=5_288_548,
                 macs=385_814_752,
-                fields=scaled(1.0, 1.0, dropout_rate=0.2),
+                fields=_scaled(1.0, 1.0, dropout_rate=0.2),
                 top1=77.692,
             ),
             "efficientnet_b1": Variant(
                 parameters=7_794_184,
                 macs=686_802_832,
                 input_shape=(240, 240, 3),
-                fields=scaled(1.0, 1.1, dropout_rate=0.2),
+                fields=_scaled(1.0, 1.1, dropout_rate=0.2),
                 top1=78.642,
             ),
             "efficientnet_b2": Variant(
                 parameters=9_109_994,
                 macs=1_087_529_456,
                 input_shape=(288, 288, 3),
-                fields=scaled(1.1, 1.2, dropout_rate=0.3),
+                fields=_scaled(1.1, 1.2, dropout_rate=0.3),
                 top1=80.608,
             ),
             "efficientnet_b3": Variant(
                 parameters=12_233_232,
                 macs=1_827_141_392,
                 input_shape=(300, 300, 3),
-                fields=scaled(1.2, 1.4, dropout_rate=0.3),
+                fields=_scaled(1.2, 1.4, dropout_rate=0.3),
                 top1=82.008,
             ),
             "efficientnet_b4": Variant(
                 parameters=19_341_616,
                 macs=4_393_771_024,
                 input_shape=(380, 380, 3),
-                fields=scaled(1.4, 1.8, dropout_rate=0.4),
+                fields=_scaled(1.4, 1.8, dropout_rate=0.4),
                 top1=83.384,
             ),
             "efficientnet_b5": Variant(
                 parameters=30_389_784,
                 macs=10_266_384_752,
                 input_shape=(456, 456, 3),
-                fields=scaled(1.6, 2.2, dropout_rate=0.4, **_LARGE),
+                fields=_scaled(1.6, 2.2, dropout_rate=0.4, **_LARGE),
                 top1=83.444,
             ),
             "efficientnet_b6": Variant(
                 parameters=43_040_704,
                 macs=19_067_593_536,
                 input_shape=(528, 528, 3),
-                fields=scaled(1.8, 2.6, dropout_rate=0.5, **_LARGE),
+                fields=_scaled(1.8, 2.6, dropout_rate=0.5, **_LARGE),
                 top1=84.008,
             ),
             "efficientnet_b7": Variant(
                 parameters=66_347_960,
                 macs=37_745_884_192,
                 input_shape=(600, 600, 3),
-                fields=scaled(2.0, 3.1, dropout_rate=0.5, **_LARGE),
+                fields=_scaled(2.0, 3.1, dropout_rate=0.5, **_LARGE),
                 top1=84.122,
             ),
         },

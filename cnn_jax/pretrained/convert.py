@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,7 +87,7 @@ def convert(
         "fields": {} if theirs is None else dict(theirs.fields),
         "dtype": None if known is None else known.dtype,
         "num_classes": model.num_classes,
-        "class_names": _class_names(known, num_classes),
+        "class_names": _class_names(known, num_classes, model, report),
         "source": report.source,
         "location": provenance.location,
         "revision": provenance.revision,
@@ -194,11 +195,18 @@ def _host_arrays(variables: Any) -> dict[str, np.ndarray]:
     }
 
 
-def _class_names(known: OwnWeights | None, num_classes: int | None) -> list[str] | None:
+def _class_names(
+    known: OwnWeights | None,
+    num_classes: int | None,
+    model: nn.Module,
+    report: ConversionReport,
+) -> list[str] | None:
     """Returns the names of the classes, unless they are others now."""
-    if known is None or known.class_names is None or known.num_classes != num_classes:
-        return None
-    return list(known.class_names)
+    if known is None:
+        names = report.known_class_names(model.num_classes)
+    else:
+        names = known.class_names if known.num_classes == num_classes else None
+    return None if names is None else list(names)
 
 
 def _sha256(path: pathlib.Path | None) -> str | None:

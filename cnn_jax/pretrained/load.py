@@ -52,6 +52,8 @@ def load_pretrained(
         without a validation split; its `checkpoints`, or one step in there;
         `hf-hub:OWNER/NAME` or `hf-hub:OWNER/NAME@REVISION`, a repository on the
         Hugging Face Hub with a `model.safetensors` (needs the extra `hub`);
+        `package:NAME`, an installed package with one such file in it, which is neither
+        imported nor run;
         or a mapping from names to arrays or PyTorch tensors, such as a state dict or
         a checkpoint that has one inside.
       source: Whose names the arrays have: `"torchvision"`, `"timm"`, `"keras"`, or
@@ -68,7 +70,7 @@ def load_pretrained(
       The variables, `{"params": ..., "batch_stats": ...}`, and the report.
 
     Raises:
-      FileNotFoundError: If there is no such file, here or on the Hub.
+      FileNotFoundError: If there is no such file, here, on the Hub or in a package.
       ImportError: If what reads such a file is not installed.
       ValueError: If the file is damaged, no names fit, or any array is missing,
         unexpected, of another shape or not of floating-point numbers; the message

@@ -32,6 +32,17 @@ class ConversionReport:
     provenance: Provenance
     input_shape: tuple[int, int, int]
 
+    def known_class_names(self, num_classes: int) -> tuple[str, ...] | None:
+        """Returns the names of the classes if these are still those of the source.
+
+        Args:
+          num_classes: The model's number.
+        """
+        names = self.provenance.class_names
+        if names is None or len(names) != num_classes or self.initialized:
+            return None
+        return names
+
     def __str__(self) -> str:
         lines = [f"{len(self.loaded)} arrays loaded, named as by {self.source}"]
         if self.provenance.part:

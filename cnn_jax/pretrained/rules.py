@@ -60,8 +60,9 @@ class Rule:
         )
 
 
-Origin = Literal["torchvision", "timm", "keras", "cnn_jax"]
-"""Whose names arrays have."""
+Origin = Literal["torchvision", "timm", "keras", "efficientnet_pytorch", "cnn_jax"]
+"""Whose names arrays have; `efficientnet_pytorch` is Melas-Kyriazi's package, whose
+names its relatives share, such as `efficientnet_lite_pytorch`."""
 
 KeyMap = Callable[[Any], Sequence[Rule]]
 """Returns the rules for one model, whose fields say how many blocks it has."""
@@ -132,6 +133,20 @@ def torch_conv_and_norm(pattern: str, path: Callable[..., str]) -> tuple[Rule, R
     return (
         Rule(pattern + r"\.conv", lambda *found: f"{path(*found)}/conv", TORCH_CONV),
         Rule(pattern + r"\.bn", lambda *found: f"{path(*found)}/norm", TORCH_NORM),
+    )
+
+
+def torch_conv_then_norm(conv: str, norm: str, path: str) -> tuple[Rule, Rule]:
+    """Returns the rules of a convolution and of the normalisation after it.
+
+    Args:
+      conv: A pattern of the convolution's name there.
+      norm: One of the normalisation's.
+      path: Their common layer's path here.
+    """
+    return (
+        Rule(conv, f"{path}/conv", TORCH_CONV),
+        Rule(norm, f"{path}/norm", TORCH_NORM),
     )
 
 

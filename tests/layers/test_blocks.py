@@ -16,6 +16,7 @@ from cnn_jax.layers import (
     ConvNormActivation,
     Dense,
     DepthwiseSeparable,
+    FusedInvertedBottleneck,
     InvertedBottleneck,
     SqueezeExcite,
     StochasticDepth,
@@ -225,6 +226,25 @@ def test_inverted_bottleneck_drops_its_branch_not_its_shortcut(generator):
     y, _ = jax.jit(block.init_with_output)(keys, x)
     unchanged = (y == x).all((1, 2, 3))
     assert 0 < unchanged.sum() < 16
+
+
+@pytest.mark.parametrize("block", [InvertedBottleneck, FusedInvertedBottleneck])
+def test_inverted_bottlenecks_pad_as_told(block):
+    padding = {}
+
+    def watch(next_fn, args, kwargs, context):
+        if isinstance(context.module, Conv):
+            padding["/".join(context.module.path)] = context.module.padding
+        return next_fn(*args, **kwargs)
+
+    norm = functools.partial(BatchNorm, use_running_average=True)
+    layer = block(6, 8, kernel_size=5, strides=2, padding="SAME", norm=norm)
+    x = jax.ShapeDtypeStruct((1, 6, 6, 4), jnp.float32)
+    with nn.intercept_methods(watch):
+        jax.eval_shape(layer.init, jax.random.key(0), x)
+    assert [path for path, each in padding.items() if each == "SAME"] == [
+        "depthwise/conv" if block is InvertedBottleneck else "fused/conv"
+    ]
 
 
 @pytest.fixture

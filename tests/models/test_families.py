@@ -32,6 +32,12 @@ SMALL = {
         "stem_features": 8,
         "head_features": 16,
     },
+    "efficientnet_lite0": {
+        "stages": SMALL_STAGES,
+        "stem_features": 8,
+        "head_features": 16,
+        "num_classes": 10,
+    },
 }
 
 
@@ -48,18 +54,18 @@ def conv(x, w, strides=1, padding=None, groups=1):
     )
 
 
-def norm(x, params, stats, train):
+def norm(x, params, stats, train, epsilon=1e-5):
     mean, var = stats["mean"], stats["var"]
     if train:
         mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
     centred = x - mean.reshape(1, 1, 1, -1)
-    scale = params["scale"] / jnp.sqrt(var + 1e-5)
+    scale = params["scale"] / jnp.sqrt(var + epsilon)
     return centred * scale.reshape(1, 1, 1, -1) + params["bias"].reshape(1, 1, 1, -1)
 
 
-def conv_norm(x, params, stats, train, strides=1, groups=1):
-    y = conv(x, params["conv"]["kernel"], strides, groups=groups)
-    return norm(y, params["norm"], stats["norm"], train)
+def conv_norm(x, params, stats, train, strides=1, groups=1, padding=None, epsilon=1e-5):
+    y = conv(x, params["conv"]["kernel"], strides, padding, groups)
+    return norm(y, params["norm"], stats["norm"], train, epsilon)
 
 
 def dense(x, params):
@@ -73,6 +79,10 @@ def pool(x, reduce):
 
 def relu(x):
     return jnp.maximum(x, 0.0)
+
+
+def relu6(x):
+    return jnp.clip(x, 0.0, 6.0)
 
 
 def silu(x):
@@ -134,22 +144,41 @@ def efficientnet_cifar(params, stats, x, train):
     return dense(x.mean((1, 2)), params["head"])
 
 
+def efficientnet_lite(params, stats, x, train):
+    layer = functools.partial(conv_norm, train=train, padding="SAME", epsilon=1e-3)
+    x = relu6(layer(x, params["stem"], stats["stem"], strides=2))
+    for name, strides in (("stage1_block1", 1), ("stage2_block1", 2)):
+        p, s, y = params[name], stats[name], x
+        if "expand" in p:
+            y = relu6(layer(y, p["expand"], s["expand"]))
+        depthwise = functools.partial(layer, strides=strides, groups=y.shape[-1])
+        y = relu6(depthwise(y, p["depthwise"], s["depthwise"]))
+        y = layer(y, p["project"], s["project"])
+        x = x + y if x.shape == y.shape else y
+    x = relu6(layer(x, params["last_conv"], stats["last_conv"]))
+    return dense(x.mean((1, 2)), params["head"])
+
+
 REFERENCES = {
     "lenet5": lenet5,
     "vgg8_cifar": vgg8_cifar,
     "resnet20": functools.partial(cifar_resnet, residual=True),
     "plain20": functools.partial(cifar_resnet, residual=False),
     "efficientnet_cifar": efficientnet_cifar,
+    "efficientnet_lite0": efficientnet_lite,
 }
 FIRST_NORMALIZED = {
     "vgg8_cifar": "stage1_conv1",
     "resnet20": "stem",
     "plain20": "stem",
     "efficientnet_cifar": "stem",
+    "efficientnet_lite0": "stem",
 }
+FIRST_CONVOLVED = {"efficientnet_lite0": {"strides": 2, "padding": "SAME"}}
 WITHOUT_DROPPING = {
     "vgg8_cifar": {"dropout_rate": 0.0},
     "efficientnet_cifar": {"dropout_rate": 0.0, "stochastic_depth_rate": 0.0},
+    "efficientnet_lite0": {"dropout_rate": 0.0, "stochastic_depth_rate": 0.0},
 }
 
 
@@ -176,8 +205,10 @@ def test_equals_the_network_written_out(name, x64, generator):
     model = cnn_jax.create_model(
         name, param_dtype=jnp.float64, **SMALL[name], **WITHOUT_DROPPING.get(name, {})
     )
-    size = 32 if name == "lenet5" else 10 if "efficient" in name else 12
-    x = jnp.asarray(generator.normal(size=(3, size, size, 2)))
+    size = 32 if name == "lenet5" else 10 if name == "efficientnet_cifar" else 12
+    # So that some activations would pass 6 where they are cut off.
+    deviation = 30.0 if name == "efficientnet_lite0" else 1.0
+    x = jnp.asarray(generator.normal(size=(3, size, size, 2), scale=deviation))
     variables = filled_variables(model, x, generator)
     params, stats = variables["params"], variables.get("batch_stats", {})
     weights = jnp.asarray(generator.normal(size=(3, 10)))
@@ -193,7 +224,8 @@ def test_equals_the_network_written_out(name, x64, generator):
     def theirs(params, x, train):
         updates = {}
         if first:
-            y = conv(x, params[first]["conv"]["kernel"])
+            filters = params[first]["conv"]["kernel"]
+            y = conv(x, filters, **FIRST_CONVOLVED.get(name, {}))
             old = stats[first]["norm"]
             updates["mean"] = 0.9 * old["mean"] + 0.1 * y.mean((0, 1, 2))
             var = y.var((0, 1, 2), ddof=1)

@@ -178,6 +178,12 @@ REFERENCES = {
     "efficientnet_b6": _torchvision("efficientnet_b6", 19.068, gain=1.55),
     "efficientnet_b7": _torchvision("efficientnet_b7", 37.746, gain=1.5),
     "efficientnet_cifar": Reference("written", "efficientnet_cifar", size=32, gain=1.8),
+    # EfficientNet-Lite
+    "efficientnet_lite0": _timm("tf_efficientnet_lite0", gain=1.5),
+    "efficientnet_lite1": _timm("tf_efficientnet_lite1", gain=1.5),
+    "efficientnet_lite2": _timm("tf_efficientnet_lite2", gain=1.5),
+    "efficientnet_lite3": _timm("tf_efficientnet_lite3", gain=1.5),
+    "efficientnet_lite4": _timm("tf_efficientnet_lite4", gain=1.5),
     # EfficientNet v2
     "efficientnet_v2_s": _torchvision("efficientnet_v2_s", 8.366, gain=1.1),
     "efficientnet_v2_m": _torchvision("efficientnet_v2_m", 24.582, gain=1.1),

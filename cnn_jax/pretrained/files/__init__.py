@@ -8,6 +8,8 @@ torch_files.py        `.pth`; needs the extra `torch`
 own_checkpoints.py    directories that `cnn-jax convert` or a training run wrote
 own_weights.py        what such directories, and files that `convert` wrote, say
 hub.py                `hf-hub:OWNER/NAME`; needs the extra `hub`
+package.py            `package:NAME`, the weight file of an installed package
+published.py          what is known of weights by where they come from
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnn_jax.pretrained.files import hub
+from cnn_jax.pretrained.files import hub, package, published
 from cnn_jax.pretrained.files.keras_files import open_keras
 from cnn_jax.pretrained.files.mappings import weights_of
 from cnn_jax.pretrained.files.npz_files import describe_npz, open_npz
@@ -70,12 +72,13 @@ def describe_own(source: object) -> OwnWeights | None:
       source: What `load_pretrained` takes.
 
     Raises:
-      FileNotFoundError: If it is a directory without a checkpoint.
+      FileNotFoundError: If it is a directory without a checkpoint, or a package that is
+        not installed.
       ValueError: If it is another checkpoint, or is damaged.
     """
     if not isinstance(source, str | os.PathLike):
         return None
-    path = pathlib.Path(source)
+    path = _local_path(source)
     if path.is_dir():
         return describe_directory(path)
     if path.suffix in _DESCRIBERS and path.exists():
@@ -86,7 +89,7 @@ def describe_own(source: object) -> OwnWeights | None:
 def check_exists(source: str | os.PathLike[str]) -> None:
     """Raises FileNotFoundError for a path of nothing; names on the Hub are none."""
     is_name = isinstance(source, str) and source.startswith(hub.PREFIX)
-    if not is_name and not pathlib.Path(source).exists():
+    if not is_name and not _local_path(source).exists():
         raise FileNotFoundError(f"{source}: got no such file of weights.")
 
 
@@ -94,7 +97,7 @@ def check_exists(source: str | os.PathLike[str]) -> None:
 def open_weights(
     source: str | os.PathLike[str] | Mapping[str, Any],
 ) -> Iterator[Weights]:
-    """Opens a file, a checkpoint, a name on the Hub or a state dict.
+    """Opens a file, a checkpoint, a name on the Hub or of a package, or a state dict.
 
     What it describes can be read until the context ends.
 
@@ -110,13 +113,13 @@ def open_weights(
         yield weights_of(source)
         return
     if isinstance(source, str) and source.startswith(hub.PREFIX):
-        provenance = hub.fetch(source)
+        provenance = published.on_hub(hub.fetch(source))
         assert provenance.file is not None  # what was fetched is one
         with open_safetensors(provenance.file) as weights:
             yield dataclasses.replace(weights, provenance=provenance)
         return
     check_exists(source)
-    path = pathlib.Path(source)
+    path = _local_path(source)
     if not path.is_dir() and path.suffix not in _READERS:
         raise ValueError(
             f"{path}: got a file that ends in {path.suffix!r}, expected one of "
@@ -125,4 +128,15 @@ def open_weights(
         )
     reader = open_own if path.is_dir() else _READERS[path.suffix]
     with reader(path) as weights:
-        yield weights
+        if package.is_name(source):
+            found = published.in_package(source, weights.provenance)
+        else:
+            found = published.in_file(weights.provenance)
+        yield dataclasses.replace(weights, provenance=found)
+
+
+def _local_path(source: str | os.PathLike[str]) -> pathlib.Path:
+    """Returns the path of a file or directory, or of the file in a package."""
+    if package.is_name(source):
+        return package.find(source, _READERS)
+    return pathlib.Path(source)

@@ -44,15 +44,17 @@ class Provenance:
     """The origin of weights.
 
     Attributes:
-      location: The file's path, the name on the Hub, or `"a mapping"`.
+      location: The file's path, the name on the Hub or of a package, or `"a mapping"`.
       file: The path of what was read, on the Hub's side of things in its cache; None
         for a mapping.
       part: The part of it that the arrays are, such as `"state_dict"`; `""` for all.
-      revision: The commit, of weights from the Hub.
+      revision: The commit, of weights from the Hub; the version, of a package's.
       preprocessing: What the images went through that the weights were trained with,
         as far as the source says: `mean` and `std` of images in [0, 1], `input_shape`
         (height, width, channels), `crop_fraction` (the side of the centre crop over
         that of the resized image) and `interpolation`.
+      class_names: The names of the classes that the weights were trained on, of weights
+        that are known to be published for ImageNet's; None for all others.
     """
 
     location: str
@@ -60,6 +62,7 @@ class Provenance:
     part: str = ""
     revision: str | None = None
     preprocessing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    class_names: tuple[str, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""EfficientNets, as torchvision names both versions and timm the smaller of the first.
+"""EfficientNets: both versions as torchvision names them, the Lite ones as others do.
 
-timm's own EfficientNets have the same batch normalisation in all sizes, and its second
-version other channels: from B5 on they are other networks under the same names.
+timm's names are for the smaller ones of the first version and for the Lite ones. Its
+own EfficientNets have the same batch normalisation in all sizes, and its second version
+other channels: from B5 on they are other networks under the same names.
 """
 
 import functools
@@ -16,6 +17,7 @@ from cnn_jax.pretrained.rules import (
     TORCH_NORM,
     KeyMaps,
     Rule,
+    torch_conv_then_norm,
 )
 
 
@@ -31,7 +33,12 @@ def _parts(model: EfficientNet, stage: int) -> Sequence[str]:
 
 
 def torchvision(model: EfficientNet) -> tuple[Rule, ...]:
-    """The stages are numbered through, with the stem in front and a layer behind."""
+    """The stages are numbered through, with the stem in front and a layer behind.
+
+    None if padding is TensorFlow's: torchvision has no such network.
+    """
+    if _is_tensorflows(model):
+        return ()
     last = len(model.stages) + 1
     block = r"features\.(\d+)\.(\d+)\.block\.(\d)"
 
@@ -64,10 +71,45 @@ def torchvision(model: EfficientNet) -> tuple[Rule, ...]:
 def timm(model: EfficientNet) -> tuple[Rule, ...]:
     """Returns the rules, none if the network is not timm's."""
     fields = model.norm.keywords if isinstance(model.norm, functools.partial) else {}
-    other_norm = "epsilon" in fields
+    # In timm those two go together: with TensorFlow's padding its epsilon.
+    other_norm = ("epsilon" in fields) != _is_tensorflows(model)
     if other_norm or any(stage.fused for stage in model.stages):
         return ()
     return inverted_bottlenecks([stage.expansion != 1 for stage in model.stages])
 
 
-KEY_MAPS: KeyMaps = {EfficientNet: {"torchvision": torchvision, "timm": timm}}
+def efficientnet_pytorch(model: EfficientNet) -> tuple[Rule, ...]:
+    """The blocks are numbered through; none if padding is not TensorFlow's."""
+    if not _is_tensorflows(model) or model.squeeze_ratio:
+        return ()
+    rules = [
+        *torch_conv_then_norm("_conv_stem", "_bn0", "stem"),
+        *torch_conv_then_norm("_conv_head", "_bn1", "last_conv"),
+        Rule("_fc", "head", TORCH_DENSE),
+    ]
+    blocks = [
+        f"stage{number}_block{index}"
+        for number, stage in enumerate(model.stages, start=1)
+        for index in range(1, stage.num_blocks + 1)
+    ]
+    for position, block in enumerate(blocks):
+        for norm, part in enumerate(("expand", "depthwise", "project")):
+            layer = rf"_blocks\.{position}\._"
+            rules += torch_conv_then_norm(
+                f"{layer}{part}_conv", f"{layer}bn{norm}", f"{block}/{part}"
+            )
+    return tuple(rules)
+
+
+def _is_tensorflows(model: EfficientNet) -> bool:
+    """Returns whether padding is TensorFlow's, which shows in the logits alone."""
+    return model.padding == "SAME"
+
+
+KEY_MAPS: KeyMaps = {
+    EfficientNet: {
+        "torchvision": torchvision,
+        "timm": timm,
+        "efficientnet_pytorch": efficientnet_pytorch,
+    }
+}

@@ -15,17 +15,10 @@ from cnn_jax.pretrained.rules import (
     KeyMaps,
     Leaf,
     Rule,
+    torch_conv_then_norm,
 )
 
 _HEAD = Rule(r"classifier\.1", "head", TORCH_DENSE)
-
-
-def _layer(conv: str, norm: str, path: str) -> tuple[Rule, Rule]:
-    """Returns the rules of a convolution and of the normalisation after it."""
-    return (
-        Rule(conv, f"{path}/conv", TORCH_CONV),
-        Rule(norm, f"{path}/norm", TORCH_NORM),
-    )
 
 
 def _mobilenet_v2(model: MobileNetV2) -> tuple[Rule, ...]:
@@ -34,18 +27,18 @@ def _mobilenet_v2(model: MobileNetV2) -> tuple[Rule, ...]:
         for number, stage in enumerate(model.stages, start=1)
         for block in range(1, stage.num_blocks + 1)
     ]
-    rules = [*_layer(r"features\.0\.0", r"features\.0\.1", "stem")]
+    rules = [*torch_conv_then_norm(r"features\.0\.0", r"features\.0\.1", "stem")]
     for index, (path, expands) in enumerate(blocks, start=1):
         # The projection stands in one list with what comes before it.
         prefix = rf"features\.{index}\.conv\."
         before = ["expand", "depthwise"] if expands else ["depthwise"]
         for place, name in enumerate(before):
             conv, norm = rf"{prefix}{place}\.0", rf"{prefix}{place}\.1"
-            rules += _layer(conv, norm, f"{path}/{name}")
+            rules += torch_conv_then_norm(conv, norm, f"{path}/{name}")
         conv, norm = f"{prefix}{len(before)}", f"{prefix}{len(before) + 1}"
-        rules += _layer(conv, norm, f"{path}/project")
+        rules += torch_conv_then_norm(conv, norm, f"{path}/project")
     last = rf"features\.{len(blocks) + 1}\."
-    return (*rules, *_layer(f"{last}0", f"{last}1", "last_conv"), _HEAD)
+    return (*rules, *torch_conv_then_norm(f"{last}0", f"{last}1", "last_conv"), _HEAD)
 
 
 def _mnasnet_rule(place: int, name: str, layout: Mapping[str, Leaf]) -> Rule:
@@ -58,16 +51,16 @@ def _mnasnet_rule(place: int, name: str, layout: Mapping[str, Leaf]) -> Rule:
 
 
 MNASNET = (
-    *_layer(r"layers\.0", r"layers\.1", "stem"),
-    *_layer(r"layers\.3", r"layers\.4", "stage1_block1/depthwise"),
-    *_layer(r"layers\.6", r"layers\.7", "stage1_block1/project"),
+    *torch_conv_then_norm(r"layers\.0", r"layers\.1", "stem"),
+    *torch_conv_then_norm(r"layers\.3", r"layers\.4", "stage1_block1/depthwise"),
+    *torch_conv_then_norm(r"layers\.6", r"layers\.7", "stage1_block1/project"),
     _mnasnet_rule(0, "expand/conv", TORCH_CONV),
     _mnasnet_rule(1, "expand/norm", TORCH_NORM),
     _mnasnet_rule(3, "depthwise/conv", TORCH_CONV),
     _mnasnet_rule(4, "depthwise/norm", TORCH_NORM),
     _mnasnet_rule(6, "project/conv", TORCH_CONV),
     _mnasnet_rule(7, "project/norm", TORCH_NORM),
-    *_layer(r"layers\.14", r"layers\.15", "last_conv"),
+    *torch_conv_then_norm(r"layers\.14", r"layers\.15", "last_conv"),
 )
 
 

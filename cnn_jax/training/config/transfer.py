@@ -21,9 +21,10 @@ class TransferConfig:
     """The part of `TrainConfig` about weights that were trained before."""
 
     pretrained: str | None = None
-    """Weights to start from: a file, a converted checkpoint or `hf-hub:OWNER/NAME`, as
-    `cnn_jax.load_pretrained` takes them. The last layer starts anew where theirs is for
-    another number of classes. Default: start from random weights."""
+    """Weights to start from: a file, a converted checkpoint, `hf-hub:OWNER/NAME` or
+    `package:NAME`, as `cnn_jax.load_pretrained` takes them. The last layer starts anew
+    where theirs is for another number of classes. Default: start from random
+    weights."""
     batch_norm: BatchNormMode = "train"
     """`train`: batches are normalised by their own statistics, running ones follow,
     scales and biases learn. `adapt`: the same, but scales and biases never move, so
