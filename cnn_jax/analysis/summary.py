@@ -16,12 +16,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
 from cnn_jax.layers import LayerCall, trace_layers
+from cnn_jax.ranges import Length, Whole, problem, shown
+
+_SHAPE = Annotated[tuple[Annotated[int, Whole(0, 2**20)], ...], Length(1, 8)]
+"""The shape of one example: the sides of an image, or a number of features."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +126,11 @@ def summarize(
       The summary. Its layers are the modules that own parameters or call no other.
 
     Raises:
-      ValueError: If a layer owns a kernel and no rule says what it multiplies.
+      ValueError: If the shape is none, or a layer owns a kernel and no rule says what
+        it multiplies.
     """
+    if (expected := problem(input_shape, _SHAPE)) is not None:
+        raise ValueError(f"input_shape: got {shown(input_shape)}, expected {expected}.")
     inputs = jax.ShapeDtypeStruct((1, *input_shape), dtype)
     seen: set[str] = set()
     layers = []

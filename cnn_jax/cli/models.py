@@ -13,6 +13,7 @@ from cnn_jax.cli.usage import (
     shape_text,
 )
 from cnn_jax.models import list_models, model_info
+from cnn_jax.ranges import shown
 from cnn_jax.report.table import Column, Table, print_table
 from cnn_jax.report.words import count
 
@@ -31,9 +32,9 @@ def run(options: argparse.Namespace) -> int:
     names = list_models(options.pattern)
     if not names:
         everything = list_models()
-        hint = nearest(options.pattern.strip("*?"), everything)
+        hint = nearest(options.pattern.strip("*?")[:100], everything)
         raise UsageError(
-            f"no model matches {options.pattern!r}; "
+            f"no model matches {shown(options.pattern)}; "
             f"{hint or 'expected a pattern that fits one of ' + listed(everything)}"
         )
     infos = sorted(map(model_info, names), key=lambda info: (info.year, info.name))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from cnn_jax.cli.usage import UsageError, print_json
+from cnn_jax.cli.usage import UsageError, number_in, print_json
 from cnn_jax.messages import warn
+from cnn_jax.ranges import Whole
 
 HELP = "Prepare a dataset from its publishers' files, without TensorFlow."
 
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--processes",
-        type=int,
+        type=number_in(Whole(1, 1024)),
         default=1,
         metavar="COUNT",
         help="how many work side by side (default: 1)",

@@ -12,6 +12,7 @@ from cnn_jax.cli.usage import (
     working,
 )
 from cnn_jax.models import create_model, model_info
+from cnn_jax.ranges import MAX_SIDE, shown
 from cnn_jax.report.table import Column, Table, print_table
 
 HELP = "Count a model's parameters and multiply-adds, layer by layer."
@@ -19,11 +20,12 @@ HELP = "Count a model's parameters and multiply-adds, layer by layer."
 
 def input_size(text: str) -> tuple[int, int]:
     """Parses `32` or `32x48`."""
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    match = re.fullmatch(r"(\d{1,9})(?:x(\d{1,9}))?", text)
     size = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-    if min(size) < 1:
+    if min(size) < 1 or max(size) > MAX_SIDE:
         raise argparse.ArgumentTypeError(
-            f"got {text!r}, expected a positive integer or HEIGHTxWIDTH"
+            f"got {shown(text)}, expected a positive integer or HEIGHTxWIDTH, of up to "
+            f"{MAX_SIDE:,}"
         )
     return size
 

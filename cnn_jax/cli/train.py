@@ -8,7 +8,8 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from cnn_jax.cli.usage import UsageError, print_json
+from cnn_jax.cli.usage import UsageError, number_in, print_json
+from cnn_jax.ranges import Real
 from cnn_jax.report.table import Column, Table, print_table
 from cnn_jax.report.words import count
 
@@ -44,14 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     images.add_argument(
         "--test-share",
-        type=float,
+        type=number_in(Real(0.0, 1.0)),
         default=0.2,
         metavar="SHARE",
         help="of each class of a folder, to test on (default: 0.2)",
     )
     images.add_argument(
         "--validation-share",
-        type=float,
+        type=number_in(Real(0.0, 1.0)),
         metavar="SHARE",
         help="to decide by when to stop (default: 0.15, or 0 where that is under 20 "
         "images)",

@@ -6,11 +6,16 @@ import argparse
 import contextlib
 import difflib
 import json
+import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from cnn_jax.files import json_value
+from cnn_jax.ranges import Real, Whole, shown
+
+LONGEST_MESSAGE = 1000
+"""Characters of a message about one option."""
 
 
 class UsageError(ValueError):
@@ -22,7 +27,27 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises what `main` reports."""
+        if len(message) > LONGEST_MESSAGE:  # with what was typed in it
+            message = f"{message[:LONGEST_MESSAGE]}..."
         raise UsageError(f"{message}. See {self.prog} --help.")
+
+
+def number_in(allowed: Whole | Real) -> Callable[[str], int | float]:
+    """Returns the `type` of an option whose numbers have a range."""
+    kind = int if isinstance(allowed, Whole) else float
+
+    def parse(text: str) -> int | float:
+        try:
+            found = kind(text)
+        except ValueError:
+            found = math.nan
+        if not allowed.holds(found):
+            raise argparse.ArgumentTypeError(
+                f"got {shown(text)}, expected {allowed.expected}"
+            )
+        return found
+
+    return parse
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -12,6 +12,9 @@ from cnn_jax.data.source import Example, Features, cached_property
 from cnn_jax.data.subset import check_both_sides, check_fraction
 from cnn_jax.seeds import check_seed
 
+COUNTED_AT_ONCE = 2**24
+"""Pixels whose values are counted at once."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
@@ -113,8 +116,8 @@ class Dataset:
         means, deviations = [], []
         for channel in range(self.image_shape[2]):
             # Counting the 256 values is exact: no rounding from summing pixels.
-            pixels = self.images[..., channel].reshape(-1)
-            weights = np.bincount(pixels, minlength=256) / pixels.size
+            counts = _count_values(self.images[..., channel])
+            weights = counts / counts.sum()
             mean = float(weights @ values)
             means.append(mean)
             deviations.append(float(np.sqrt(weights @ (values - mean) ** 2)))
@@ -224,3 +227,16 @@ class Dataset:
             self.take(np.flatnonzero(~held), f"{self.split} without validation"),
             self.take(np.flatnonzero(held), f"validation from {self.split}"),
         )
+
+
+def _count_values(pixels: np.ndarray) -> np.ndarray:
+    """Returns how often each of the 256 values is among uint8 images `(n, h, w)`."""
+    # np.bincount makes int64 of what it counts, eight times the memory.
+    per_part = max(1, COUNTED_AT_ONCE // max(1, pixels[0].size))
+    return sum(
+        (
+            np.bincount(pixels[start : start + per_part].reshape(-1), minlength=256)
+            for start in range(0, len(pixels), per_part)
+        ),
+        start=np.zeros(256, np.int64),
+    )

@@ -50,6 +50,7 @@ from cnn_jax.kernels.operands import (
     accumulation_dtype,
     align_manual_axes,
     require_channels,
+    require_epsilon,
     require_floating,
     to_array,
     widen,
@@ -104,8 +105,8 @@ def batch_norm(
       `(c,)` in float32, or float64 for float64 x. All three can be differentiated.
 
     Raises:
-      ValueError: If shapes or dtypes do not fit, a batch of no entries is given, or the
-        activation is none of those.
+      ValueError: If shapes or dtypes do not fit, a batch of no entries is given,
+        epsilon is none of the statistics' dtype, or the activation is none of those.
     """
     x, scale, bias = jnp.asarray(x), jnp.asarray(scale), jnp.asarray(bias)
     shift = to_array(shift)
@@ -127,7 +128,7 @@ def batch_norm(
     return _batch_norm(
         *align_manual_axes(x, scale, bias),
         shift,
-        float(epsilon),
+        require_epsilon("batch_norm", epsilon, x),
         activation,
         axis_name,
         axis_index_groups,
@@ -234,7 +235,8 @@ def batch_norm_inference(
       The shape and dtype of `x`.
 
     Raises:
-      ValueError: If shapes or dtypes do not fit, or the activation is none of those.
+      ValueError: If shapes or dtypes do not fit, epsilon is none of the statistics'
+        dtype, or the activation is none of those.
     """
     x = jnp.asarray(x)
     vectors = tuple(jnp.asarray(vector) for vector in (mean, var, scale, bias))
@@ -244,7 +246,9 @@ def batch_norm_inference(
     if activation is not None:
         require_fused("batch_norm_inference", activation=activation)
     return _batch_norm_inference(
-        *align_manual_axes(x, *vectors), float(epsilon), activation
+        *align_manual_axes(x, *vectors),
+        require_epsilon("batch_norm_inference", epsilon, x),
+        activation,
     )
 
 

@@ -47,6 +47,7 @@ from cnn_jax.kernels.kernel import custom_vjp, kernel
 from cnn_jax.kernels.operands import (
     align_manual_axes,
     require_channels,
+    require_epsilon,
     require_floating,
     to_array,
     widen,
@@ -83,7 +84,7 @@ def group_norm(
 
     Raises:
       ValueError: If shapes or dtypes do not fit, the groups do not divide the channels,
-        or a group has no entries.
+        a group has no entries, or epsilon is none of the statistics' dtype.
     """
     x, scale, bias = jnp.asarray(x), to_array(scale), to_array(bias)
     require_floating("group_norm", x=x)
@@ -107,7 +108,7 @@ def group_norm(
         *align_manual_axes(x, scale, bias),
         num_groups,
         tuple(range(1, x.ndim - 1)),
-        float(epsilon),
+        require_epsilon("group_norm", epsilon, x),
         current_target(),
     )
 

@@ -17,6 +17,7 @@ from cnn_jax.kernels.kernel import kernel
 from cnn_jax.kernels.operands import (
     align_manual_axes,
     require_channels,
+    require_epsilon,
     require_floating,
     to_array,
 )
@@ -46,7 +47,8 @@ def layer_norm(
       The shape and dtype of `x`; computed in float32 or wider.
 
     Raises:
-      ValueError: If shapes or dtypes do not fit, or there are no channels.
+      ValueError: If shapes or dtypes do not fit, there are no channels, or epsilon is
+        none of the statistics' dtype.
     """
     x, scale, bias = jnp.asarray(x), to_array(scale), to_array(bias)
     require_floating("layer_norm", x=x)
@@ -57,5 +59,9 @@ def layer_norm(
         )
     require_channels("layer_norm", x, scale=scale, bias=bias)
     return normalize_sets(
-        *align_manual_axes(x, scale, bias), 1, (), float(epsilon), current_target()
+        *align_manual_axes(x, scale, bias),
+        1,
+        (),
+        require_epsilon("layer_norm", epsilon, x),
+        current_target(),
     )

@@ -141,6 +141,26 @@ def require_channels(function: str, x: jax.Array, **vectors: jax.Array | None) -
             )
 
 
+def require_epsilon(function: str, epsilon: float, x: jax.Array) -> float:
+    """Checks what is added to a variance, as the dtype of x's statistics has it.
+
+    Returns:
+      The number as a Python float.
+
+    Raises:
+      ValueError: If it is negative, not finite there, or rounds to 0 without being 0.
+    """
+    info = jnp.finfo(accumulation_dtype(x.dtype))
+    is_number = not isinstance(epsilon, str | bool | None)
+    value = float(epsilon) if is_number else float("nan")
+    if value != 0 and not float(info.tiny) <= value <= float(info.max):
+        raise ValueError(
+            f"{function}: got epsilon {epsilon!r}, expected 0, or a number from "
+            f"{float(info.tiny):.2g} to {float(info.max):.2g}, as {info.dtype} has it."
+        )
+    return value
+
+
 def align_manual_axes(*arrays: *Arrays) -> tuple[*Arrays]:
     """Marks all operands as varying over each manual axis that any varies over.
 

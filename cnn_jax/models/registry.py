@@ -16,6 +16,9 @@ from typing import Any, TypedDict
 import flax.linen as nn
 import jax.numpy as jnp
 
+from cnn_jax.models.fields import check_fields
+from cnn_jax.ranges import shown
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean of ImageNet's red, green and blue, in units of the full range."""
 
@@ -258,17 +261,13 @@ def create_model(
       endpoints=False)` with normalised images `x` `(n, height, width, channels)`.
 
     Raises:
-      ValueError: If there is no such model or field, `num_classes` is negative, or a
-        dtype is not one of floating-point numbers.
+      ValueError: If there is no such model or field, the value of one is of another
+        type or outside its range (see `cnn_jax.models.fields`), or a dtype is not one
+        of floating-point numbers.
     """
     family = _find(name)
     if num_classes is None:
         num_classes = family.num_classes
-    if num_classes < 0:
-        raise ValueError(
-            f"num_classes: got {num_classes}, expected the number of logits, or 0 for "
-            "features."
-        )
     fields = {field.name for field in dataclasses.fields(family.module)}
     fields -= set(_MADE_APART)
     unknown = sorted(set(overrides) - fields)
@@ -276,8 +275,10 @@ def create_model(
         raise ValueError(
             f"{name}: got unknown fields {unknown}, expected some of {sorted(fields)}."
         )
+    changed = {**family.variants[name].fields, **overrides}
+    check_fields(name, family.module, {**changed, "num_classes": num_classes})
     return family.module(
-        **{**family.variants[name].fields, **overrides},
+        **changed,
         num_classes=num_classes,
         dtype=None if dtype is None else _floating(dtype, "dtype"),
         param_dtype=_floating(param_dtype, "param_dtype"),
@@ -285,15 +286,15 @@ def create_model(
 
 
 def _find(name: str) -> Family:
-    if name in _FAMILY_OF:
+    if isinstance(name, str) and name in _FAMILY_OF:
         return _FAMILY_OF[name]
-    nearest = difflib.get_close_matches(str(name), _FAMILY_OF, n=3, cutoff=0.5)
+    nearest = difflib.get_close_matches(str(name)[:100], _FAMILY_OF, n=3, cutoff=0.5)
     hint = (
         f"did you mean {' or '.join(map(repr, nearest))}?"
         if nearest
         else f"expected one of {list_models()}."
     )
-    raise ValueError(f"model: got unknown name {name!r}; {hint}")
+    raise ValueError(f"model: got unknown name {shown(name)}; {hint}")
 
 
 def _floating(dtype: Any, name: str) -> jnp.dtype:

@@ -59,7 +59,7 @@ def test_predict_convert_and_pretrained(
                 pretrained=source,
                 epochs=1,
                 batch_size=32,
-                learning_rate=1e-30,
+                learning_rate=1e-10,
                 run_dir=str(tmp_path / f"again{number}"),
             )
         )
@@ -67,4 +67,4 @@ def test_predict_convert_and_pretrained(
             loaded, _ = cnn_jax.load_pretrained(model, source)
             for path, leaf in cnn_jax.trees.named_leaves(loaded["params"]).items():
                 after = cnn_jax.trees.named_leaves(result.state.params)[path]
-                np.testing.assert_allclose(after, leaf, 0, 1e-20, err_msg=path)
+                np.testing.assert_allclose(after, leaf, 0, 1e-8, err_msg=path)

@@ -1,5 +1,8 @@
 """Bad input is a ValueError that says what to do, before anything is traced."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -472,6 +475,21 @@ REJECTED = {
         {"epsilon": 1e-5, "activation": []},
         r"got activation \[\]",
     ),
+    **{
+        f"epsilon {value} of {kernel.__name__}": (
+            kernel,
+            (ones(2, 3), *(ones(3),) * num_vectors),
+            {"epsilon": value, **options},
+            rf"{kernel.__name__}: got epsilon .*{re.escape(repr(value))}.*float32",
+        )
+        for kernel, num_vectors, options in (
+            (K.batch_norm, 2, {}),
+            (K.batch_norm_inference, 4, {}),
+            (K.layer_norm, 2, {}),
+            (K.group_norm, 2, {"num_groups": 1}),
+        )
+        for value in (math.nan, math.inf, -1e-5, 1e-300, 1e300, "1e-5", None, True)
+    },
     "adapting to nothing": (
         K.adaptive_avg_pool,
         (ones(2, 4, 4, 3),),

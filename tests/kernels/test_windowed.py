@@ -175,3 +175,17 @@ def test_a_convolution_to_no_channels_has_empty_and_zero_gradients(taps):
     dx, dw = pullback(y)
     assert (y.shape, dw.shape) == ((2, 4, 0), w.shape)
     np.testing.assert_array_equal(dx, jnp.zeros_like(x))
+
+
+@pytest.mark.parametrize("drop_block", [kernels.drop_block, autodiff.drop_block])
+@pytest.mark.parametrize("block_size", [60, 10**6])
+def test_squares_as_large_as_a_map_are_a_few_steps(drop_block, block_size):
+    """A window of its own size at each place, or a shift for each, takes minutes."""
+
+    def drop(x):
+        return drop_block(x, jax.random.key(0), 0.1, block_size=block_size)
+
+    x = jax.ShapeDtypeStruct((1, 64, 64, 1), jnp.float32)
+    text = str(jax.make_jaxpr(drop)(x))
+    assert "reduce_window" not in text
+    assert text.count("\n") < 300

@@ -11,7 +11,7 @@ from cnn_jax import models
 FILES = [
     importlib.import_module(f"cnn_jax.models.{module.name}")
     for module in pkgutil.iter_modules(models.__path__)
-    if module.name not in ("interface", "registry")
+    if module.name not in ("fields", "interface", "registry")
 ]
 
 

@@ -25,16 +25,21 @@ def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
       Images of the same shape and dtype.
 
     Raises:
-      ValueError: If `padding` is negative.
+      ValueError: If `padding` is negative, or 2^30 or more.
     """
     padding = operator.index(padding)  # a NumPy integer may be too narrow for twice it
-    if padding < 0:
-        raise ValueError(f"padding: got {padding}, expected 0 or more.")
+    if not 0 <= padding < 2**30:  # twice it must be an int32
+        raise ValueError(f"padding: got {padding}, expected 0 or more, below 2^30.")
     if padding == 0:
         return images
     num_images = images.shape[0]
-    sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    # A window further out than an image's own side has none of it, however far it is.
+    reach = tuple(min(padding, side) for side in images.shape[1:3])
+    sides = ((0, 0), *((margin, margin) for margin in reach), (0, 0))
     offsets = jax.random.randint(key, (num_images, 2), 0, 2 * padding + 1)
+    if reach != (padding, padding):
+        margins = jnp.asarray(reach, offsets.dtype)[jnp.newaxis]
+        offsets = jnp.clip(offsets - padding, -margins, margins) + margins
 
     def cut(image: jax.Array, offset: jax.Array) -> jax.Array:
         start = (offset[0], offset[1], jnp.zeros_like(offset[0]))

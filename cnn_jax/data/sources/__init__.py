@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from typing import Annotated
 
 import numpy as np
 
@@ -18,8 +19,10 @@ from cnn_jax.data.host.decode import decode_image
 from cnn_jax.data.source import Example, Source
 from cnn_jax.data.sources.digits import load_digits
 from cnn_jax.data.sources.folder import Folder
+from cnn_jax.data.sources.resident_size import check_memory
 from cnn_jax.data.sources.synthetic import Synthetic
 from cnn_jax.data.sources.tfds import DATA_VARIABLE, TfdsSource
+from cnn_jax.ranges import MAX_SIDE, Whole, problem, shown
 
 __all__ = [
     "DATA_VARIABLE",
@@ -97,8 +100,8 @@ def load_dataset(
       FileNotFoundError, ValueError: As `open_source`, and if images differ in size, an
         image cannot be decoded (`ImageError`), or a label is out of range.
     """
-    if image_size is not None and image_size < 1:
-        raise ValueError(f"image_size: got {image_size}, expected a positive integer.")
+    if image_size is not None:
+        _check_side(image_size)
     if name == "digits":
         return load_digits(split, 32 if image_size is None else image_size)
     source = open_source(name, split, data_dir=data_dir)
@@ -116,9 +119,15 @@ def read_source(
       progress: Whether to show a progress bar, if the terminal can.
 
     Raises:
-      ValueError: As `load_dataset` does.
+      ValueError: As `load_dataset` does, and if there is no memory for the images.
     """
     name, split = source.name, source.split
+    height, width, channels = source.features.image_shape
+    if image_size is not None:
+        _check_side(image_size)
+        height = width = image_size
+    if height is not None and width is not None:
+        check_memory(name, split, len(source), (height, width, channels))
     images: list[np.ndarray] = []
     labels: list[int] = []
     for example in _track(source, progress):
@@ -139,6 +148,12 @@ def read_source(
         labels=np.asarray(labels, dtype=np.int64),
         class_names=source.class_names,
     )
+
+
+def _check_side(image_size: int) -> None:
+    side = Annotated[int, Whole(1, MAX_SIDE)]
+    if (expected := problem(image_size, side)) is not None:
+        raise ValueError(f"image_size: got {shown(image_size)}, expected {expected}.")
 
 
 def _track(source: Source, progress: bool) -> Iterable[Example]:

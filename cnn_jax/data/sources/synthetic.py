@@ -9,6 +9,7 @@ import re
 import numpy as np
 
 from cnn_jax.data.source import Example, Features
+from cnn_jax.ranges import MAX_SIDE, shown
 
 SIZES = {"train": 1280, "test": 256, "validation": 256}
 """The number of examples of each split."""
@@ -32,10 +33,11 @@ class Synthetic:
     split: str
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"synthetic:[1-9]\d*x[1-9]\d*x[13]", self.name):
+        match = re.fullmatch(r"synthetic:([1-9]\d{0,5})x([1-9]\d{0,5})x[13]", self.name)
+        if not match or max(int(match[1]), int(match[2])) > MAX_SIDE:
             raise ValueError(
-                f"dataset: got {self.name!r}, expected synthetic:HxWxC with 1 or 3 "
-                "channels, synthetic:224x224x3 say."
+                f"dataset: got {shown(self.name)}, expected synthetic:HxWxC with 1 or "
+                f"3 channels, synthetic:224x224x3 say, and sides of up to {MAX_SIDE:,}."
             )
         if self.split not in SIZES:
             raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import jax
@@ -32,8 +31,8 @@ def drop_block(
 ) -> jax.Array:
     """Zeroes squares, scales each example's rest to its mean; see `kernels`.
 
-    A pixel is kept if no square that would cover it begins: one shift for each place
-    in a square.
+    A pixel is kept if no square that would cover it begins: of the places along an axis
+    at which one would, a difference of running sums is the number of those that do.
     """
     if rate == 0.0:
         return x
@@ -43,14 +42,18 @@ def drop_block(
     gamma = rate * math.prod(sizes) / (math.prod(sides) * math.prod(places))
     seed_shape = (x.shape[0], *places, x.shape[-1])
     begins = jax.random.bernoulli(key, min(gamma, 1.0), seed_shape)
-    mask = jnp.ones(x.shape, bool)
-    for offset in itertools.product(*map(range, sides)):
-        around = (
-            (0, 0),
-            *((o, side - 1 - o) for o, side in zip(offset, sides, strict=True)),
-            (0, 0),
+    covered = begins
+    for axis, side in enumerate(sides, start=1):
+        around = [(0, 0)] * x.ndim
+        around[axis] = (side, side - 1)
+        sums = jnp.cumsum(jnp.pad(covered, around), axis=axis, dtype=jnp.int32)
+        first, last = (
+            jax.lax.slice_in_dim(sums, start, start + size, axis=axis)
+            for size in (sums.shape[axis] - side,)
+            for start in (0, side)
         )
-        mask = mask & ~jnp.pad(begins, around)
+        covered = last > first
+    mask = ~covered
     count = jnp.sum(mask, axis=tuple(range(1, x.ndim)), keepdims=True)
     kept = jnp.where(mask, x, jnp.zeros((), x.dtype))
     scale = math.prod(x.shape[1:]) / jnp.maximum(count, 1).astype(statistics_dtype(x))

@@ -7,12 +7,12 @@ files.
 from __future__ import annotations
 
 import dataclasses
-import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from cnn_jax.ranges import as_annotated, declared, has_type, problem, shown
 from cnn_jax.training.config.data import DataConfig
 from cnn_jax.training.config.optimizer import OptimizerConfig
 from cnn_jax.training.config.parallel import ParallelConfig
@@ -62,26 +62,46 @@ class TrainConfig(
     """Everything that decides a run's numbers, and where its files go."""
 
     def __post_init__(self) -> None:
-        # A seed out of np.arange is one number as well, but not to JSON, and sums in a
-        # narrow dtype of NumPy wrap around.
+        expected = declared(type(self))
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            # A seed out of np.arange is one number as well, but not to JSON, and sums
+            # in a narrow dtype of NumPy wrap around.
             if isinstance(value, np.generic):
                 object.__setattr__(self, field.name, value.item())
+            elif isinstance(value, list):
+                value = as_annotated(value, expected[field.name])
+                object.__setattr__(self, field.name, value)
 
     def validate(self) -> None:
-        """Checks every field.
+        """Checks every field: its type, its range, and what it requires of others.
 
         Raises:
           ValueError: Listing all fields with an invalid value.
         """
+        expected = declared(type(self))
+        values = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self)
+        }
         problems = [
-            f"  {field}: got {getattr(self, field)!r}, expected {expected}"
-            for field, holds, expected in self._requirements()
-            if not holds
+            (name, text)
+            for name, value in values.items()
+            if (text := problem(value, expected[name])) is not None
         ]
+        # Fields can be compared with each other once all are what they should be.
+        if all(has_type(value, expected[name]) for name, value in values.items()):
+            found = {name for name, _ in problems}
+            problems += [
+                (name, text)
+                for name, holds, text in self._requirements()
+                if not holds and name not in found
+            ]
         if problems:
-            raise ValueError("The configuration is invalid:\n" + "\n".join(problems))
+            lines = [
+                f"  {name}: got {shown(values[name])}, expected {text}"
+                for name, text in problems
+            ]
+            raise ValueError("The configuration is invalid:\n" + "\n".join(lines))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as a mapping that JSON can hold."""
@@ -100,13 +120,8 @@ class TrainConfig(
         return {**cls().to_dict(), **saved}
 
     def _requirements(self) -> Iterable[Requirement]:
-        for field, annotation in typing.get_type_hints(type(self)).items():
-            if typing.get_origin(annotation) is typing.Literal:
-                values = typing.get_args(annotation)
-                yield field, getattr(self, field) in values, f"one of {values}"
         yield from self._data_requirements()
         yield from self._optimizer_requirements()
-        yield from self._regularization_requirements()
         yield from self._transfer_requirements()
         yield from self._run_requirements()
         yield from self._parallel_requirements()

@@ -4,77 +4,80 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
-from cnn_jax.training.config.requirements import (
-    Requirement,
-    at_least_one,
-    at_least_one_if_given,
-    below_one,
-    count_from_zero,
-)
+from cnn_jax.ranges import MAX_SIDE, Length, Real, Text, Whole
+from cnn_jax.training.config.requirements import Path, Requirement, Share
+
+MAX_CHANNELS = 64
+"""Channels of an image that a mean and a deviation can be given for."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """The part of `TrainConfig` that decides what the batches hold."""
 
-    dataset: str = "digits"
+    dataset: Annotated[str, Text("a dataset's name")] = "digits"
     """`digits`, `folder:PATH` (a directory per class), `synthetic:HxWxC`, or the name
     of a prepared TFDS set."""
-    train_split: str = "train"
+    train_split: Annotated[str, Text("a split's name")] = "train"
     """Split to train on; for TFDS sets also a part, such as `train[:10%]`."""
-    test_split: str = "test"
+    test_split: Annotated[str, Text("a split's name")] = "test"
     """Split to report the score of."""
-    data_dir: str | None = None
+    data_dir: Path | None = None
     """Directory of TFDS sets. Default: `$CNN_JAX_DATA/tfds`, else TFDS's own."""
     data_path: Literal["auto", "resident", "stream"] = "auto"
     """`resident`: on every device, as bytes; `stream`: decoded while training. Default:
     resident for images of one size of up to 1 GiB."""
-    num_workers: int = 0
+    num_workers: Annotated[int, Whole(0, 1024)] = 0
     """Processes that decode and transform a stream. Default: threads of this one."""
-    max_bad_images: int = 0
+    max_bad_images: Annotated[int, Whole(0)] = 0
     """Images of a stream that may be unreadable; they are skipped and reported."""
-    image_size: int | None = None
+    image_size: Annotated[int, Whole(1, MAX_SIDE)] | None = None
     """Height and width to bring images to. Default: the dataset's own."""
-    augmentation: str = "none"
+    augmentation: Annotated[str, Text("a policy's name", 100)] = "none"
     """Augmentation of a stream's images on the host; see
     `cnn_jax.data.host.POLICIES`."""
-    mean: tuple[float, ...] | None = None
+    mean: (
+        Annotated[tuple[Annotated[float, Real(0.0, 1.0)], ...], Length(1, MAX_CHANNELS)]
+        | None
+    ) = None
     """Per channel, subtracted from pixels in [0, 1]. Default: the training split's, or
     ImageNet's for a stream."""
-    std: tuple[float, ...] | None = None
+    std: (
+        Annotated[
+            tuple[Annotated[float, Real(1e-3, 10.0)], ...], Length(1, MAX_CHANNELS)
+        ]
+        | None
+    ) = None
     """Per channel, what is then divided by. Default: as for `mean`."""
-    validation_fraction: float = 0.0
+    validation_fraction: Share = 0.0
     """Share of the training split held out, stratified, for early stopping."""
-    batch_size: int = 128
+    batch_size: Annotated[int, Whole(1, 2**24)] = 128
     """Examples per step, over all devices. An epoch's incomplete batch is left out."""
-    crop_padding: int = 0
+    crop_padding: Annotated[int, Whole(0, MAX_SIDE)] = 0
     """Zeros around an image before a random crop back to its size."""
     flip: bool = False
     """Mirror images at random. Not for digits."""
-    erasing_probability: float = 0.0
+    erasing_probability: Annotated[float, Real(1e-6, 1.0, or_zero=True)] = 0.0
     """Share of images of which a random rectangle is erased."""
 
     def _data_requirements(self) -> Iterable[Requirement]:
-        yield from at_least_one(self, "batch_size")
-        yield from at_least_one_if_given(self, "image_size")
-        yield from count_from_zero(
-            self, "crop_padding", "num_workers", "max_bad_images"
-        )
+        side = self.image_size
         yield (
-            "erasing_probability",
-            0 <= self.erasing_probability <= 1,
-            "in [0, 1]",
+            "crop_padding",
+            side is None or self.crop_padding < max(side, 1),
+            f"less than image_size, {side}: a crop further out has none of the image",
         )
-        yield from below_one(self, "validation_fraction")
+        given, other = ("mean", "std") if self.std is None else ("std", "mean")
         yield (
-            "mean",
+            given,
             (self.mean is None) == (self.std is None),
-            "to be given together with std",
+            f"to be given together with {other}",
         )
         yield (
             "std",
-            self.std is None or all(value > 0 for value in self.std),
-            "positive numbers",
+            None in (self.mean, self.std)
+            or len(self.mean or ()) == len(self.std or ()),
+            "as many numbers as mean has, one for each channel",
         )

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from operator import index
-from typing import Literal
+from typing import Annotated, Literal
 
 from cnn_jax import sharding
-from cnn_jax.geometry import is_integer
-from cnn_jax.training.config.requirements import (
-    Requirement,
-    at_least_one_if_given,
-    is_pattern,
-)
+from cnn_jax.ranges import Pattern, Text, Whole
+from cnn_jax.training.config.requirements import Requirement
+
+MAX_DEVICES = 2**20
+"""The most devices and processes of a run."""
 
 Strategy = Literal["jit", "shard_map", "pmap"]
 """Ways to spread a step over devices; see `ParallelConfig.parallel`."""
 
-BatchNormScope = Literal["global", "device"] | int
+BatchNormScope = Literal["global", "device"] | Annotated[int, Whole(1, MAX_DEVICES)]
 """Whose images share the statistics of a batch normalisation: those of the whole batch,
 of one device, or of as many neighbouring devices as the number says."""
 
@@ -30,10 +28,16 @@ class ParallelConfig:
     parallel: Strategy = "jit"
     """`jit`: one program over the mesh; `shard_map`: each device's own step and one sum
     of gradients; `pmap`: the same, the old way."""
-    mesh: str | None = None
+    mesh: Annotated[str, Text("axes and sizes", 100)] | None = None
     """Sizes of the axes, such as `data=4,fsdp=2` or `data=2,spatial=4`: `data` splits
     the batch, `fsdp` also the state, `spatial` the images. Default: all on `data`."""
-    sharding_rules: tuple[tuple[str, str], ...] = ()
+    sharding_rules: tuple[
+        tuple[
+            Annotated[str, Pattern()],
+            Annotated[str, Text("a partition", 100, may_be_empty=True)],
+        ],
+        ...,
+    ] = ()
     """With `fsdp`: pairs of a pattern on the state's paths and, for each dimension of
     its leaves, a mesh axis or `none`, such as `head/kernel$ none,fsdp`. The first that
     matches decides; large leaves that none matches are split."""
@@ -43,16 +47,15 @@ class ParallelConfig:
     reduce_dtype: Literal["bfloat16"] | None = None
     """For `shard_map` and `pmap`: what gradients are summed in over devices. Default:
     their own dtype."""
-    coordinator_address: str | None = None
+    coordinator_address: Annotated[str, Text("host:port", 300)] | None = None
     """`host:port` of process 0, or `auto` on Cloud TPU, GKE and Slurm. Default: this is
     the only process."""
-    num_processes: int | None = None
+    num_processes: Annotated[int, Whole(1, MAX_DEVICES)] | None = None
     """Number of processes of the run, with `coordinator_address`."""
-    process_id: int | None = None
+    process_id: Annotated[int, Whole(0, MAX_DEVICES - 1)] | None = None
     """Number of this process, from 0."""
 
     def _parallel_requirements(self) -> Iterable[Requirement]:
-        yield from at_least_one_if_given(self, "num_processes")
         sizes, mistake = {}, ""
         try:
             sizes = sharding.parse_mesh(self.mesh) if self.mesh is not None else {}
@@ -73,23 +76,6 @@ class ParallelConfig:
             f"a mesh with the axis {sharding.FSDP_AXIS!r}",
         )
         yield (
-            "sharding_rules",
-            all(is_pattern(pattern) for pattern, _ in self.sharding_rules),
-            "regular expressions, each with a partition",
-        )
-        scope = self.batch_norm_scope
-        is_count = isinstance(scope, int) and not isinstance(scope, bool) and scope > 0
-        yield (
-            "batch_norm_scope",
-            is_count or scope in ("global", "device"),
-            "'global', 'device', or a number of devices",
-        )
-        yield (
-            "reduce_dtype",
-            self.reduce_dtype in (None, "bfloat16"),
-            "'bfloat16', or None",
-        )
-        yield (
             "reduce_dtype",
             self.reduce_dtype is None or self.parallel != "jit",
             "None with parallel='jit', where XLA inserts the sums",
@@ -102,20 +88,23 @@ class ParallelConfig:
             (self.num_processes, self.process_id),
         )
         explicit = address not in (None, "auto")
+        host, _, port = (address or "").rpartition(":")
+        is_port = port.isascii() and port.isdecimal() and 0 < int(port) < 2**16
         yield (
-            "num_processes",
+            "coordinator_address",
+            not explicit or (host != "" and is_port),
+            "host:port, or auto",
+        )
+        yield (
+            "process_id" if self.num_processes is None else "num_processes",
             (None not in numbers) if explicit else numbers == (None, None),
-            "to be given, with process_id, exactly if coordinator_address is host:port",
+            "to be given, both of num_processes and process_id, exactly if "
+            "coordinator_address is host:port",
         )
         yield (
             "process_id",
             self.process_id is None
-            or (
-                is_integer(self.process_id)
-                and (
-                    self.num_processes is None
-                    or 0 <= index(self.process_id) < self.num_processes
-                )
-            ),
+            or self.num_processes is None
+            or self.process_id < self.num_processes,
             "a whole number from 0, below num_processes",
         )

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
-from cnn_jax.training.config.requirements import (
-    Requirement,
-    at_least_one_if_given,
-    below_one,
-    below_one_if_given,
-    not_negative,
-)
+from cnn_jax.ranges import MAX_SIDE, Real, Whole
+from cnn_jax.training.config.requirements import MAX_EPOCHS, Share
+
+Alpha = Annotated[float, Real(1e-3, 1e3, or_zero=True)]
+"""Of a Beta distribution whose float32 draws are finite; 0 for none."""
 
 MODEL_FIELDS = (
     "dropout_rate",
@@ -28,29 +25,29 @@ MODEL_FIELDS = (
 class RegularizationConfig:
     """The part of `TrainConfig` about regularisers; weight decay is the optimizer's."""
 
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
     """Weight of the uniform distribution in the targets."""
-    auxiliary_weight: float = 0.3
+    auxiliary_weight: Annotated[float, Real(1e-6, 100.0, or_zero=True)] = 0.3
     """Weight of the loss of each auxiliary head, of models that have them (GoogLeNet,
     Inception v3); 0 leaves them untrained."""
-    mixup_alpha: float = 0.0
+    mixup_alpha: Alpha = 0.0
     """Of the Beta distribution of mixup's shares. Default 0: no mixup."""
-    cutmix_alpha: float = 0.0
+    cutmix_alpha: Alpha = 0.0
     """The same for CutMix; with both, each batch gets one of them."""
-    dropout_rate: float | None = None
+    dropout_rate: Share | None = None
     """Probability of dropping an entry, where the model has dropout. Default: the
     model's."""
-    spatial_dropout_rate: float | None = None
+    spatial_dropout_rate: Share | None = None
     """That of dropping a whole channel. Default: the model's."""
-    drop_block_rate: float | None = None
+    drop_block_rate: Share | None = None
     """The share of a map that DropBlock drops in squares. Default: the model's."""
-    drop_block_size: int | None = None
+    drop_block_size: Annotated[int, Whole(1, MAX_SIDE)] | None = None
     """The squares' height and width. Default: the model's."""
-    stochastic_depth_rate: float | None = None
+    stochastic_depth_rate: Share | None = None
     """That of dropping the last block of residual branches. Default: the model's."""
-    patience: int | None = None
+    patience: Annotated[int, Whole(1, MAX_EPOCHS)] | None = None
     """Epochs without gain in validation accuracy before stopping. Default: never."""
-    minimum_gain: float = 0.0
+    minimum_gain: Annotated[float, Real(1e-6, 1.0, or_zero=True)] = 0.0
     """Gain that counts: more than this above the best so far."""
 
     def model_overrides(self) -> dict[str, Any]:
@@ -61,13 +58,3 @@ class RegularizationConfig:
         """
         fields = {name: getattr(self, name) for name in MODEL_FIELDS}
         return {name: value for name, value in fields.items() if value is not None}
-
-    def _regularization_requirements(self) -> Iterable[Requirement]:
-        yield from below_one(self, "label_smoothing")
-        yield from below_one_if_given(
-            self, *(name for name in MODEL_FIELDS if name.endswith("_rate"))
-        )
-        yield from at_least_one_if_given(self, "patience", "drop_block_size")
-        yield from not_negative(
-            self, "auxiliary_weight", "minimum_gain", "mixup_alpha", "cutmix_alpha"
-        )

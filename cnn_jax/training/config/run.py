@@ -4,77 +4,63 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
-from cnn_jax.geometry import is_integer
-from cnn_jax.seeds import EXPECTED as SEED
-from cnn_jax.seeds import is_seed
-from cnn_jax.training.config.requirements import (
-    Requirement,
-    at_least_one,
-    at_least_one_if_given,
-    count_from_zero,
-)
+from cnn_jax.ranges import Real, Text, Whole
+from cnn_jax.seeds import NUM_SEEDS
+from cnn_jax.training.config.requirements import Path, Requirement
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
     """The part of `TrainConfig` about the run itself."""
 
-    model: str = "lenet5"
+    model: Annotated[str, Text("a model's name")] = "lenet5"
     """Name of the model, one of `cnn-jax models`."""
-    seed: int = 0
+    seed: Annotated[int, Whole(0, NUM_SEEDS - 1)] = 0
     """Seed of everything random: parameters, order, augmentation, dropout. From 0 to
     2^32 - 1."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of activations; parameters, statistics and loss stay float32. In `float16` the
     loss is scaled, so that small gradients do not vanish."""
-    initial_loss_scale: float = 2.0**15
+    initial_loss_scale: Annotated[float, Real(1.0, 2.0**24)] = 2.0**15
     """For `float16`: what the loss is multiplied by at first. It halves whenever a
     gradient overflows; that step's update is skipped."""
-    loss_scale_growth_steps: int = 2000
+    loss_scale_growth_steps: Annotated[int, Whole(1)] = 2000
     """For `float16`: steps without overflow after which the scale doubles."""
-    run_dir: str | None = None
+    run_dir: Path | None = None
     """Directory for config, metrics, events and checkpoints. Default: keep none."""
-    checkpoint_dir: str | None = None
+    checkpoint_dir: Path | None = None
     """Directory of the checkpoints, a path or `gs://...`, which every process of a run
     must reach. Default: `RUN_DIR/checkpoints`."""
     resume: bool = False
     """Continue the run in `run_dir` from its newest checkpoint."""
-    allow_changed: tuple[str, ...] = ()
+    allow_changed: tuple[Annotated[str, Text("a field's name", 100)], ...] = ()
     """Fields that may have another value than the run that is resumed had, though they
     change its numbers."""
     non_finite: Literal["stop", "skip"] = "stop"
     """Effect of a loss or a gradient that is not finite: end the run, or have its
     step's update skipped. The overflows of `float16` are skipped in any case."""
-    maximum_skipped_steps: int = 10
+    maximum_skipped_steps: Annotated[int, Whole(0)] = 10
     """For `non_finite` `skip`: how many updates of a run may be skipped."""
-    checkpoint_every_steps: int = 0
+    checkpoint_every_steps: Annotated[int, Whole(0)] = 0
     """Steps between checkpoints. Default 0: one after every epoch."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: Annotated[int, Whole(1, 10_000)] = 2
     """Number of the newest checkpoints that are kept, beside the best one."""
-    keep_checkpoint_every_steps: int | None = None
+    keep_checkpoint_every_steps: Annotated[int, Whole(1)] | None = None
     """Keeps checkpoints of multiples of this number of steps too. Default: none."""
-    compilation_cache: str | None = "~/.cache/cnn_jax/programs"
+    compilation_cache: Path | None = "~/.cache/cnn_jax/programs"
     """Directory that compiled programs are kept in, for the next run of the same ones;
     `JAX_COMPILATION_CACHE_DIR` goes before. `None` keeps none."""
-    log_every_steps: int = 20
+    log_every_steps: Annotated[int, Whole(1)] = 20
     """Steps between log lines, each of which waits for the device once."""
-    profile_steps: tuple[int, int] | None = None
+    profile_steps: tuple[Annotated[int, Whole(0)], Annotated[int, Whole(1)]] | None = (
+        None
+    )
     """The first step to trace, and the first not to, into `RUN_DIR/profile`. Default:
     none."""
 
     def _run_requirements(self) -> Iterable[Requirement]:
-        yield "seed", is_seed(self.seed), SEED
-        yield from at_least_one(
-            self, "keep_checkpoints", "log_every_steps", "loss_scale_growth_steps"
-        )
-        yield (
-            "initial_loss_scale",
-            1 <= self.initial_loss_scale <= 2.0**24,
-            "a number in [1, 2^24]",
-        )
-        yield from at_least_one_if_given(self, "keep_checkpoint_every_steps")
         yield (
             "run_dir",
             "://" not in (self.run_dir or ""),
@@ -85,18 +71,10 @@ class RunConfig:
             self.checkpoint_dir is None or self.run_dir is not None,
             "run_dir to be given for the run's other files",
         )
-        yield from count_from_zero(
-            self, "checkpoint_every_steps", "maximum_skipped_steps"
-        )
         steps = self.profile_steps
         yield (
             "profile_steps",
-            steps is None
-            or (
-                self.run_dir is not None
-                and all(map(is_integer, steps))
-                and 0 <= steps[0] < steps[1]
-            ),
+            steps is None or (self.run_dir is not None and steps[0] < steps[1]),
             "two rising whole numbers, and a run_dir to write to",
         )
         fields = [field.name for field in dataclasses.fields(self)]

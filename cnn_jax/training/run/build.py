@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from cnn_jax import data, sharding, trees
 from cnn_jax.layers import abstract_variables
+from cnn_jax.ranges import MAX_COUNT
 from cnn_jax.training.config import RESUME_MAY_CHANGE, TrainConfig
 from cnn_jax.training.devices.spread import ParallelStep, make_step
 from cnn_jax.training.optimizers.optimizer import adapt_optimizer, make_optimizer
@@ -39,6 +40,7 @@ from cnn_jax.training.run.feeds import (
 )
 from cnn_jax.training.run.images import ImageFormat, augment, image_format
 from cnn_jax.training.run.keys import Keys, make_keys, place_keys
+from cnn_jax.training.run.memory import check_carry, check_plan
 from cnn_jax.training.step.evaluation import (
     LossFn,
     MetricFns,
@@ -158,6 +160,12 @@ def build_run(
     train = splits["train"]
     images = image_format(config, train)
     feed = make_feed(train, config, mesh, images.shape)
+    num_steps = config.epochs * feed.steps_per_epoch
+    if num_steps > MAX_COUNT:
+        raise ValueError(
+            f"epochs: got {config.epochs:,}, which are {num_steps:,} steps; expected "
+            f"fewer, of at most {MAX_COUNT:,} steps."
+        )
     everywhere = sharding.replicated(mesh)
     roles = required_roles(config, model, images.specification)
     schedule, own_optimizer = None, optimizer
@@ -199,7 +207,11 @@ def build_run(
 
 
 def compile_run(parts: RunParts) -> CompiledRun:
-    """Compiles the programs of a run, and of all that differ in no shape from it."""
+    """Compiles the programs of a run, and of all that differ in no shape from it.
+
+    Raises:
+      ValueError: If the run needs more memory than there is.
+    """
     config, images = parts.config, parts.images
     start = functools.partial(
         _start, parts.model, parts.optimizer, images.specification, config
@@ -218,7 +230,15 @@ def compile_run(parts: RunParts) -> CompiledRun:
     )
     # Batches of every split look alike, so one program evaluates them all.
     evaluated = next(iter(parts.evaluation.values()), None)
-    return CompiledRun(
+    carry = jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=where
+        ),
+        shapes,
+        carry_shardings,
+    )
+    check_carry(config, carry, parts.mesh)
+    compiled = CompiledRun(
         start=start,
         advance=functools.partial(
             _advance,
@@ -238,18 +258,14 @@ def compile_run(parts: RunParts) -> CompiledRun:
         zero_sums=functools.partial(zero_sums, parts.num_classes, parts.metric_fns),
         key=_specification(parts.keys.parameters),
         initial=jax.tree.map(_specification, parts.initial),
-        carry=jax.tree.map(
-            lambda leaf, where: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=where
-            ),
-            shapes,
-            carry_shardings,
-        ),
+        carry=carry,
         inputs=parts.feed.specification,
         batch=None if evaluated is None else evaluated.specification,
         mesh=parts.mesh,
         definition=parts.definition,
     )
+    check_plan(config, compiled, parts.mesh)
+    return compiled
 
 
 def check_compiled_for(compiled: CompiledRun, parts: RunParts) -> None:

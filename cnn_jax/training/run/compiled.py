@@ -58,6 +58,9 @@ class CompiledRun:
     Attributes:
       definition: As given, for whoever has other parts to run.
       devices: The devices.
+      carry: As given.
+      plans: The compiler's plans of memory, of the programs `"start"` and `"step"`;
+        None where it does not tell.
       compile_seconds: Seconds that tracing and compiling took.
       peak_memory_bytes: Bytes that the training step needs on one device: arguments,
         results and temporaries, as planned by the compiler; 0 where it does not tell.
@@ -81,6 +84,7 @@ class CompiledRun:
         self.definition: Mapping[str, Any] = definition
         self._everywhere = sharding.replicated(mesh)
         self._first_bad: Any = None
+        self.carry: Carry = carry
         self.devices: tuple[Any, ...] = tuple(mesh.devices.flat)
         started = time.perf_counter()
         carry_shardings = jax.tree.map(lambda leaf: leaf.sharding, carry)
@@ -106,7 +110,11 @@ class CompiledRun:
                 evaluate, carry["state"], batch, self._zero_sums(), donate=2
             )
         self.compile_seconds: float = time.perf_counter() - started
-        self.peak_memory_bytes: int = _memory_bytes(self._step)
+        self.plans: Mapping[str, Any] = {
+            "start": _memory_plan(self._start),
+            "step": _memory_plan(self._step),
+        }
+        self.peak_memory_bytes: int = _memory_bytes(self.plans["step"])
 
     def start(self, key: jax.Array, initial: Any) -> Carry:
         """Returns the carry before the first step."""
@@ -267,8 +275,14 @@ def _identity(tree: Any) -> Any:
     return tree
 
 
-def _memory_bytes(program: Any) -> int:
-    plan = program.memory_analysis()
+def _memory_plan(program: Any) -> Any:
+    try:
+        return program.memory_analysis()
+    except (NotImplementedError, jax.errors.JaxRuntimeError):
+        return None
+
+
+def _memory_bytes(plan: Any) -> int:
     if plan is None:
         return 0
     return (

@@ -34,6 +34,7 @@ from cnn_jax.training.run.images import (
     pixel_dtype,
 )
 from cnn_jax.training.run.loop import Callback, Loop
+from cnn_jax.training.run.memory import check_estimate
 from cnn_jax.training.run.result import FitResult
 from cnn_jax.training.run.stopping import (
     RunStoppedError,
@@ -136,7 +137,9 @@ def fit(
     sharding.check_batch_size(config.batch_size, mesh)
     params = None
     if compiled is None or optimizer is not None:
-        params = check_model(model, images.shape, num_classes, config.dtype)["params"]
+        found = check_model(model, images.shape, num_classes, config.dtype)
+        check_estimate(config, splits, images, found, mesh)
+        params = found["params"]
     check_losses(config, num_classes, loss_fn, metrics)
     check_optimizer(config, optimizer, params)
     own_parts = identify_parts(optimizer, loss_fn, metrics, params)

@@ -61,13 +61,21 @@ def image_format(
 
     Raises:
       ValueError: If the images of a stream differ in size and the configuration does
-        not say what to bring them to, or it has a mean for floating-point images.
+        not say what to bring them to, or it has a mean for floating-point images or
+        for another number of channels, or a crop may have none of the image.
     """
     mean, std = _channel_statistics(config, train)
     split = train if split is None else split
+    shape = image_shape(config, split)
+    if config.crop_padding >= min(shape[:2]):
+        raise ValueError(
+            f"crop_padding: got {config.crop_padding} for images of {shape[0]} x "
+            f"{shape[1]}, expected 0 to {min(shape[:2]) - 1}: a crop further out has "
+            "none of the image."
+        )
     is_whole = isinstance(split, data.Dataset | data.Batches)
     return ImageFormat(
-        image_shape(config, split),
+        shape,
         config.dtype,
         mean,
         std,
@@ -153,6 +161,12 @@ def _channel_statistics(
             )
         return None, None
     if config.mean is not None and config.std is not None:
+        channels = image_shape(config, train)[2]
+        if len(config.mean) != channels:
+            raise ValueError(
+                f"mean: got {len(config.mean)} numbers for images of {channels} "
+                f"channels, expected {channels} in mean and in std."
+            )
         return config.mean, config.std
     if isinstance(train, data.Dataset):
         mean, std = train.channel_statistics

@@ -42,6 +42,23 @@ def test_no_padding_crops_nothing(images):
         data.random_crop(jax.random.key(0), images, -1)
 
 
+@pytest.mark.parametrize("padding", [6, 7, 20])
+def test_a_crop_far_out_is_what_a_padded_image_has_there(images, padding):
+    found = data.random_crop(jax.random.key(4), images, padding)
+    offsets = jax.random.randint(jax.random.key(4), (64, 2), 0, 2 * padding + 1)
+    padded = np.pad(images, ((0, 0), (padding,) * 2, (padding,) * 2, (0, 0)))
+    for image, source, (row, column) in zip(found, padded, offsets, strict=True):
+        np.testing.assert_array_equal(image, source[row : row + 7, column : column + 6])
+
+
+def test_a_crop_takes_no_memory_for_padding_that_it_cannot_see(images):
+    found = data.random_crop(jax.random.key(4), images, 10**9)
+    assert found.shape == images.shape
+    assert not found.any()
+    with pytest.raises(ValueError, match=r"padding: got 1073741824, .*below 2\^30"):
+        data.random_crop(jax.random.key(4), images, 2**30)
+
+
 def test_about_half_of_the_images_are_mirrored_and_none_is_changed_otherwise(images):
     flipped = np.asarray(jax.jit(data.random_flip)(jax.random.key(2), images))
     is_mirrored = [

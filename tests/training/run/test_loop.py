@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers.kills import KilledError, kill_at
 from helpers.run_files import read_metrics, without_clock
@@ -549,13 +550,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
 ):
     net = tiny_net(dropout_rate=0.0)
     config = with_run(
-        learning_rate=1e30,
-        schedule="constant",
+        learning_rate=TrainConfig.learning_rate,
         log_every_steps=100,
         checkpoint_every_steps=checkpoint_every_steps,
     )
+    fit_diverging = functools.partial(
+        fit, net, digits[0], test=digits[1], optimizer=optax.sgd(1e30), progress=False
+    )
     with pytest.raises(NonFiniteLossError) as error:
-        fit(net, digits[0], test=digits[1], config=config, progress=False)
+        fit_diverging(config=config)
     found = error.value.step
     # Watching every step finds the same one.
     losses = []
@@ -566,12 +569,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
         run_dir=config.run_dir + "-watched",
     )
     with pytest.raises(NonFiniteLossError, match=f"at step {found} "):
-        fit(
-            net,
-            digits[0],
-            test=digits[1],
+        fit_diverging(
             config=watched,
-            progress=False,
             callbacks=[lambda record, state: losses.append(record["loss"])],
         )
     assert 1 < found < 11
@@ -662,14 +661,22 @@ def test_so_many_steps_may_be_skipped_and_no_more(marked, with_run, loss_too):
 
 
 def test_parameters_that_are_not_finite_are_not_saved(tiny_net, digits, with_run):
-    config = with_run(
-        learning_rate=1e30,
-        schedule="constant",
-        learning_rate_groups=(("^head/bias$", 1e30),),
-        checkpoint_every_steps=1,
-    )
+    def update(gradients, state, params=None):
+        infinite = {"head": {"bias": jnp.full_like(gradients["head"]["bias"], jnp.inf)}}
+        still = jax.tree.map(jnp.zeros_like, gradients)
+        return {**still, "head": {**still["head"], **infinite["head"]}}, state
+
+    optimizer = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    config = with_run(learning_rate=TrainConfig.learning_rate, checkpoint_every_steps=1)
     with pytest.raises(NonFiniteLossError, match=r"step 1 .*params/head/bias") as error:
-        fit(tiny_net(), digits[0], test=digits[1], config=config, progress=False)
+        fit(
+            tiny_net(),
+            digits[0],
+            test=digits[1],
+            config=config,
+            optimizer=optimizer,
+            progress=False,
+        )
     assert error.value.leaf == "params/head/bias"
     with Checkpointer(pathlib.Path(config.run_dir) / "checkpoints") as checkpointer:
         assert checkpointer.steps == ()
