@@ -8,11 +8,9 @@ imported from the package that it is in.
 import importlib
 from typing import TYPE_CHECKING
 
-from cnn_jax import kernels
-from cnn_jax.models import create_model, list_models, model_info
-
 if TYPE_CHECKING:
-    from cnn_jax import testing
+    from cnn_jax import kernels, testing
+    from cnn_jax.models import create_model, list_models, model_info
     from cnn_jax.pretrained import load_pretrained
     from cnn_jax.training import TrainConfig
     from cnn_jax.training.run.fit import fit
@@ -32,19 +30,24 @@ __all__ = [
 ]
 
 # Imported when first asked for: `testing` needs chex and `fit` Orbax, which a machine
-# that only runs the kernels may lack.
+# that only runs the kernels may lack; and JAX takes seconds, before which a program
+# listens to signals (see `cnn_jax.program`).
 _LAZY = {
     "TrainConfig": "cnn_jax.training",
+    "create_model": "cnn_jax.models",
     "fit": "cnn_jax.training.run.fit",
+    "list_models": "cnn_jax.models",
     "load_pretrained": "cnn_jax.pretrained",
+    "model_info": "cnn_jax.models",
 }
+_PACKAGES = ("geometry", "kernels", "layers", "models", "testing")
 
 # Hidden from type checkers, which would else accept every misspelt name.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str):
-        if name == "testing":
-            return importlib.import_module("cnn_jax.testing")
+        if name in _PACKAGES:
+            return importlib.import_module(f"cnn_jax.{name}")
         if name in _LAZY:
             return getattr(importlib.import_module(_LAZY[name]), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from cnn_jax import data
+from cnn_jax import data, messages, program
 from cnn_jax.analysis.summary import summarize
 from cnn_jax.checkpoint import CheckpointError
 from cnn_jax.models import create_model
@@ -66,7 +66,7 @@ def run(
     if config.pretrained is not None:
         config, variables = _load_pretrained(config, model, train)
     if config.run_dir is not None and is_main_process():
-        print(f"every option as it is: {config.run_dir}/config.json", flush=True)
+        messages.say(f"every option as it is: {config.run_dir}/config.json")
     return fit(
         model,
         train,
@@ -108,7 +108,7 @@ def _load_pretrained(
         input_shape=image_shape(config, train),
     )
     if is_main_process():
-        print(f"{config.pretrained}: {report}", flush=True)
+        messages.say(f"{config.pretrained}: {report}")
     known = report.provenance.preprocessing
     if config.mean is None and None not in (known.get("mean"), known.get("std")):
         mean, std = (tuple(map(float, known[name])) for name in ("mean", "std"))
@@ -165,11 +165,10 @@ class EpochLines:
             elif self._best[1]:
                 best = f" (best {self._best[0]:.2%} in epoch {self._best[1]})"
         left = self._seconds_left(epoch, line["seconds"])
-        print(
+        messages.say(
             f"epoch {epoch}/{self._num_epochs}: train loss {line['train_loss']:.4f}, "
             f"{split} accuracy {line[f'{split}_accuracy']:.2%}{best}, "
-            f"{line['seconds']:.0f} s" + (f", {duration(left)} left" if left else ""),
-            flush=True,
+            f"{line['seconds']:.0f} s" + (f", {duration(left)} left" if left else "")
         )
 
     def _seconds_left(self, epoch: int, seconds: float) -> float:
@@ -191,56 +190,68 @@ def main(
     Every field of the configuration is an option. Exits with 2 for a command line that
     is invalid, with 1 and one sentence when the run cannot go on or its page not
     be written, and with 75 when a signal stopped a run that is saved (see
-    `cnn_jax.training.run.stopping`).
+    `cnn_jax.training.run.stopping`) or has nothing to save yet. Standard output and
+    error decide nothing: the run goes on without them.
 
     Args:
       default: What the options change.
       description: What `--help` says: the experiment's docstring.
       arguments: The options; `sys.argv[1:]` when None.
     """
-    import tyro
-
-    config = tyro.cli(
-        TrainConfig, args=arguments, default=default, description=description
-    )
+    program.open_descriptors()
     try:
-        config.validate()
-        use_compilation_cache(config.compilation_cache)
-        with connected_hosts(
-            config.coordinator_address, config.num_processes, config.process_id
-        ):
-            result = run(config)
-            speaks = is_main_process()
-        if speaks:
-            conclude(result)
+        with program.signals(is_run=True):
+            _main(default, description, arguments)
+    except program.Stopped as stopped:
+        sys.exit(program.status_of(stopped, is_run=True))
     except RunStoppedError as error:
-        print(error, file=sys.stderr, flush=True)
+        messages.warn(str(error))
         sys.exit(STOPPED_EXIT_CODE)
     except REFUSALS as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+        sys.exit(messages.printable(f"{type(error).__name__}: {error}", keep="\n\t"))
+    finally:
+        messages.settle()
+
+
+def _main(default: TrainConfig, description: str, arguments: list[str] | None) -> None:
+    import tyro
+
+    config = program.parsed(
+        lambda: tyro.cli(
+            TrainConfig, args=arguments, default=default, description=description
+        ),
+        arguments,
+    )
+    config.validate()
+    use_compilation_cache(config.compilation_cache)
+    with connected_hosts(
+        config.coordinator_address, config.num_processes, config.process_id
+    ):
+        result = run(config)
+        speaks = is_main_process()
+    if speaks:
+        conclude(result)
 
 
 def conclude(result: FitResult) -> None:
     """Prints the last lines, and writes the page where there is a directory for it."""
     if result.stopped_early:
         best = result.history[result.best_epoch - 1]["validation_accuracy"]
-        print(
+        messages.say(
             f"stopped early after epoch {len(result.history)}: no gain in validation "
-            f"accuracy since epoch {result.best_epoch} ({best:.2%})",
-            flush=True,
+            f"accuracy since epoch {result.best_epoch} ({best:.2%})"
         )
     assert result.test is not None  # `run` gives a test split
-    print(
+    messages.say(
         f"test accuracy {result.test['accuracy']:.2%} on "
         f"{result.test['num_examples']} examples (epoch {result.best_epoch}), "
         f"{result.step_seconds_median * 1e3:.0f} ms a step, "
         f"{result.train_seconds:.0f} s of training, "
-        f"{result.compile_seconds:.0f} s of compiling",
-        flush=True,
+        f"{result.compile_seconds:.0f} s of compiling"
     )
     if result.run_dir is not None:
         page = write_run_page(result.run_dir)
-        print(
+        messages.say(
             f"result in {result.run_dir}/result.json, report in "
             f"{result.run_dir}/{page.name}"
         )

@@ -17,7 +17,7 @@ import os
 import pathlib
 import secrets
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
 
 from cnn_jax.messages import printable
@@ -218,6 +218,62 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """
     with whole_file(path) as file:
         file.write(text.encode("utf-8", "backslashreplace"))
+
+
+def write_output(
+    path: str | os.PathLike[str],
+    text: str,
+    *,
+    inputs: Iterable[str | os.PathLike[str]] = (),
+) -> None:
+    """Writes a text to what a user named as output, making its directory if need be.
+
+    A regular file is written whole; a device or a pipe, such as `/dev/stdout`, takes
+    the text as it is. What a link points to stays: the link is replaced.
+
+    Args:
+      path: The output.
+      text: Its content.
+      inputs: What was read, as for `check_output`.
+
+    Raises:
+      FileError: If it is one of the inputs.
+      OSError: If it cannot be written; it names the file.
+    """
+    path = pathlib.Path(path)
+    check_output(path, inputs)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        with naming(path), open(path, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        return
+    write_text(path, text)
+
+
+def check_output(
+    path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]]
+) -> None:
+    """Checks that writing a file would not overwrite what was read.
+
+    Args:
+      path: What is to be written.
+      inputs: Files, or directories whose files were read.
+
+    Raises:
+      FileError: If there is such a file and it is an input, by whatever name.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        return
+    for each in map(pathlib.Path, inputs):
+        if not each.exists():  # a name on the Hub
+            continue
+        is_inside = each.is_dir() and each.resolve() in path.resolve().parents
+        if is_inside or path.samefile(each):
+            raise FileError(
+                f"{path}: got an output that is an input as well ({each}); expected "
+                "another place for it."
+            )
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 
 def printable(text: str, *, keep: str = "") -> str:
@@ -38,7 +38,7 @@ def say(text: str) -> None:
     """
     problem = _write(sys.stdout, text)
     if problem is not None:
-        warn(f"standard output cannot be written ({problem}); the run goes on.")
+        warn(_GIVEN_UP.format(problem))
 
 
 def warn(text: str) -> None:
@@ -46,15 +46,69 @@ def warn(text: str) -> None:
     _write(sys.stderr, text)
 
 
+class Steady:
+    """A stream for a library to print on, as `say` and `warn` print.
+
+    What it cannot write is dropped. Nothing is escaped: a table's or a bar's own
+    sequences are meant, and what is in it was escaped before.
+
+    Args:
+      stream: `sys.stdout` or `sys.stderr`; None for a process without.
+    """
+
+    def __init__(self, stream: TextIO | None):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes a text, or nothing any more."""
+        self._print(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hands over what was written."""
+        self._print("")
+
+    def isatty(self) -> bool:
+        """Returns whether a terminal shows it."""
+        try:
+            return self._stream is not None and self._stream.isatty()
+        except ValueError:  # it is closed
+            return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _print(self, text: str) -> None:
+        problem = _print(self._stream, text)
+        if problem is not None and self._stream is sys.stdout:
+            warn(_GIVEN_UP.format(problem))
+
+
+def settle() -> None:
+    """Hands over what the standard streams hold, or drops it.
+
+    Otherwise Python does so at its exit, and what then fails makes the status 120.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        _print(stream, "")
+
+
+_GIVEN_UP = "standard output cannot be written ({}); the run goes on."
+
+
 def _write(stream: TextIO | None, text: str) -> str | None:
     """Writes a line; returns why it cannot be written."""
+    return _print(stream, printable(text, keep="\n\t") + "\n")
+
+
+def _print(stream: TextIO | None, text: str) -> str | None:
+    """Writes a text at once; returns why it cannot be written."""
     if stream is None:  # a process that was started without
         return None
-    line = printable(text, keep="\n\t") + "\n"
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    line = line.encode(encoding, "backslashreplace").decode(encoding)
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
     try:
-        stream.write(line)
+        stream.write(text)
         stream.flush()
     except (OSError, ValueError) as error:  # ValueError: it is closed
         give_up(stream)

@@ -18,11 +18,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from cnn_jax.analysis.overlay import overlay
 from cnn_jax.analysis.saliency import grad_cam
 from cnn_jax.data.device import normalize
+from cnn_jax.files import FileError, check_output, open_regular, whole_file
+from cnn_jax.messages import printable
 from cnn_jax.models import model_info
 from cnn_jax.models.registry import ModelInfo
 from cnn_jax.pretrained.files import OwnWeights, describe_own
@@ -37,6 +39,9 @@ CROP_FRACTION = 224 / 256
 
 SMALL_SIDE = 64
 """Up to this input size, networks are evaluated on whole images, as CIFAR's are."""
+
+_PICTURE_MARK = "cnn-jax predict"
+"""What a picture's file says made it: such a file may be replaced by another."""
 
 _PICTURE_SIDE = 320
 """About how wide an image is drawn in an annotated picture."""
@@ -105,7 +110,8 @@ def predict(
         for weights that are known to be published for it, or `class 0` and so on.
       top: How many classes to name, at most all.
       cam_directory: Where to write an annotated picture of each image: itself, and a
-        Grad-CAM map of the most probable class over it. It is made if need be.
+        Grad-CAM map of the most probable class over it, `IMAGE_cam.png`. It is made if
+        need be. A picture from before is replaced, but no other file.
       endpoint: The activations that the map is made of; None for the last that have
         positions.
 
@@ -121,13 +127,17 @@ def predict(
       FileNotFoundError: If there are no such weights.
       ImportError: If what reads such weights is not installed.
       ValueError: If an image cannot be read (the message names all such), there is no
-        such model or endpoint, or the weights do not fit.
+        such model or endpoint, the weights do not fit, or a picture would replace a
+        file that is not one.
+      OSError: If a picture cannot be written.
     """
     if not images or top < 1:
         raise ValueError(
             f"predict: got {len(images)} images and top {top}, expected at least one "
             "of each."
         )
+    places = _picture_paths(images, cam_directory)
+    _check_pictures(places, images)
     known = describe_own(weights)
     if known is not None:
         model = model or known.model
@@ -150,7 +160,6 @@ def predict(
         or report.known_class_names(network.num_classes)
         or [f"class {index}" for index in range(network.num_classes)]
     )
-    places = _picture_paths(images, cam_directory)
     dtype = "float32" if network.dtype is None else network.dtype
 
     @jax.jit
@@ -174,8 +183,7 @@ def predict(
             picture=None if place is None else str(place),
         )
         if place is not None:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(annotated(crop, maps[0], prediction)).save(place)
+            _write_picture(place, annotated(crop, maps[0], prediction))
         predictions.append(prediction)
     return predictions
 
@@ -198,6 +206,7 @@ def annotated(image: np.ndarray, cam: np.ndarray, prediction: Prediction) -> np.
     named = zip(prediction.names, prediction.probabilities, strict=True)
     lines = [pathlib.Path(prediction.image).name]
     lines += [f"{probability:6.1%}  {name}" for name, probability in named]
+    lines = list(map(printable, lines))
     return with_caption(sheet, "\n".join(lines))
 
 
@@ -314,3 +323,36 @@ def _picture_paths(
         taken.add(name)
         paths.append(pathlib.Path(directory) / f"{name}_cam.png")
     return paths
+
+
+def _check_pictures(
+    places: Sequence[pathlib.Path | None], inputs: Sequence[str | os.PathLike[str]]
+) -> None:
+    """Checks that no picture takes the place of a file that is no picture of ours."""
+    for place in places:
+        if place is None or not os.path.lexists(place):
+            continue
+        check_output(place, inputs)
+        if not _is_picture(place):
+            raise FileError(
+                f"{place}: got a file that `cnn-jax predict` did not write where it is "
+                "to write a picture; move it, or choose another directory (--cam)."
+            )
+
+
+def _is_picture(place: pathlib.Path) -> bool:
+    if place.is_symlink():
+        return False
+    try:
+        with open_regular(place) as file, Image.open(file, formats=["PNG"]) as image:
+            return image.info.get("Software") == _PICTURE_MARK
+    except Exception:  # whatever Pillow raises over another file
+        return False
+
+
+def _write_picture(place: pathlib.Path, pixels: np.ndarray) -> None:
+    mark = PngImagePlugin.PngInfo()
+    mark.add_text("Software", _PICTURE_MARK)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(place, shared=True) as file:
+        Image.fromarray(pixels).save(file, "PNG", pnginfo=mark)

@@ -10,6 +10,11 @@ terminal shows the time left.
 
 from __future__ import annotations
 
+from cnn_jax import program
+
+if __name__ == "__main__":
+    program.begin()
+
 from cnn_jax.experiment import main
 from cnn_jax.training import TrainConfig
 

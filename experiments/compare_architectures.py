@@ -16,6 +16,11 @@ will take.
 
 from __future__ import annotations
 
+from cnn_jax import program
+
+if __name__ == "__main__":
+    program.begin()
+
 import dataclasses
 import json
 import math
@@ -31,7 +36,7 @@ from cnn_jax import create_model, sharding
 from cnn_jax.analysis.summary import Summary, summarize
 from cnn_jax.checkpoint import check_unchanged
 from cnn_jax.data import Dataset, load_dataset
-from cnn_jax.files import read_json, reading
+from cnn_jax.files import read_json, reading, write_text
 from cnn_jax.report import environment, html, plots, study, table
 from cnn_jax.report.progress import PlannedRun, RunProgress
 from cnn_jax.report.run_page import write_run_page
@@ -507,7 +512,7 @@ def write_report(results: Results, run_dir: pathlib.Path) -> None:
         sections,
         kicker=f"cnn_jax, {results.environment.date[:10]}",
     )
-    (run_dir / "report.html").write_text(page, encoding="utf-8")
+    write_text(run_dir / "report.html", page)
 
 
 def _learning_curves(results: Results) -> html.Charts:
@@ -647,7 +652,9 @@ def run(config: Comparison) -> Results:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the comparison that the command line describes; returns the exit status."""
-    config = tyro.cli(Comparison, args=arguments, description=__doc__)
+    config = program.parsed(
+        lambda: tyro.cli(Comparison, args=arguments, description=__doc__), arguments
+    )
 
     def show(config: Comparison) -> study.Shown:
         results = run(config)

@@ -16,9 +16,13 @@ which comes last; every way prints a line when it is done.
 
 from __future__ import annotations
 
+from cnn_jax import program
+
+if __name__ == "__main__":
+    program.begin()
+
 import dataclasses
 import json
-import pathlib
 import sys
 import tempfile
 from typing import Any
@@ -29,6 +33,8 @@ import tyro
 
 from cnn_jax import data
 from cnn_jax.experiment import REFUSALS
+from cnn_jax.files import check_output, write_output
+from cnn_jax.messages import printable, say
 from cnn_jax.models import create_model
 from cnn_jax.pretrained import load_pretrained
 from cnn_jax.report.environment import command_line, describe_environment
@@ -141,19 +147,26 @@ def _with_new_head(model: Any, options: Probing, images: jax.ShapeDtypeStruct) -
 
 def _print(rows: dict[str, dict[str, float]]) -> None:
     name, row = list(rows.items())[-1]
-    print(f"{name:24} {row['accuracy']:7.2%} {row['train_seconds']:8.1f} s", flush=True)
+    say(f"{name:24} {row['accuracy']:7.2%} {row['train_seconds']:8.1f} s")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Compares, prints a line each and writes the numbers."""
-    options = tyro.cli(Probing, args=arguments, description=__doc__)
+    options = program.parsed(
+        lambda: tyro.cli(Probing, args=arguments, description=__doc__), arguments
+    )
     try:
-        rows = compare(options)
+        with program.signals(is_run=True):
+            if options.json is not None:
+                check_output(options.json, [options.pretrained])
+            rows = compare(options)
+    except program.Stopped as stopped:
+        sys.exit(program.status_of(stopped, is_run=True))
     except REFUSALS as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+        sys.exit(printable(f"{type(error).__name__}: {error}", keep="\n\t"))
     probe, whole = rows["probe on features, sgd"], rows["fine-tuning"]
     share = probe["train_seconds"] / whole["train_seconds"]
-    print(f"the probe takes {share:.3f} of fine-tuning's time")
+    say(f"the probe takes {share:.3f} of fine-tuning's time")
     if options.json is not None:
         record = {
             "command": command_line(),
@@ -161,8 +174,8 @@ def main(arguments: list[str] | None = None) -> None:
             "rows": rows,
             "probe_share_of_fine_tuning": share,
         }
-        path = pathlib.Path(options.json)
-        path.write_text(json.dumps(record, indent=1) + "\n")
+        text = json.dumps(record, indent=1) + "\n"
+        write_output(options.json, text, inputs=[options.pretrained])
 
 
 if __name__ == "__main__":

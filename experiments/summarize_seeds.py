@@ -16,7 +16,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cnn_jax.files import json_value, read_json, reading
+from cnn_jax.files import json_value, read_json, reading, write_output
+from cnn_jax.messages import say, warn
 from cnn_jax.report.environment import without_private_paths
 from cnn_jax.report.statistics import Interval, student_interval
 from cnn_jax.report.table import Column, Table, to_markdown
@@ -148,13 +149,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs.sort(key=lambda run: run["config"]["seed"])
         config = shared_config(runs)
     except ValueError as error:
-        print(error, file=sys.stderr)
+        warn(str(error))
         return 2
     rows = [row_of(run) for run in runs]
     accuracy = student_interval([row["accuracy"] for row in rows])
     outcome = sentence(accuracy, sum(row["seconds"] for row in rows))
     table = to_markdown(Table("Seed by seed", COLUMNS, rows)).rstrip()
-    print(outcome, table, sep="\n\n")
+    say(f"{outcome}\n\n{table}")
     if options.out:
         _write(options, config, runs, rows, accuracy, outcome, table)
     return 0
@@ -183,13 +184,12 @@ def _write(options, config, runs, rows, accuracy, outcome, table) -> None:
         table,
         f"{options.hardware} {versions}.".strip(),
     ]
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.with_suffix(".json").write_text(
-        json.dumps(json_value(record), indent=1) + "\n", encoding="utf-8"
-    )
-    options.out.with_suffix(".md").write_text(
-        "\n\n".join(filter(None, parts)) + "\n", encoding="utf-8"
-    )
+    texts = {
+        ".json": json.dumps(json_value(record), indent=1) + "\n",
+        ".md": "\n\n".join(filter(None, parts)) + "\n",
+    }
+    for suffix, text in texts.items():
+        write_output(options.out.with_suffix(suffix), text, inputs=options.runs)
 
 
 if __name__ == "__main__":

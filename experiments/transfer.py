@@ -22,6 +22,11 @@ long the rest will take.
 
 from __future__ import annotations
 
+from cnn_jax import program
+
+if __name__ == "__main__":
+    program.begin()
+
 import dataclasses
 import functools
 import json
@@ -45,10 +50,23 @@ from transfer_findings import (
 )
 from transfer_treatments import Backbone, Learned, Learner
 
-from cnn_jax import create_model, load_pretrained, model_info, sharding, trees
+from cnn_jax import (
+    create_model,
+    load_pretrained,
+    messages,
+    model_info,
+    sharding,
+    trees,
+)
 from cnn_jax.checkpoint import check_unchanged
 from cnn_jax.data import Dataset, load_dataset
-from cnn_jax.files import MAX_JSON_BYTES, read_bytes, read_json, reading
+from cnn_jax.files import (
+    MAX_JSON_BYTES,
+    open_unlinked,
+    read_bytes,
+    read_json,
+    reading,
+)
 from cnn_jax.layers import abstract_variables
 from cnn_jax.pretrained.files import describe_own
 from cnn_jax.pretrained.rebuild import rebuild
@@ -257,7 +275,7 @@ def _learn_source(config: Transfer, train: Dataset, test: Dataset) -> Backbone:
     path = pathlib.Path(config.run_dir) / "variables" / "source.npz"
     if path.exists():
         return Backbone(model, load_pretrained(model, path)[0], mean, std)
-    print(f"Learning the first task: {len(train):,} images.", flush=True)
+    messages.say(f"Learning the first task: {len(train):,} images.")
     recipe = config.train_config(
         0,
         epochs=config.source_epochs,
@@ -341,7 +359,8 @@ def sweep(
                     save_variables(
                         variables_path(run_dir, treatment), learned.variables
                     )
-                with (run_dir / "runs.jsonl").open("a", encoding="utf-8") as file:
+                lines = run_dir / "runs.jsonl"
+                with open(lines, "a", encoding="utf-8", opener=open_unlinked) as file:
                     file.write(json.dumps(dataclasses.asdict(run)) + "\n")
             runs.append(run)
             progress.end(f"test accuracy {run.accuracy:.1%}", is_kept=is_kept)
@@ -489,7 +508,9 @@ def check_sizes(config: Transfer, train: Dataset) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the study that the command line describes; returns the exit status."""
-    config = tyro.cli(Transfer, args=arguments, description=__doc__)
+    config = program.parsed(
+        lambda: tyro.cli(Transfer, args=arguments, description=__doc__), arguments
+    )
     return study.conduct(config, run, name="transfer", subject=config.dataset)
 
 

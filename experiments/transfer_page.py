@@ -27,6 +27,7 @@ from cnn_jax.analysis.features import first_layer_filters, nearest_neighbours
 from cnn_jax.analysis.overlay import overlay
 from cnn_jax.analysis.saliency import grad_cam
 from cnn_jax.data import Dataset
+from cnn_jax.files import write_text
 from cnn_jax.report import environment, html, images, plots, study, table
 from cnn_jax.report.words import count, listed
 from cnn_jax.transfer.probe import extract_features
@@ -120,7 +121,7 @@ def write_report(results: Results, run_dir: pathlib.Path) -> study.Shown:
         sections,
         kicker=f"cnn_jax, {results.environment.date[:10]}",
     )
-    (run_dir / "report.html").write_text(page, encoding="utf-8")
+    write_text(run_dir / "report.html", page)
     return study.Shown(tables, " ".join(thumb))
 
 

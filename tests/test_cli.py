@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import jax
 import pytest
@@ -12,9 +14,11 @@ import pytest
 import cnn_jax
 from cnn_jax import cli, kernels
 from cnn_jax.analysis import gradcheck
+from cnn_jax.cli import usage
 from cnn_jax.cli.usage import working
 from cnn_jax.layers import abstract_variables
 from cnn_jax.models import create_model, list_models, model_info
+from cnn_jax.report import table
 
 
 def run(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -216,3 +220,66 @@ def test_a_reader_that_has_seen_enough_gets_no_complaint(arguments):
             text=True,
         )
     assert (done.returncode, done.stderr) == (1, "")
+
+
+NAME = "cats \x1b]0;title\x07 and \udcff"
+SHOWN = "cats \\x1b]0;title\\x07 and \\udcff"
+
+
+def test_names_are_escaped(capsys, monkeypatch):
+    shown = table.Table(NAME, [table.Column("a", NAME)], [{"a": NAME}], [NAME])
+    table.print_table(shown)
+    out = capsys.readouterr().out
+    assert out.count(SHOWN) == 4
+    assert "\x1b" not in out
+    usage.print_text(NAME)
+    assert capsys.readouterr().out == SHOWN + "\n"
+    usage.print_json({"name": NAME})
+    assert json.loads(capsys.readouterr().out) == {"name": NAME}
+    status, _, err = run(capsys, "models", "--" + NAME)
+    assert (status, SHOWN in err, "\x1b" in err) == (2, True, False)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with working(f"[/nothing] {NAME}"):  # no markup of `rich`
+        pass
+
+
+def start(*arguments, **options):
+    """Starts the program as people do, where Ctrl-C is heard."""
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+        "; from cnn_jax.cli import main; print('begun', file=sys.stderr, flush=True)"
+        "; sys.exit(main())"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, **options
+    )
+
+
+def test_a_result_that_cannot_be_written_is_one_sentence():
+    with open("/dev/full", "w") as full:
+        process = start("models", stdout=full)
+        error = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 1
+    error = error.removeprefix("begun\n")
+    assert error.startswith("cnn-jax: error: standard output cannot be written: ")
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("after", [0.1, 0.5])
+@pytest.mark.parametrize(
+    ("command", "number", "status"),
+    [
+        ("summary", signal.SIGINT, 130),
+        ("summary", signal.SIGTERM, 143),
+        ("train", signal.SIGINT, 75),
+        ("train", signal.SIGTERM, 75),
+    ],
+)
+def test_a_signal_while_it_starts_is_one_sentence(command, number, status, after):
+    process = start(command, "resnet50")
+    assert process.stderr.readline() == b"begun\n"
+    time.sleep(after)
+    process.send_signal(number)
+    error = process.communicate(timeout=60)[1].decode()
+    assert (process.returncode, len(error.splitlines())) == (status, 1), error
+    assert error.startswith(f"{number.name}: stopped before ")

@@ -196,6 +196,47 @@ def test_a_bare_cam_writes_here(capsys, folder, tmp_path, monkeypatch):
     assert json.loads(out)[0]["picture"] == os.path.join("there", "one_cam.png")
 
 
+def test_pictures_replace_nothing_but_such_pictures(capsys, folder, tmp_path):
+    image, weights = tmp_path / "one.png", folder / "weights.safetensors"
+    image.write_bytes((folder / "one.png").read_bytes())
+    place = tmp_path / "one_cam.png"
+    arguments = ["predict", weights, image, "--model", "lenet5", "--endpoint", "stage1"]
+    arguments += ["--cam", tmp_path]
+    assert run(capsys, *arguments)[0] == 0
+    first = place.read_bytes()
+    place.write_bytes(first[:-1])
+    assert run(capsys, *arguments)[0] == 0  # what was one is replaced
+    assert place.read_bytes() == first
+    # A picture of before, classified itself; another's file; a link to another's file.
+    status, _, err = run(capsys, *arguments[:2], place, *arguments[2:])
+    assert (status, "an output that is an input" in err) == (2, True)
+    for content in (image.read_bytes(), b"notes"):
+        place.write_bytes(content)
+        status, _, err = run(capsys, *arguments)
+        assert (status, "did not write" in err) == (2, True)
+        assert place.read_bytes() == content
+    place.rename(tmp_path / "target")
+    (tmp_path / "target").write_bytes(first)
+    place.symlink_to(tmp_path / "target")
+    assert run(capsys, *arguments)[0] == 2
+    assert place.is_symlink()
+    place.unlink()
+    place.symlink_to(tmp_path / "nothing")
+    assert run(capsys, *arguments)[0] == 2
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_names_of_no_encoding(capsys, folder, tmp_path):
+    image = tmp_path / os.fsdecode(b"one\xff\x1b[31m.png")
+    image.write_bytes((folder / "one.png").read_bytes())
+    arguments = ["predict", folder / "weights.safetensors", image, "--model", "lenet5"]
+    arguments += ["--cam", tmp_path, "--endpoint", "stage1"]
+    status, out, _ = run(capsys, *arguments)
+    assert (status, "one\\udcff\\x1b[31m.png" in out) == (0, True)
+    status, out, _ = run(capsys, *arguments, "--json")
+    assert os.path.exists(json.loads(out)[0]["picture"])
+
+
 def test_what_is_wrong_with_a_checkpoint_is_one_sentence(capsys, folder, monkeypatch):
     def fail(*arguments, **keywords):
         raise DirectoryInUseError("weights: another run writes here.")

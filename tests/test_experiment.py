@@ -1,6 +1,13 @@
 """An experiment's handling of its configuration, and its results."""
 
 import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
 import types
 
 import flax.linen as nn
@@ -16,6 +23,8 @@ from cnn_jax.pretrained import ConversionReport, Provenance, load_pretrained
 from cnn_jax.report.run_page import write_run_page
 from cnn_jax.training import TrainConfig
 from cnn_jax.trees import leaf_specs, named_leaves
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -147,9 +156,11 @@ def start(tmp_path, monkeypatch):
 def test_a_finished_run_has_a_page_which_resuming_writes(start, tmp_path, capsys):
     run_dir = tmp_path / "run"
     run_dir.mkdir()
-    (run_dir / "report.html.new").symlink_to("/dev/full")
-    with pytest.raises(SystemExit, match=r"^OSError: .*No space left.*/report\.html'$"):
+    in_the_way = run_dir / "report.html.new"
+    in_the_way.mkdir()
+    with pytest.raises(SystemExit, match=r"^IsADirectoryError: .*/report\.html'?"):
         start()
+    in_the_way.rmdir()
     # The files of the run are whole, and a page of them is that of the resumed one.
     page = write_run_page(run_dir)
     text = page.read_text("utf-8")
@@ -217,3 +228,86 @@ def test_an_error_stands_alone(arguments, capsys):
     with pytest.raises(SystemExit, match="The configuration is invalid"):
         experiment.main(TrainConfig(), "", list(arguments))
     assert capsys.readouterr().out == ""
+
+
+def test_output_that_cannot_be_written_does_not_end_a_run(start, tmp_path, monkeypatch):
+    with open("/dev/full", "w") as out, open("/dev/full", "w") as err:
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", err)
+        start()
+        start("--resume")
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_errors_are_escaped(start, tmp_path):
+    with pytest.raises(SystemExit, match=r"FileNotFoundError: .*a\\x1b\[31mb"):
+        start("--dataset", f"folder:{tmp_path}/a\x1b[31mb")
+
+
+RUN = ("--model", "lenet5", "--dataset", "digits", "--epochs", "2")
+
+
+def start_program(run_dir, *options, redirection=""):
+    """Starts an experiment in a group of its own, where Ctrl-C is heard."""
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "sys.argv[0] = 'experiments/cifar10_resnet20.py'; import runpy; "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    arguments = ["-c", code, *RUN, "--run-dir", str(run_dir), *options]
+    command = f'{sys.executable} "$@" {redirection}'
+    return subprocess.Popen(
+        [
+            "bash",
+            "-c",
+            f"exec {command}" if not redirection else command,
+            *("", *arguments),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "redirection",
+    [
+        ">/dev/full",
+        ">/dev/full 2>/dev/full",
+        "| head -1; exit ${PIPESTATUS[0]}",
+        "2>&1 | true; exit ${PIPESTATUS[0]}",
+        "2>&-",
+        "<&- >&- 2>&-",
+    ],
+)
+def test_a_run_whose_reader_is_gone_is_saved(tmp_path, redirection):
+    process = start_program(tmp_path / "run", redirection=redirection)
+    error = process.communicate(timeout=120)[1].decode()
+    assert process.returncode == 0, error
+    for name in ("result.json", "report.html", "checkpoints/22/MANIFEST"):
+        assert (tmp_path / "run" / name).exists()
+    for path in (tmp_path / "run").iterdir():
+        assert path.is_dir() or b"test accuracy 9" not in path.read_bytes()[:200]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(12))
+def test_a_signal_at_any_time_while_it_starts(tmp_path, seed):
+    generator = random.Random(seed)
+    process = start_program(tmp_path / "run")
+    time.sleep(generator.uniform(0.4, 5))
+    if process.poll() is None:
+        # Ctrl-C reaches every process of a terminal's group.
+        os.killpg(process.pid, generator.choice([signal.SIGTERM, signal.SIGINT]))
+    error = process.communicate(timeout=120)[1].decode()
+    assert process.returncode in (75, 0), error
+    assert "Traceback" not in error
+    if process.returncode == 75:
+        options = ["--resume"] if "--resume" in error else []
+        process = start_program(tmp_path / "run", *options)
+        error = process.communicate(timeout=120)[1].decode()
+    assert process.returncode == 0, error
+    assert (tmp_path / "run" / "result.json").exists()

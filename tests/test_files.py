@@ -230,3 +230,38 @@ def test_what_a_library_raises_names_the_file():
 def test_an_error_that_is_not_the_files_passes(error):
     with pytest.raises(type(error)), files.reading("a", "any"):
         raise error
+
+
+def test_an_output_that_is_an_input_is_refused(tmp_path):
+    source, other = tmp_path / "source", tmp_path / "other"
+    source.write_text("mine")
+    os.link(source, other)
+    (tmp_path / "link").symlink_to(source)
+    for name in ("source", "other", "link"):
+        with pytest.raises(files.FileError, match="an output that is an input as well"):
+            files.write_output(tmp_path / name, "new", inputs=[source])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "result.json").write_text("mine")
+    with pytest.raises(files.FileError, match=r"result\.json: got an output"):
+        files.write_output(
+            tmp_path / "run" / "result.json", "new", inputs=["gs://x", tmp_path / "run"]
+        )
+    files.write_output(tmp_path / "run" / "new.json", "new", inputs=[tmp_path / "run"])
+    assert source.read_text() == "mine"
+
+
+def test_an_output_takes_the_place_of_a_link(tmp_path):
+    (tmp_path / "target").write_text("mine")
+    (tmp_path / "out").symlink_to(tmp_path / "target")
+    files.write_output(tmp_path / "out", "new")
+    assert (tmp_path / "target").read_text() == "mine"
+    assert (tmp_path / "out").read_text() == "new"
+    files.write_output(tmp_path / "new" / "deep" / "out", "new")
+    assert (tmp_path / "new" / "deep" / "out").read_text() == "new"
+
+
+def test_a_device_stays_a_device(tmp_path):
+    files.write_output("/dev/null", "new")
+    assert not os.path.isfile("/dev/null")
+    with pytest.raises(OSError, match="/dev/full"):
+        files.write_output("/dev/full", "new")

@@ -60,3 +60,37 @@ def test_characters_that_the_terminal_lacks_are_escaped(tmp_path):
         'import sys; sys.stdout.reconfigure(encoding="ascii"); ' + code, ""
     )
     assert done.stdout == "Gr\\xf6\\xdfe\n", done
+
+
+STEADY = """
+import sys
+from cnn_jax.messages import Steady, settle
+import rich.console
+for stream in (sys.stdout, sys.stderr):
+    rich.console.Console(file=Steady(stream)).print("a table")
+    Steady(stream).write("more")
+    print("x" * 5000, file=stream, end="")
+settle()
+open("{}", "w").write("saved")
+"""
+
+
+@pytest.mark.parametrize(
+    "redirection",
+    [">/dev/full 2>/dev/full", "2>&1 | true; exit ${PIPESTATUS[0]}", ">&- 2>&-"],
+)
+def test_what_libraries_print_ends_nothing(tmp_path, redirection):
+    path = tmp_path / "saved"
+    code = STEADY.format(path).replace('print("x"', 'stream and print("x"')
+    done = run_python(code, redirection)
+    assert done.returncode == 0
+    assert path.read_text() == "saved"
+
+
+def test_a_stream_for_libraries_is_as_good_as_standard_output(capsys):
+    steady = messages.Steady(sys.stdout)
+    assert steady.write("\x1b[1mbold") == 8
+    assert not steady.isatty()
+    assert not messages.Steady(None).isatty()
+    assert steady.encoding == sys.stdout.encoding
+    assert capsys.readouterr().out == "\x1b[1mbold"

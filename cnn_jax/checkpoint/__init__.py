@@ -29,6 +29,7 @@ from cnn_jax.checkpoint.errors import (
     CheckpointError,
     DamagedCheckpointWarning,
     DirectoryInUseError,
+    RemovedError,
     ResumeRefusedError,
     SaveError,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "DamagedCheckpointWarning",
     "Description",
     "DirectoryInUseError",
+    "RemovedError",
     "ResumeRefusedError",
     "SaveError",
     "check_unchanged",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
 import math
@@ -23,12 +24,20 @@ from cnn_jax.checkpoint.errors import (
     CheckpointError,
     DamagedCheckpointWarning,
     DamagedError,
+    RemovedError,
     SaveError,
 )
 from cnn_jax.checkpoint.manifest import Manifest
 from cnn_jax.checkpoint.steps import StepDirectory
 
 _T = TypeVar("_T")
+
+_MOST_REMOVALS = 20
+"""How often in a row the step that is read may be removed by the run that writes."""
+
+_UNLIMITED = 100 * 365 * 24 * 3600
+"""Seconds after which Orbax gives a save up. It takes them by the system's clock, which
+may be set forward while files are written: whatever it is set to, the save goes on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +130,7 @@ class Checkpointer:
         self._num_meetings = 0
         self._orbax = ocp.StandardCheckpointer(
             async_options=ocp.options.AsyncOptions(
+                timeout_secs=_UNLIMITED,
                 post_finalization_callback=lambda: points.reach("arrays_written"),
                 # Else Orbax's writers block on a directory that cannot be created.
                 create_directories_asynchronously=False,
@@ -241,6 +251,8 @@ class Checkpointer:
           CheckpointError: If it is damaged, or, when `step` is None, all are (each is
             listed with what is wrong with it); if its leaves are not the template's
             (all differences are listed).
+          RemovedError: If the run beside which this object reads removed it meanwhile;
+            when `step` is None, again and again.
         """
         return self._use(step, lambda step: self._restore(template, step, partial))
 
@@ -341,6 +353,7 @@ class Checkpointer:
             points.reach("arrays_committed")
             manifest.write(self._steps.unfinished_path(step), content)
             points.reach("manifest_written")
+            self._steps.check_in_place()  # Orbax makes a directory that was deleted
             self._steps.publish(step)
         except BaseException as error:  # raised later, by the caller's next call
             self._steps.discard_unfinished(step)
@@ -355,9 +368,28 @@ class Checkpointer:
             self._error.__cause__ = error
 
     def _use(self, step: int | None, read: Callable[[int], _T]) -> _T:
-        """Reads a step, or the newest that turns out to be sound."""
+        """Reads a step, or the newest that turns out to be sound.
+
+        The run beside which it is read may remove the newest meanwhile: it has saved
+        another by then.
+        """
         self.wait()
-        there = self._steps.all()
+        for attempt in itertools.count(1):
+            there = self._steps.all()
+            try:
+                return self._use_one_of(there, step, read)
+            except RemovedError:
+                if step is not None or attempt == _MOST_REMOVALS:
+                    raise
+            except FileNotFoundError:
+                # While one is listed in its directory, another takes its place.
+                if there or self._steps.all() == there:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _use_one_of(
+        self, there: list[int], step: int | None, read: Callable[[int], _T]
+    ) -> _T:
         if not there or (step is not None and step not in there):
             wanted = "a checkpoint" if step is None else f"step {step}"
             raise FileNotFoundError(
@@ -367,7 +399,7 @@ class Checkpointer:
         if step is None:
             return self._use_newest(there, read)
         try:
-            return read(step)
+            return self._read(step, read)
         except DamagedError as error:
             raise CheckpointError(
                 f"{self._steps.step_path(step)}: the checkpoint is damaged: {error}."
@@ -379,7 +411,7 @@ class Checkpointer:
             if step in damage:
                 continue
             try:
-                found = read(step)
+                found = self._read(step, read)
             except DamagedError as error:
                 damage[step] = str(error)
                 passed_over.append(step)
@@ -389,7 +421,7 @@ class Checkpointer:
                     f"{self._steps.step_path(damaged)}: the checkpoint is damaged: "
                     f"{damage[damaged]}. Step {step} is used.",
                     DamagedCheckpointWarning,
-                    stacklevel=4,
+                    stacklevel=5,
                 )
             return found
         raise CheckpointError(
@@ -397,6 +429,20 @@ class Checkpointer:
             + "\n".join(f"  {step}: {damage[step]}" for step in there)
             + "\nMove them away to start from scratch."
         )
+
+    def _read(self, step: int, read: Callable[[int], _T]) -> _T:
+        """Reads a step; what goes wrong when it is removed is that it is removed."""
+        try:
+            return read(step)
+        except (CheckpointError, OSError) as error:
+            path = self._steps.step_path(step)
+            if not self._read_only or path.exists():
+                raise
+            raise RemovedError(
+                f"{path}: the checkpoint was removed while it was read, by the run "
+                "that writes here, which keeps its newest: read that, or have it keep "
+                "more (--keep-checkpoints)."
+            ) from error
 
     def _restore(self, template: Any, step: int, partial: bool) -> Checkpoint:
         content = self._steps.read(step, content=True)

@@ -17,6 +17,10 @@ class DamagedError(CheckpointError):
     """A checkpoint is not what was saved."""
 
 
+class RemovedError(CheckpointError):
+    """A checkpoint was removed, by the run that wrote it, while it was read."""
+
+
 class DamagedCheckpointWarning(UserWarning):
     """A checkpoint is damaged, and an older one is used in its place."""
 

@@ -37,6 +37,7 @@ class StepDirectory:
     def __init__(self, path: epath.Path, *, writes: bool):
         self.path = path
         self.damage: dict[int, str] = {}
+        self._writes = writes
         self._local = files.is_local(path)
         self._lock = None
         if writes:
@@ -84,12 +85,15 @@ class StepDirectory:
 
     def sound(self) -> dict[int, Manifest]:
         """Returns the valid steps, judged by their manifests and their files' sizes."""
-        found = {}
-        for step in self.all():
-            if step not in self.damage:
-                with contextlib.suppress(DamagedError):
-                    found[step] = self.read(step, content=False)
-        return found
+        while True:
+            found, there = {}, self.all()
+            for step in there:
+                if step not in self.damage:
+                    with contextlib.suppress(DamagedError):
+                        found[step] = self.read(step, content=False)
+            # Those that a run beside this object removes meanwhile are no longer there.
+            if self._writes or self.all() == there:
+                return found
 
     def check_in_place(self) -> None:
         """Raises `CheckpointError` if what was locked is no longer there."""

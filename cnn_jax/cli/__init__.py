@@ -7,24 +7,19 @@ command that is invalid.
 
 from __future__ import annotations
 
-import os
+import importlib
 import sys
 from collections.abc import Iterable, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import cnn_jax
-from cnn_jax.cli import convert, gradcheck, models, predict, prepare, summary, train
+from cnn_jax import messages, program
 from cnn_jax.cli.usage import Parser, UsageError, listed, nearest
 
-COMMANDS = {
-    "models": models,
-    "summary": summary,
-    "gradcheck": gradcheck,
-    "train": train,
-    "prepare": prepare,
-    "convert": convert,
-    "predict": predict,
-}
-"""The module of each command: `HELP`, `add_arguments` and `run`."""
+COMMANDS = ("models", "summary", "gradcheck", "train", "prepare", "convert", "predict")
+"""Each is a module of this package, with `HELP`, `add_arguments` and `run`. They are
+imported when signals are listened to: it takes seconds."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,21 +33,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
       is invalid.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _make_parser()
+    program.open_descriptors()
+    is_run = arguments[:1] == ["train"]
     try:
-        _check_command(arguments)
-        options = parser.parse_args(arguments)
-        status = options.run(options)
-        sys.stdout.flush()
-        return status
+        with program.signals(is_run=is_run):
+            return _run(arguments)
+    except program.Stopped as stopped:
+        return program.status_of(stopped, is_run=is_run)
     except UsageError as error:
-        print(f"cnn-jax: error: {error}", file=sys.stderr)
+        messages.warn(f"cnn-jax: error: {error}")
         return 2
     except BrokenPipeError:
-        # The reader (`head`, a closed pager) has seen enough. What is left would fail
-        # once more, with a message, when Python flushes it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader (`head`, a closed pager) has seen enough.
+        messages.give_up(sys.stdout)
         return 1
+    except OSError as error:  # all others became the error of a command
+        messages.give_up(sys.stdout)
+        messages.warn(f"cnn-jax: error: standard output cannot be written: {error}")
+        return 1
+    finally:
+        messages.settle()
+
+
+def _run(arguments: list[str]) -> int:
+    _check_command(arguments)
+    options = _make_parser().parse_args(arguments)
+    status: int = options.run(options)
+    sys.stdout.flush()
+    return status
 
 
 def _make_parser() -> Parser:
@@ -65,7 +73,8 @@ def _make_parser() -> Parser:
         "--version", action="version", version=f"cnn_jax {cnn_jax.__version__}"
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for name, module in COMMANDS.items():
+    for name in COMMANDS:
+        module = _module(name)
         command = commands.add_parser(
             name, help=module.HELP, description=module.HELP, allow_abbrev=False
         )
@@ -77,6 +86,10 @@ def _make_parser() -> Parser:
     return parser
 
 
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"cnn_jax.cli.{name}")
+
+
 def _check_command(arguments: Iterable[str]) -> None:
     """Refuses an unknown command and names the nearest, which argparse does not."""
     words = [argument for argument in arguments if not argument.startswith("-")]
@@ -86,3 +99,11 @@ def _check_command(arguments: Iterable[str]) -> None:
             f"got unknown command {words[0]!r}; "
             f"{hint or 'expected one of ' + listed(COMMANDS)}"
         )
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str):
+        if name in COMMANDS:
+            return _module(name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

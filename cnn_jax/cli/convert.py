@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from cnn_jax.cli.usage import UsageError, print_json, working
+from cnn_jax.cli.usage import UsageError, print_json, print_text, working
 
 HELP = "Check weights from elsewhere, or of a run, and write them under our names."
 
@@ -73,8 +73,8 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(metadata | {"destination": options.destination})
         return 0
-    print(report)
+    print_text(report)
     if metadata["sha256"]:
-        print(f"sha256 {metadata['sha256']}")
-    print(f"written to {options.destination}")
+        print_text(f"sha256 {metadata['sha256']}")
+    print_text(f"written to {options.destination}")
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from cnn_jax.cli.usage import UsageError, number_in, print_json
+from cnn_jax.cli.usage import UsageError, number_in, print_json, print_text
 from cnn_jax.messages import warn
 from cnn_jax.ranges import Whole
 
@@ -77,5 +77,5 @@ def run(options: argparse.Namespace) -> int:
     counts = ", ".join(
         f"{count:,} in {split}" for split, count in prepared.num_examples.items()
     )
-    print(f"{prepared.directory}: {counts}")
+    print_text(f"{prepared.directory}: {counts}")
     return 0

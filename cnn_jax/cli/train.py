@@ -8,12 +8,15 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
+from cnn_jax import messages, program
 from cnn_jax.cli.usage import UsageError, number_in, print_json
 from cnn_jax.ranges import Real
 from cnn_jax.report.table import Column, Table, print_table
 from cnn_jax.report.words import count
 
 if TYPE_CHECKING:  # what trains is imported when something is trained
+    import rich.console
+
     from cnn_jax.cli.train_setup import Setup
 
 HELP = "Train a model on photographs in PATH/CLASS/, or on another dataset."
@@ -161,9 +164,11 @@ def run(options: argparse.Namespace) -> int:
             _print_parts(setup)
             _print_choices(setup)
             status, result = _execute(setup, is_probe=options.method == "probe")
+    except program.Stopped:
+        raise  # `main` says so
     except KeyboardInterrupt:
         # Once training has a directory, signals save first.
-        print("Interrupted before there was anything to save.", file=sys.stderr)
+        messages.warn("Interrupted before there was anything to save.")
         return 130
     if options.json and result is not None:
         print_json({"run_dir": setup.config.run_dir, "result": result})
@@ -190,12 +195,12 @@ def _execute(setup: Setup, *, is_probe: bool) -> tuple[int, Any]:
         line = shlex.join(
             ["cnn-jax", "train", "--resume", "--run-dir", _run_dir(setup)]
         )
-        print(f"{error}\n  {line}", file=sys.stderr, flush=True)
+        messages.warn(f"{error}\n  {line}")
         return STOPPED_EXIT_CODE, None
     except (ValueError, FileExistsError, ImportError) as error:
         raise UsageError(str(error)) from error
     except (ArithmeticError, CheckpointError, OSError) as error:
-        print(f"cnn-jax: error: {error}", file=sys.stderr)
+        messages.warn(f"cnn-jax: error: {error}")
         return 1, None
     _print_predict(setup)
     return 0, result
@@ -208,14 +213,16 @@ def _probe(setup: Setup) -> dict[str, Any]:
     if splits is None:
         splits = experiment.open_splits(config)
     found = probe_run.run(config, splits)
-    print(
+    messages.say(
         f"test accuracy {found.test['accuracy']:.2%} on {found.test['num_examples']} "
         f"examples, {found.train['accuracy']:.2%} on the "
         f"{found.train['num_examples']} trained on; features in "
         f"{found.feature_seconds:.0f} s, classifier in {found.fit_seconds:.0f} s"
     )
     directory = config.run_dir
-    print(f"result in {directory}/result.json, report in {directory}/report.html")
+    messages.say(
+        f"result in {directory}/result.json, report in {directory}/report.html"
+    )
     return {"train": found.train, "test": found.test, "fit": found.report._asdict()}
 
 
@@ -253,12 +260,11 @@ def _print_parts(setup: Setup) -> None:
             f"Of the training images, {share:.3g} are held out to validate on."
         )
     number = sum(len(parts[name]) for name in names)
-    print_table(Table(count(number, "image"), columns, rows, notes))
+    print_table(Table(count(number, "image"), columns, rows, notes), _console())
 
 
 def _print_choices(setup: Setup) -> None:
     """Prints what was chosen; reasons that do not fit the terminal are wrapped."""
-    import rich.console
     import rich.table
     import rich.text
 
@@ -270,11 +276,19 @@ def _print_choices(setup: Setup) -> None:
     grid.add_column(overflow="fold", style="dim")
     for choice in setup.choices:
         texts = (choice.name, choice.text, choice.reason)
-        grid.add_row(*map(rich.text.Text, texts))
-    console = rich.console.Console(highlight=False)
+        grid.add_row(*map(rich.text.Text, map(messages.printable, texts)))
+    console = _console()
     console.print()
     console.print(grid)
     console.print()
+
+
+def _console() -> rich.console.Console:
+    """Returns where tables go: standard output, which the run does not depend on."""
+    import rich.console
+
+    stream: Any = messages.Steady(sys.stdout)
+    return rich.console.Console(file=stream, highlight=False)
 
 
 def _print_predict(setup: Setup) -> None:
@@ -284,7 +298,7 @@ def _print_predict(setup: Setup) -> None:
     image = first_file(setup.parts["test"])
     line = shlex.join(["cnn-jax", "predict", _run_dir(setup)])
     image = "IMAGE" if image is None else shlex.quote(image)
-    print(f"classify images with\n  {line} {image}")
+    messages.say(f"classify images with\n  {line} {image}")
 
 
 def _run_dir(setup: Setup) -> str:

@@ -9,7 +9,6 @@ import operator
 import os
 import pathlib
 import re
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from cnn_jax import data, recipe, sharding
+from cnn_jax import data, messages, recipe, sharding
 from cnn_jax.cli.usage import UsageError
-from cnn_jax.files import read_json, reading
+from cnn_jax.files import read_json, reading, write_text
 from cnn_jax.layers import abstract_variables
 from cnn_jax.models import create_model, model_info
 from cnn_jax.pretrained import load_pretrained
@@ -81,7 +80,7 @@ class Setup:
         files = {name: _file_names(part) for name, part in self.parts.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {**self.shares, "files": files}
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def set_up(options: argparse.Namespace, given: Mapping[str, Any]) -> Setup:
@@ -236,7 +235,7 @@ def open_folder(name: str, shares: Mapping[str, Any]) -> dict[str, data.Source]:
         warnings.simplefilter("always", UserWarning)
         parts = data.split_folder(root, **shares)
     for warning in dict.fromkeys(str(each.message) for each in caught):
-        print(warning, file=sys.stderr)
+        messages.warn(warning)
     return parts
 
 

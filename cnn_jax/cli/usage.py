@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
+from cnn_jax import messages
 from cnn_jax.files import json_value
 from cnn_jax.ranges import Real, Whole, shown
 
@@ -71,6 +72,11 @@ def print_json(content: Any) -> None:
     print(json.dumps(json_value(content), indent=2))
 
 
+def print_text(text: object) -> None:
+    """Prints a result, escaped: there may be names out of files in it."""
+    print(messages.printable(str(text), keep="\n\t"))
+
+
 def with_progress(steps: Mapping[str, int]) -> Iterator[str]:
     """Yields names, and shows the current one on standard error.
 
@@ -82,23 +88,24 @@ def with_progress(steps: Mapping[str, int]) -> Iterator[str]:
     import rich.console
     import rich.progress
 
-    is_terminal = sys.stderr.isatty()
+    stream: Any = messages.Steady(sys.stderr)
+    is_terminal = stream.isatty()
     with rich.progress.Progress(
-        rich.progress.TextColumn("{task.description}"),
+        rich.progress.TextColumn("{task.description}", markup=False),
         rich.progress.BarColumn(),
         rich.progress.MofNCompleteColumn(),
         rich.progress.TimeElapsedColumn(),
         rich.progress.TextColumn("left"),
         rich.progress.TimeRemainingColumn(),
-        console=rich.console.Console(stderr=True),
+        console=rich.console.Console(file=stream),
         disable=not is_terminal,
         transient=True,
     ) as progress:
         task = progress.add_task("", total=sum(steps.values()))
         for number, (name, amount) in enumerate(steps.items(), start=1):
-            progress.update(task, description=name)
+            progress.update(task, description=messages.printable(name))
             if not is_terminal:
-                print(f"[{number}/{len(steps)}] {name}", file=sys.stderr, flush=True)
+                messages.warn(f"[{number}/{len(steps)}] {name}")
             yield name
             progress.advance(task, amount)
 
@@ -107,10 +114,12 @@ def with_progress(steps: Mapping[str, int]) -> Iterator[str]:
 def working(text: str) -> Iterator[None]:
     """Shows a message on standard error, if that is a terminal, while a block runs."""
     import rich.console
+    import rich.text
 
-    console = rich.console.Console(stderr=True)
+    stream: Any = messages.Steady(sys.stderr)
+    console = rich.console.Console(file=stream)
     if not console.is_terminal:
         yield
         return
-    with console.status(text):
+    with console.status(rich.text.Text(messages.printable(text))):
         yield

@@ -16,16 +16,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import multiprocessing
+import itertools
 import operator
 import os
+import queue
 import signal
 import threading
 from collections.abc import Generator, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 import numpy as np
 
+from cnn_jax.data import owner
 from cnn_jax.data.host.decode import ImageError
 from cnn_jax.data.host.policies import Transform
 from cnn_jax.data.reading import BadImage, Read, ReadOrMask, collate
@@ -35,6 +38,10 @@ from cnn_jax.seeds import check_seed
 NUM_THREADS = min(max(os.cpu_count() or 1, 2), 16)
 """Threads that decode without worker processes, one for each core: Pillow
 releases the GIL while it decodes."""
+
+SECONDS_TO_SAVE = 30.0
+"""Seconds that a worker process which gets SIGTERM goes on: several processes of a run
+agree on the step to stop at when they next log."""
 
 WORKER_THREADS = 2
 """Threads that decode in each worker process."""
@@ -301,6 +308,7 @@ def _iterate(blocks: Any, num_workers: int) -> Generator[Any]:
     import grain
 
     num_threads = WORKER_THREADS if num_workers else NUM_THREADS
+    owner.remove_shared_memory_of_the_dead()
     options = grain.ReadOptions(
         num_threads=num_threads, prefetch_buffer_size=2 * num_threads
     )
@@ -315,11 +323,12 @@ def _iterate(blocks: Any, num_workers: int) -> Generator[Any]:
             grain.MultiprocessingOptions(
                 num_workers=num_workers, per_worker_buffer_size=2
             ),
-            worker_init_fn=_prepare_worker,
+            worker_init_fn=functools.partial(_prepare_worker, owner.this_process()),
         )
     iterator = iter(dataset)
     try:
-        for batch in iterator:
+        first = _first_of(iterator) if num_workers else []
+        for batch in itertools.chain(first, iterator):
             # A worker's arrays are in memory shared with it, which is freed with them.
             yield _owned(batch) if num_workers else batch
     except RuntimeError as error:
@@ -333,19 +342,47 @@ def _iterate(blocks: Any, num_workers: int) -> Generator[Any]:
         iterator.close()
 
 
-def _prepare_worker(index: int, count: int) -> None:
-    """Makes a worker process end when its parent does, not before."""
-    # Ctrl-C reaches every process of a terminal, and the parent may want to save first.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _first_of(iterator: Any) -> list[Any]:
+    """Returns the first entry, or none, for which the worker processes are started.
+
+    In a thread of its own: they inherit which signals it does not get.
+    """
+    found: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def start() -> None:
+        owner.begin_starting_workers()
+        try:
+            found.put(([next(iterator)], None))
+        except StopIteration:
+            found.put(([], None))
+        except BaseException as error:
+            found.put(([], error))
+
+    threading.Thread(target=start, name="start-workers", daemon=True).start()
+    entries, error = found.get()
+    if error is not None:
+        raise error
+    return entries
 
 
-def _end_with_parent() -> None:
-    # A killed parent sends no signal; its workers would keep running and hold memory.
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # this is a worker
-    parent.join()
-    os._exit(1)
+def _prepare_worker(run: str, index: int, count: int) -> None:
+    """Prepares a worker process.
+
+    Args:
+      run: The parent, for which it makes the memory that they share.
+      index: The worker's number.
+      count: How many there are.
+    """
+    owner.own_shared_memory(run)
+    # A scheduler sends SIGTERM to every process, and the parent is to save first.
+    signal.signal(signal.SIGTERM, _end_later)
+    owner.begin_worker()
+
+
+def _end_later(number: int, frame: FrameType | None) -> None:
+    timer = threading.Timer(SECONDS_TO_SAVE, os._exit, [128 + number])
+    timer.daemon = True
+    timer.start()
 
 
 def _owned(batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from cnn_jax.models import create_model
 from cnn_jax.models.registry import sized_for
 from cnn_jax.pretrained import placement
 from cnn_jax.pretrained.files import Weights, describe_own, open_weights
+from cnn_jax.pretrained.files.own_checkpoints import again_if_removed
 from cnn_jax.pretrained.files.own_weights import MAX_CLASSES
 from cnn_jax.pretrained.report import ConversionReport, some
 from cnn_jax.pretrained.rules import Origin
@@ -102,6 +103,7 @@ def load_pretrained(
     )
 
 
+@again_if_removed
 def fill(
     model: nn.Module,
     path: str | os.PathLike[str] | Mapping[str, Any],

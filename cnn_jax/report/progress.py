@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import rich.console
 import rich.progress
 
+from cnn_jax import messages
 from cnn_jax.report.words import duration
 
 
@@ -46,13 +47,14 @@ class RunProgress:
         self._seconds: dict[str, float] = {}
         self._spent = self._spent_cost = 0.0
         self._compile_seconds: dict[str, float] = {}
+        stream: Any = messages.Steady(sys.stderr)
         self._bar = rich.progress.Progress(
-            rich.progress.TextColumn("{task.description}"),
+            rich.progress.TextColumn("{task.description}", markup=False),
             rich.progress.BarColumn(),
             rich.progress.TimeElapsedColumn(),
             rich.progress.TextColumn("{task.fields[left]}"),
-            console=rich.console.Console(stderr=True),
-            disable=not sys.stderr.isatty(),
+            console=rich.console.Console(file=stream),
+            disable=not stream.isatty(),
             transient=True,
         )
         total = sum(run.cost for run in runs)
@@ -94,7 +96,7 @@ class RunProgress:
         assert total is not None  # set with the task
         self._bar.update(
             self._task,
-            description=self._head,
+            description=messages.printable(self._head),
             completed=total - rest,
             left="" if left is None else f"about {duration(left)} left",
         )
@@ -125,7 +127,7 @@ class RunProgress:
         self._bar.update(self._task, left="")
         # Standard output, below which a bar on standard error draws itself again.
         self._bar.stop()
-        print(text, flush=True)
+        messages.say(text)
         if self._waiting:
             self._bar.start()
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import rich.console
 
-from cnn_jax import files
+from cnn_jax import files, messages, program
 from cnn_jax.report import html, table
 from cnn_jax.report.environment import Environment
 from cnn_jax.report.words import duration
@@ -84,28 +84,31 @@ def conduct(
         config = dataclasses.replace(config, run_dir=directory)
     started = time.perf_counter()
     try:
-        shown = run(config)
+        with program.signals(is_run=True):
+            shown = run(config)
     except (ValueError, FileNotFoundError, FileExistsError) as error:
         return _fail(str(error))
     except (KeyboardInterrupt, RunStoppedError) as error:
-        print(
-            f"\nInterrupted. To continue: add --run-dir {config.run_dir} --resume",
-            file=sys.stderr,
+        messages.warn(
+            f"\nInterrupted. To continue: add --run-dir {config.run_dir} --resume"
         )
-        return STOPPED_EXIT_CODE if isinstance(error, RunStoppedError) else 130
-    console = rich.console.Console(highlight=False)
+        is_saved = isinstance(error, RunStoppedError | program.Stopped)
+        return STOPPED_EXIT_CODE if is_saved else 130
+    stream: Any = messages.Steady(sys.stdout)
+    console = rich.console.Console(file=stream, highlight=False)
     for each in shown.tables:
         console.print()
         table.print_table(each, console)
-    console.print(f"\n{shown.summary}\n", markup=False)
-    print(f"Everything took {duration(time.perf_counter() - started)}.")
+    summary = messages.printable(shown.summary, keep="\n")
+    console.print(f"\n{summary}\n", markup=False)
+    messages.say(f"Everything took {duration(time.perf_counter() - started)}.")
     assert config.run_dir is not None  # a resumed study had one, too
-    print(f"Report: {pathlib.Path(config.run_dir) / 'report.html'}")
+    messages.say(f"Report: {pathlib.Path(config.run_dir) / 'report.html'}")
     return 1 if shown.failures else 0
 
 
 def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    messages.warn(f"error: {message}")
     return 2
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from cnn_jax.files import json_value
+from cnn_jax.messages import printable
 from cnn_jax.report.statistics import Interval
 
 if TYPE_CHECKING:
@@ -229,12 +230,14 @@ def print_table(table: Table, console: rich.console.Console | None = None) -> No
 
     Args:
       table: What to print. Cells are never cut: columns that do not fit follow in
-        another block, which starts with the first column again.
+        another block, which starts with the first column again. Texts are escaped: they
+        may come from a file.
       console: Where to print; standard output if not given.
     """
     import rich.console
     import rich.text
 
+    table = _escaped(table)
     console = console or rich.console.Console(highlight=False)
     console.print(rich.text.Text(table.title, style="bold"))
     blocks, gap = _column_blocks(table, console.width)
@@ -244,6 +247,26 @@ def print_table(table: Table, console: rich.console.Console | None = None) -> No
         console.print(_rich_table(table, block, gap), width=width, crop=False)
     for note in table.notes:
         console.print(rich.text.Text(note, style="dim"))
+
+
+def _escaped(table: Table) -> Table:
+    rows = [
+        {
+            key: printable(value) if isinstance(value, str) else value
+            for key, value in row.items()
+        }
+        for row in table.rows
+    ]
+    return dataclasses.replace(
+        table,
+        title=printable(table.title),
+        columns=[
+            dataclasses.replace(column, header=printable(column.header))
+            for column in table.columns
+        ],
+        rows=rows,
+        notes=[printable(note, keep="\n") for note in table.notes],
+    )
 
 
 def _rich_table(table: Table, block: Sequence[int], gap: int) -> rich.table.Table:

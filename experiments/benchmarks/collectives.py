@@ -27,6 +27,8 @@ from typing import Any
 
 import tpu_slice
 
+from cnn_jax.messages import warn
+
 KINDS = {
     "all_reduces": "all-reduce",
     "all_gathers": "all-gather",
@@ -164,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         and (plan[1], options.platform) != ("pmap", "tpu")
     ]
     if not plans:
-        print(f"--plans {options.plans!r}: no plan is called so.", file=sys.stderr)
+        warn(f"--plans {options.plans!r}: no plan is called so.")
         return 2
     where = options.topology if options.platform == "tpu" else f"{len(devices)} CPUs"
     facts = {name: getattr(options, name) for name in ("model", "batch", "dtype")} | {

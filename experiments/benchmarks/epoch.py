@@ -33,6 +33,7 @@ from output import print_tables, write_report
 
 import cnn_jax
 from cnn_jax import data, sharding
+from cnn_jax.messages import warn
 from cnn_jax.report.table import Column, Table, table_of
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.run.build import build_run, compile_run
@@ -125,7 +126,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     config.validate()
     model = cnn_jax.create_model(options.model, num_classes=10, dtype=options.dtype)
     mesh = sharding.make_mesh(specification=config.mesh)
-    print("compiling ...", file=sys.stderr, flush=True)
+    warn("compiling ...")
     parts = build_run(model, config, splits, mesh)
     compiled = compile_run(parts)
 
@@ -141,7 +142,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     def say(epoch: float, bare: float) -> None:
         text = f"[{len(laps.epochs)}/{options.rounds}] epoch {epoch:.2f} s, bare "
-        print(f"{text}steps {bare:.2f} s", file=sys.stderr, flush=True)
+        warn(f"{text}steps {bare:.2f} s")
 
     laps = Laps(bare_seconds, options.steps, say)
     fit(model, config=config, **splits, callbacks=[laps], mesh=mesh, compiled=compiled)
@@ -207,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = measure(options)
     except ValueError as error:
-        print(error, file=sys.stderr)
+        warn(str(error))
         return 2
     print_tables([epoch_table(result)], as_markdown=options.markdown)
     if options.json:

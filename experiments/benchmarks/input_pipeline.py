@@ -48,6 +48,7 @@ from cnn_jax.analysis.timing import time_interleaved
 from cnn_jax.data import device, host
 from cnn_jax.data.prepare import prepare
 from cnn_jax.data.stream import NUM_THREADS
+from cnn_jax.files import write_output
 from cnn_jax.report import html
 from cnn_jax.report.environment import command_line, describe_environment
 from cnn_jax.report.table import Column, Table, table_of
@@ -543,8 +544,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         write_report(options.json, [report])
     if options.report:
-        options.report.parent.mkdir(parents=True, exist_ok=True)
-        options.report.write_text(page(report), encoding="utf-8")
+        write_output(options.report, page(report))
         print(options.report)
     return 0
 

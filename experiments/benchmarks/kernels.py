@@ -40,6 +40,7 @@ from cnn_jax import kernels as K
 from cnn_jax.analysis.gradcheck import draw_like, relative_error
 from cnn_jax.analysis.residuals import residual_bytes
 from cnn_jax.analysis.timing import Timing, time_interleaved
+from cnn_jax.messages import warn
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "both"
 
@@ -351,7 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for result in run(layer):
             results.append(result)
             ratio = "?" if result["ratio"] is None else f"{result['ratio']:.2f}"
-            print(f"    {result['pass']}: {ratio}", file=sys.stderr, flush=True)
+            warn(f"    {result['pass']}: {ratio}")
         if options.json:  # after each layer, so that a broken run keeps the others
             write_report(options.json, results, **facts)
     print_tables(

@@ -12,7 +12,8 @@ from typing import Any
 
 import jax
 
-from cnn_jax.files import json_value
+from cnn_jax.files import json_value, write_output
+from cnn_jax.messages import Steady, say, warn
 from cnn_jax.report.environment import command_line, describe_environment
 from cnn_jax.report.table import Table, print_table, to_markdown
 from cnn_jax.report.words import duration
@@ -38,19 +39,22 @@ class Steps:
             left = f", about {duration(rest)} left"
         self._begun += 1
         line = f"[{self._begun}/{self._number}] {what}{left}"
-        print(line, file=sys.stderr, flush=True)
+        warn(line)
 
 
 def print_tables(tables: Sequence[Table], *, as_markdown: bool) -> None:
     """Prints tables for a person, or in Markdown if requested or `rich` is missing."""
     for table in tables:
         if as_markdown:
-            print(to_markdown(table))
+            say(to_markdown(table))
             continue
         try:
-            print_table(table)
+            import rich.console
+
+            stream: Any = Steady(sys.stdout)
+            print_table(table, rich.console.Console(file=stream, highlight=False))
         except ImportError:  # a bare host; Markdown can be read as it is
-            print(to_markdown(table))
+            say(to_markdown(table))
 
 
 def write_report(
@@ -64,5 +68,4 @@ def write_report(
         **facts,
         "records": results,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(json_value(report), indent=1) + "\n")
+    write_output(path, json.dumps(json_value(report), indent=1) + "\n")

@@ -28,6 +28,8 @@ from typing import Any
 
 import tpu_slice
 
+from cnn_jax.messages import warn
+
 NETWORKS = (
     "resnet50",
     "efficientnet_b0",
@@ -45,7 +47,7 @@ SIDES = ("ours", "stock")
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    warn(text)
 
 
 def field(text: str) -> tuple[str, Any]:

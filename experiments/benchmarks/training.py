@@ -38,9 +38,11 @@ from training_runs import measure
 from training_suite import FRAMEWORKS, PRECISIONS, SUITES, TORCH, Group
 from training_tables import training_table, write_csv
 
+from cnn_jax.messages import warn
+
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    warn(text)
 
 
 @functools.cache

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from cnn_jax.files import write_output
 from cnn_jax.report.table import Column, Table, table_of
 
 COLUMNS = (
@@ -64,8 +66,8 @@ def csv_row(result: dict[str, Any]) -> dict[str, Any]:
 
 def write_csv(path: pathlib.Path, results: Sequence[dict[str, Any]]) -> None:
     rows = [csv_row(result) for result in results]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    content = io.StringIO(newline="")
+    writer = csv.DictWriter(content, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_output(path, content.getvalue())

@@ -32,10 +32,11 @@ def serve(carry_out):
         child = os.fork()
         if child == 0:
             break
-        print(json.dumps(_status(child, plan)), flush=True)
+        print(json.dumps([child, _status(child, plan)]), flush=True)
     else:
         return
-    # Below here is the child, which ends as any program does.
+    # Below here is the child, which ends as any program does, in a group of its own.
+    os.setpgid(0, 0)
     if "output" in plan:
         output = os.open(plan["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, sys.stderr.fileno())
@@ -76,9 +77,23 @@ def at_point(point, save, function):
     points.on_reach = on_reach
 
 
-def kill_self():
-    """Ends this process as `kill -9` does."""
+def kill_self(*, group=False):
+    """Ends this process as `kill -9` does, perhaps with its workers at once."""
+    if group:
+        os.killpg(os.getpgid(0), signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def environment(**others):
+    """Returns the variables of a process that runs what is in this folder."""
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests"))),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")
+        + " --xla_force_host_platform_device_count=1",
+        **others,
+    }
 
 
 class Server:
@@ -87,24 +102,23 @@ class Server:
     Args:
       program: The program, a file of this folder.
       wrapper: The command that it is started under.
-      environment: Variables that it gets beside this process's.
+      variables: Those that it gets beside this process's.
+
+    Attributes:
+      environment: All of its variables.
+      pids: The processes that carried out the plans.
     """
 
-    def __init__(self, program, *, wrapper=(), **environment):
+    def __init__(self, program, *, wrapper=(), **variables):
+        self.pids = []
+        self.environment = environment(**variables)
         self.process = subprocess.Popen(
             [
                 *(*wrapper, sys.executable, "-W", "ignore::DeprecationWarning"),
                 *("-W", "ignore::RuntimeWarning"),  # of forking beside threads
                 ROOT / "tests" / "faults" / program,
             ],
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests"))),
-                "JAX_PLATFORMS": "cpu",
-                "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")
-                + " --xla_force_host_platform_device_count=1",
-                **environment,
-            },
+            env=self.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -114,7 +128,9 @@ class Server:
         """Has a plan carried out; returns the exit status, or `HUNG`."""
         self.process.stdin.write(json.dumps(plan) + "\n")
         self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        pid, status = json.loads(self.process.stdout.readline())
+        self.pids.append(pid)
+        return status
 
     def close(self):
         """Ends the program."""

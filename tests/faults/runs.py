@@ -26,13 +26,16 @@ import sklearn.datasets  # noqa: F401
 import tyro  # noqa: F401
 
 from cnn_jax import experiment
-from cnn_jax.data import Dataset
+from cnn_jax.data import Dataset, split_folder
 from cnn_jax.data.sources import Synthetic
 from cnn_jax.data.subset import Subset
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.run.directory.files import RunFiles
 from cnn_jax.training.run.fit import fit
 from faults.forks import at_point, kill_self, serve
+
+PHOTOGRAPHS = "FAULTS_PHOTOGRAPHS"
+"""The environment variable that names the folder of photographs."""
 
 COMMON = TrainConfig(
     model="tiny",
@@ -71,6 +74,14 @@ VARIANTS = {
         "patience": 2,
         "schedule": "constant",
     },
+    "photographs, by workers": {
+        "dataset": "folder",
+        "data_path": "stream",
+        "augmentation": "inception",
+        "num_workers": 1,
+        "epochs": 2,
+        "checkpoint_every_steps": 2,
+    },
 }
 """Runs that differ in what their state holds and in the path of their data."""
 
@@ -78,18 +89,26 @@ VARIANTS = {
 class Net(nn.Module):
     """The least network whose state holds all that a network's can."""
 
+    num_classes: int = 10
+
     @nn.compact
     def __call__(self, x, *, train=False):
         x = nn.Dense(8, name="body")(x.reshape(x.shape[0], -1))
         x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x)
         x = nn.Dropout(0.2, deterministic=not train)(nn.relu(x))
-        return nn.Dense(10, name="head")(x)
+        return nn.Dense(self.num_classes, name="head")(x)
 
 
 def train(variant, run_dir, *, resume):
     """Trains `Net` on a few made-up images, as a variant says."""
     changes = {**VARIANTS[variant], "run_dir": run_dir, "resume": resume}
     config = TrainConfig(**{**COMMON.to_dict(), **changes})
+    if config.dataset == "folder":
+        photographs = split_folder(
+            os.environ[PHOTOGRAPHS], test_share=0.25, validation_share=0
+        )
+        splits = photographs["train"], photographs["test"]
+        return fit(Net(3), splits[0], test=splits[1], config=config, progress=False)
     images = Synthetic("synthetic:8x8x1", "train")
     splits = [
         Subset(images, np.arange(first, last), f"{first} to {last}")
@@ -137,19 +156,21 @@ def when_saving(save, function):
     at_point("save_begins", save, lambda: opened and function(opened.pop()))
 
 
-def kill_later(seconds, stop_first=False):
+def kill_later(seconds, stop_first=False, group=False):
     """Has this process killed in a while, perhaps when a signal has it stop already."""
 
     def kill():
         if stop_first:
             os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(seconds)
-        kill_self()
+        kill_self(group=group)
 
     threading.Thread(target=kill, daemon=True).start()
 
 
-def kill_as_planned(*, delay=0.0, step=None, stop_first=False, point=None, save=None):
+def kill_as_planned(
+    *, delay=0.0, step=None, stop_first=False, point=None, save=None, group=False
+):
     """Has this process killed.
 
     Args:
@@ -158,13 +179,14 @@ def kill_as_planned(*, delay=0.0, step=None, stop_first=False, point=None, save=
       stop_first: Whether to have it stop at `step`: it is killed if it has not by then.
       point: A point of `cnn_jax.checkpoint.points`, in place of both.
       save: The first of this process's saves, from 1, that it may be in.
+      group: Whether its workers are killed at the same moment.
     """
     if point is not None:
-        at_point(point, save, kill_self)
+        at_point(point, save, lambda: kill_self(group=group))
     elif step is not None:
-        when_reported(step, lambda files: kill_later(delay, stop_first))
+        when_reported(step, lambda files: kill_later(delay, stop_first, group))
     else:
-        kill_later(delay)
+        kill_later(delay, group=group)
 
 
 def limit_files(files, *, size):

@@ -3,10 +3,13 @@
     PYTHONPATH=tests python -m faults.sweep --runs 500
 
 A run is killed with SIGKILL at a random time, at a random moment behind a random step
-or behind a SIGTERM there, or at one of the points that every save passes, and restarted
-with `resume`; up to four times, all drawn from the run's seed. Its final state, its
-metrics and its best epoch must be those of a run that was left alone. Exits with 1 if
-one is not.
+or behind a SIGTERM there, or at one of the points that every save passes, alone or with
+its workers, or gets SIGTERM or SIGINT while it starts, and is restarted with `resume`;
+up to four times, all drawn from the run's seed. Its final state, its metrics and its
+best epoch must be those of a run that was left alone, and nothing may be left behind:
+no object in `/dev/shm`, no unfinished file or step. Exits with 1 otherwise.
+
+The runs' Python is the one that this is started by.
 """
 
 from __future__ import annotations
@@ -16,24 +19,32 @@ import collections
 import concurrent.futures
 import dataclasses
 import json
+import os
 import pathlib
 import queue
 import random
+import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 
+from helpers.photographs import write_photographs
 from helpers.run_files import read_end
 
 from cnn_jax.checkpoint import points
+from cnn_jax.data import owner
+from cnn_jax.files import write_output
 from cnn_jax.report.environment import command_line, describe_environment
 from cnn_jax.training.run.stopping import STOPPED_EXIT_CODE
-from faults.forks import Server
-from faults.runs import VARIANTS
+from faults.forks import HUNG, Server
+from faults.runs import PHOTOGRAPHS, VARIANTS
 
 MOST_KILLS = 4
+STARTING = "a signal while it starts"
+WARNINGS = ("-W", "ignore::DeprecationWarning", "-W", "ignore::RuntimeWarning")
 
 
 @dataclasses.dataclass
@@ -45,7 +56,11 @@ class Outcome:
     kills: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     """The number of kills, by the kind of the moment."""
     stops: int = 0
-    """The number of SIGTERMs that had stopped it before it was killed."""
+    """The number of signals that had stopped it before it was killed."""
+    signals: int = 0
+    """The number of those that came while it started, or later in that process."""
+    left: list = dataclasses.field(default_factory=list)
+    """What it left behind."""
     during_save: int = 0
     """The number of kills during a save, or during the removal of an old step."""
     problem: str = ""
@@ -54,9 +69,13 @@ class Outcome:
 
 def start_server(work, **options):
     """Returns a server of runs that share compiled programs under a directory."""
+    photographs = work / "photographs"
+    if not photographs.exists():
+        write_photographs(photographs, 16, side=20)
     return Server(
         "runs.py",
         **options,
+        **{PHOTOGRAPHS: str(photographs)},
         JAX_COMPILATION_CACHE_DIR=str(work / "programs"),
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
         JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
@@ -81,18 +100,80 @@ def variant_of(seed):
 
 
 def draw_kill(generator, num_steps):
-    """Returns the kind of a moment, and the moment as `runs.kill_as_planned` has it."""
-    kind = generator.choice(["time", "step", "step", "stop", "point"])
+    """Returns the kind of a moment, and the moment as `runs.kill_as_planned` has it.
+
+    Of a signal while it starts, the moment is as `start_afresh` has it.
+    """
+    kind = generator.choice(["time", "step", "step", "stop", "point", "start"])
+    if kind == "start":
+        number = generator.choice([signal.SIGTERM, signal.SIGINT])
+        return STARTING, {"number": number, "delay": generator.uniform(0, 8)}
+    group = {"group": generator.random() < 0.5}
     if kind == "time":
-        return "at a random time", {"delay": generator.uniform(0, 2)}
+        return "at a random time", {"delay": generator.uniform(0, 2), **group}
     if kind != "point":
         step = generator.randint(1, num_steps)
-        kill = {"step": step, "delay": generator.uniform(0, 0.1)}
+        kill = {"step": step, "delay": generator.uniform(0, 0.1), **group}
         if kind == "step":
             return "behind a random step", kill
         return "while it stopped", {**kill, "stop_first": True}
     point = generator.choice(points.POINTS)
-    return point, {"point": point, "save": generator.randint(1, 4)}
+    return point, {"point": point, "save": generator.randint(1, 4), **group}
+
+
+def start_afresh(server, plan, *, number, delay):
+    """Starts a run in a process of its own, and sends a signal to its group.
+
+    Args:
+      server: Whose environment it gets, and which notes its process.
+      plan: Of the run.
+      number: The signal.
+      delay: Seconds from when the process listens to signals.
+
+    Returns:
+      The exit status.
+    """
+    command = [sys.executable, *WARNINGS, "fresh.py", json.dumps(plan)]
+    with open(plan["output"], "w") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=pathlib.Path(__file__).parent,
+            env=server.environment,
+            stdout=subprocess.PIPE,
+            stderr=output,
+            start_new_session=True,
+        )
+    server.pids.append(process.pid)
+    with process.stdout:
+        process.stdout.readline()
+        try:
+            process.wait(delay)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, number)
+        try:
+            return process.wait(120)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return HUNG
+
+
+def left_behind(run_dir, pids):
+    """Returns what runs left that have ended: shared objects, files and directories."""
+    left = []
+    for _ in range(50):  # a process that cleans up for the run may still be at it
+        names = os.listdir("/dev/shm") if os.path.isdir("/dev/shm") else []
+        owners = tuple(f"{owner.PREFIX}{pid}-" for pid in pids)
+        left = [name for name in names if name.removeprefix("sem.").startswith(owners)]
+        left += [
+            str(path.relative_to(run_dir))
+            for path in run_dir.rglob("*")
+            if re.search(r"\.(new|unfinished|removed)|tmp|incomplete", path.name)
+        ]
+        if not left:
+            break
+        time.sleep(0.1)
+    return left
 
 
 def kill_until_done(server, work, seed, expected):
@@ -113,9 +194,16 @@ def kill_until_done(server, work, seed, expected):
     run_dir, log = work / f"run-{seed}", work / f"run-{seed}.log"
     plan = {"variant": variant, "run_dir": str(run_dir), "output": str(log)}
     num_steps = expected["metrics"][-1]["step"]
+    server.pids.clear()
     for attempt in range(generator.randint(1, MOST_KILLS)):
         kind, moment = draw_kill(generator, num_steps)
-        status = server(**plan, kill=moment, resume=attempt > 0)
+        if kind == STARTING:
+            status = start_afresh(server, {**plan, "resume": attempt > 0}, **moment)
+            outcome.signals += status == STOPPED_EXIT_CODE
+            if status == STOPPED_EXIT_CODE and "Traceback" in log.read_text():
+                break
+        else:
+            status = server(**plan, kill=moment, resume=attempt > 0)
         if status not in (-signal.SIGKILL, -signal.SIGTERM, STOPPED_EXIT_CODE):
             break
         if status != -signal.SIGKILL:
@@ -125,11 +213,14 @@ def kill_until_done(server, work, seed, expected):
         outcome.during_save += kind in points.POINTS or in_save(run_dir)
     else:
         status = server(**plan, resume=True)
+    outcome.left = left_behind(run_dir, server.pids)
     if status != 0:
         outcome.problem = f"exit status {status}: {log.read_text()}"
     elif (end := read_end(run_dir)) != expected:
         different = [name for name in end if end[name] != expected[name]]
         outcome.problem = f"other values of {', '.join(different)}"
+    elif outcome.left:
+        outcome.problem = f"left behind: {', '.join(outcome.left)}"
     else:
         shutil.rmtree(run_dir)
         log.unlink()
@@ -148,7 +239,10 @@ def sweep(work, seeds, *, jobs, report):
     servers = queue.SimpleQueue()
     started = [start_server(work) for _ in range(jobs)]
     try:
-        expected = {each: leave_alone(started[0], work, each) for each in VARIANTS}
+        expected = {}
+        for each in VARIANTS:
+            print(f"{each}: a run that is left alone", flush=True)
+            expected[each] = leave_alone(started[0], work, each)
         for server in started:
             servers.put(server)
 
@@ -178,9 +272,11 @@ def summarize(outcomes):
         "runs": len(outcomes),
         "kills": kills.total(),
         "stops": sum(outcome.stops for outcome in outcomes),
+        "stops_of_fresh_processes": sum(outcome.signals for outcome in outcomes),
         "during_a_save": sum(outcome.during_save for outcome in outcomes),
         "kills_by_moment": dict(kills.most_common()),
         "runs_by_variant": dict(collections.Counter(each.variant for each in outcomes)),
+        "left_behind": {each.seed: each.left for each in outcomes if each.left},
         "unequal": {each.seed: each.problem for each in outcomes if each.problem},
     }
 
@@ -195,7 +291,8 @@ def sentence(totals):
     )
     return (
         f"{totals['runs']} runs, {totals['kills']} kills, {totals['during_a_save']} of "
-        f"them during a save: {verdict}"
+        f"them during a save, {totals['stops']} stops by a signal: "
+        f"{unequal} differing, {len(totals['left_behind'])} left behind; {verdict}"
     )
 
 
@@ -249,7 +346,7 @@ def main():
             "seconds": round(time.monotonic() - started, 1),
             **totals,
         }
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        write_output(options.json, json.dumps(report, indent=1) + "\n")
     if totals["unequal"]:
         print(f"What is left of the unequal runs is in {work}.")
     else:

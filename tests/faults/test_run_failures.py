@@ -76,22 +76,24 @@ def test_a_run_that_cannot_write(experiment, undisturbed, what):
     assert_goes_on(experiment, undisturbed, 4)
 
 
-def test_no_space_for_the_configuration(experiment, undisturbed):
-    experiment.run_dir.mkdir()
-    (experiment.run_dir / "config.json.new").symlink_to("/dev/full")
-    begins = "OSError: [Errno 28] No space left on device: '{run_dir}/config.json'"
+def test_a_configuration_that_cannot_be_written(experiment, undisturbed):
+    in_the_way = experiment.run_dir / "config.json.new"
+    in_the_way.mkdir(parents=True)
+    begins = "IsADirectoryError: [Errno 21] Is a directory: '{run_dir}/config.json"
     assert_one_sentence(experiment, experiment.start(), begins)
     assert experiment.steps == ()
+    in_the_way.rmdir()
     # There is no run yet that could be resumed.
     assert experiment.start() == 0, experiment.output
     assert read_end(experiment.run_dir) == undisturbed
 
 
-def test_no_space_for_the_result(experiment, undisturbed):
-    experiment.run_dir.mkdir()
-    (experiment.run_dir / "result.json.new").symlink_to("/dev/full")
-    begins = "OSError: [Errno 28] No space left on device: '{run_dir}/result.json'"
+def test_a_result_that_cannot_be_written(experiment, undisturbed):
+    in_the_way = experiment.run_dir / "result.json.new"
+    in_the_way.mkdir(parents=True)
+    begins = "IsADirectoryError: [Errno 21] Is a directory: '{run_dir}/result.json"
     assert_one_sentence(experiment, experiment.start(), begins)
+    in_the_way.rmdir()
     assert_goes_on(experiment, undisturbed, NUM_STEPS)
 
 

@@ -36,5 +36,5 @@ def test_killed_until_done(runner, tmp_path, expected, seed):
 def test_all_kinds_of_kills_and_runs_are_drawn():
     drawn = [sweep.draw_kill(random.Random(seed), 36)[0] for seed in range(200)]
     times = {"at a random time", "behind a random step", "while it stopped"}
-    assert times | {*points.POINTS} == {*drawn}
+    assert times | {sweep.STARTING, *points.POINTS} == {*drawn}
     assert {sweep.variant_of(seed) for seed in range(SLOW_SEEDS)} == {*VARIANTS}

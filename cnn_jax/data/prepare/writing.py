@@ -9,10 +9,14 @@ import difflib
 import multiprocessing
 import os
 import pathlib
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
+from cnn_jax import messages
+from cnn_jax.data import owner
 from cnn_jax.data.prepare.archives import ArchiveError, sha256_of
 from cnn_jax.data.prepare.cifar import CIFAR10, CIFAR100
 from cnn_jax.data.prepare.imagenet import IMAGENET
@@ -24,6 +28,9 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (CIFAR10, CIFAR100, MNIST, FASHION_MNIST, IMAGENET)
 }
 """By name, all that can be prepared."""
+
+
+_INCOMPLETE = ".incomplete-"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,10 +105,13 @@ def prepare(
             _check(present, bar)
         with _finishing(target):
             home.mkdir(parents=True, exist_ok=True)
+        # Beside the target, so that the rename stays on one file system.
+        owner.remove_directories_of_the_dead(home, _INCOMPLETE)
+        owner.remove_shared_memory_of_the_dead()
+        prefix = owner.directory_prefix(_INCOMPLETE)
         with (
             _finishing(target),
-            # Beside the target, so that the rename stays on one file system.
-            tempfile.TemporaryDirectory(prefix=".incomplete-", dir=home) as scratch,
+            tempfile.TemporaryDirectory(prefix=prefix, dir=home) as scratch,
         ):
             written = _write(recipe, source, pathlib.Path(scratch), processes, bar)
             if target.exists():
@@ -261,15 +271,29 @@ def _run(
             yield job()
             advance(1)
         return
-    with concurrent.futures.ProcessPoolExecutor(
-        processes, mp_context=multiprocessing.get_context("spawn")
-    ) as pool:
+    others = set(multiprocessing.active_children())
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    owner.begin_starting_workers()
+    try:
+        pool = concurrent.futures.ProcessPoolExecutor(
+            processes,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=owner.begin_worker,
+        )
         futures = [pool.submit(job) for job in jobs]
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    with pool:
         for future in futures:
             future.add_done_callback(lambda future: advance(1))
         try:
             for future in futures:
                 yield future.result()
+        except BaseException:
+            # A shard may take minutes, and nobody waits for it any more.
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.kill()
+            raise
         finally:
             for future in futures:
                 future.cancel()
@@ -280,17 +304,18 @@ def _bars(shown: bool) -> Iterator[Bar]:
     import rich.console
     import rich.progress
 
+    stream: Any = messages.Steady(sys.stderr)
     with rich.progress.Progress(
-        rich.progress.TextColumn("{task.description}"),
+        rich.progress.TextColumn("{task.description}", markup=False),
         rich.progress.BarColumn(),
         rich.progress.TaskProgressColumn(),
         rich.progress.TimeRemainingColumn(),
-        console=rich.console.Console(stderr=True),
-        disable=not (shown and sys.stderr.isatty()),
+        console=rich.console.Console(file=stream),
+        disable=not (shown and stream.isatty()),
     ) as progress:
 
         def bar(description: str, total: int) -> Callable[[int], None]:
-            task = progress.add_task(description, total=total)
+            task = progress.add_task(messages.printable(description), total=total)
             return lambda amount: progress.advance(task, amount)
 
         yield bar

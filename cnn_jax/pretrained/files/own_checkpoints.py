@@ -14,11 +14,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import jax
 import numpy as np
@@ -46,6 +47,12 @@ from cnn_jax.pretrained.files.stored import (
 
 if TYPE_CHECKING:  # Orbax is imported when a checkpoint is opened
     from cnn_jax.checkpoint import Checkpointer, Description
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_MOST_REMOVALS = 20
+"""How often in a row a run may remove what is read."""
 
 _STATE, _AVERAGE = "state/", "state/average/"
 
@@ -81,6 +88,27 @@ class _Found:
     part: str = ""
 
 
+class RemovedFileError(FileError):
+    """A run that goes on removed its newest checkpoint while it was read."""
+
+
+def again_if_removed(function: Callable[P, T]) -> Callable[P, T]:
+    """Calls a reader of a run's newest checkpoint again when that was removed."""
+
+    @functools.wraps(function)
+    def read(*arguments: P.args, **named: P.kwargs) -> T:
+        for attempt in itertools.count(1):
+            try:
+                return function(*arguments, **named)
+            except RemovedFileError:
+                if attempt == _MOST_REMOVALS:
+                    raise
+        raise AssertionError("unreachable")
+
+    return read
+
+
+@again_if_removed
 def describe_directory(path: pathlib.Path) -> OwnWeights:
     """Returns what a directory's checkpoint says of the weights in it.
 
@@ -238,17 +266,19 @@ def _named_as_damage(path: pathlib.Path, *, missing: bool = True) -> Iterator[No
       path: What was opened.
       missing: Whether a checkpoint that is not there counts, since it was there before.
     """
-    from cnn_jax.checkpoint import CheckpointError
+    from cnn_jax.checkpoint import CheckpointError, RemovedError
 
     absent = None
     with reading(path, "a checkpoint"):
         try:
             yield
+        except RemovedError as error:
+            raise RemovedFileError(str(error)) from error
         except CheckpointError as error:  # it says what is wrong, and where
             raise FileError(str(error)) from error
         except FileNotFoundError as error:
             if missing:
-                raise FileError(str(error)) from error
+                raise RemovedFileError(str(error)) from error
             absent = error
     if absent is not None:
         raise absent
@@ -279,6 +309,8 @@ def _chosen(
         with _named_as_damage(path):
             return checkpointer.describe(best)
     except FileError as error:
+        if checkpointer.latest_step != newest.step:  # there is another best by now
+            raise RemovedFileError(str(error)) from error
         raise FileError(
             f"{error} It is the run's best; name {checkpointer.directory}/"
             f"{newest.step} to take the newest."

@@ -11,13 +11,12 @@ step.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
-from cnn_jax import data, trees
+from cnn_jax import data, messages, trees
 from cnn_jax.training.devices.processes import is_main_process
 from cnn_jax.training.run.build import RunParts
 from cnn_jax.training.run.compiled import CompiledRun, means_of, place_evaluated
@@ -335,4 +334,4 @@ class Loop:
 
 def _say(text: str) -> None:
     if is_main_process():
-        print(text, file=sys.stderr, flush=True)
+        messages.warn(text)

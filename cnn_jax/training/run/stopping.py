@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -23,11 +22,15 @@ from types import FrameType
 import jax
 import numpy as np
 
-STOPPED_EXIT_CODE = 75
-"""Of a run that a signal stopped and that `--resume` continues: `EX_TEMPFAIL` of
-sysexits.h, "try again later"."""
+from cnn_jax.program import SIGNALS, STOPPED_EXIT_CODE, is_interactive
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+__all__ = [
+    "STOPPED_EXIT_CODE",
+    "RunStoppedError",
+    "StopNow",
+    "StopSignals",
+    "is_interactive",
+]
 
 
 class RunStoppedError(Exception):
@@ -170,11 +173,6 @@ class StopSignals:
                     _write_to_stderr(
                         f"{signal.Signals(written[0]).name}: {self._announcement}"
                     )
-
-
-def is_interactive() -> bool:
-    """Returns whether a person types into this process: in a notebook or a shell."""
-    return hasattr(sys, "ps1") or "ipykernel" in sys.modules
 
 
 def _write_to_stderr(text: str) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import rich.console
 import rich.progress
 
+from cnn_jax import messages
 from cnn_jax.training.devices.processes import is_main_process
 
 PEAK_FLOPS = {
@@ -170,8 +171,9 @@ def progress_bar(
     num_steps: int, *, shown: bool
 ) -> Iterator[Callable[[int, str], None]]:
     """Shows a bar with the time left; yields what moves it."""
-    console = rich.console.Console(stderr=True)
-    can_show = console.is_jupyter or sys.stderr.isatty()
+    stream: Any = messages.Steady(sys.stderr)
+    console = rich.console.Console(file=stream)
+    can_show = console.is_jupyter or stream.isatty()
     bar = rich.progress.Progress(
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(),

@@ -1,5 +1,6 @@
 """Small archives in the publishers' formats, prepared and read back; broken ones."""
 
+import contextlib
 import dataclasses
 import gzip
 import io
@@ -11,6 +12,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import time
 
 import numpy as np
 import pytest
@@ -295,6 +297,40 @@ prepare("mnist", sys.argv[1], sys.argv[1], check=False)
     assert "Did you mean" not in str(error.value)
     assert prepare("mnist", tmp_path, tmp_path, check=False).num_examples["train"] == 5
     assert len(data.open_source("mnist", "train", data_dir=tmp_path)) == 5
+    # What the killed process left was removed; another's, which may live, was not.
+    assert [path.name for path in (tmp_path / "mnist").iterdir()] == ["3.0.1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wait", [0.3, 2, 4, 6, 8])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_of_its_processes(tmp_path, generator, number, wait):
+    write_mnist(tmp_path, generator)
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+        "; from cnn_jax.cli import main; print('begun', flush=True); sys.exit(main())"
+    )
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-c", code, "prepare", "mnist", "--no-check"),
+            *("--from", str(tmp_path), "--data-dir", str(tmp_path / "tfds")),
+            *("--processes", "2"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    process.stdout.readline()
+    time.sleep(wait)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+    output, error = process.communicate(timeout=60)
+    assert "Traceback" not in error
+    if "in train" not in output:  # else it was done
+        assert process.returncode == 128 + number
+        assert f"{number.name}: stopped before it was done." in error
+    assert not list(tmp_path.rglob(".incomplete-*"))
 
 
 class OneRecord:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import socket
 import struct
 import time
@@ -20,6 +21,8 @@ from collections.abc import Mapping
 from tensorboardX import record_writer
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
+
+_PREFIX = "events.out.tfevents."
 
 
 class EventFile:
@@ -38,11 +41,14 @@ class EventFile:
     """
 
     def __init__(self, directory: pathlib.Path, *, purge_step: int | None = None):
-        # TensorBoard reads files by name, so the time comes first; the process's
-        # number tells apart what begins in one second.
-        name = f"{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}"
-        self.path: pathlib.Path = directory / f"events.out.tfevents.{name}"
-        self._file = open(self.path, "ab")  # noqa: SIM115
+        # TensorBoard reads files by name, so the time comes first, and one behind that
+        # of every file there is, since a clock may have been set back.
+        times = map(_begun, directory.glob(f"{_PREFIX}*"))
+        begun = max(int(time.time()), 1 + max(times, default=-1))
+        self._lead = begun - time.monotonic()
+        name = f"{begun:010}.{socket.gethostname()}.{os.getpid()}"
+        self.path: pathlib.Path = directory / f"{_PREFIX}{name}"
+        self._file = open(self.path, "xb")  # noqa: SIM115
         self._write(Event(file_version="brain.Event:2"))
         if purge_step is not None:
             start = SessionLog(status=SessionLog.START)
@@ -63,8 +69,14 @@ class EventFile:
         self._file.close()
 
     def _write(self, event: Event) -> None:
-        event.wall_time = time.time()
+        event.wall_time = self._lead + time.monotonic()
         data = event.SerializeToString()
         for content in (struct.pack("<Q", len(data)), data):
             self._file.write(content)
             self._file.write(struct.pack("<I", record_writer.masked_crc32c(content)))
+
+
+def _begun(path: pathlib.Path) -> int:
+    """Returns the time in an event file's name, -1 if it is of another kind."""
+    text = path.name.removeprefix(_PREFIX).partition(".")[0]
+    return int(text) if re.fullmatch("[0-9]{1,10}", text) else -1

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from cnn_jax import checkpoint, data, trees
+from cnn_jax import checkpoint, data, messages, trees
 from cnn_jax.training.config import RESUME_MAY_CHANGE, TrainConfig
 from cnn_jax.training.devices.processes import is_main_process
 from cnn_jax.training.optimizers.optimizer import OWN_FIELDS
@@ -224,10 +223,7 @@ def _describe(
 def _report_versions(saved: Mapping[str, str], current: Mapping[str, str]) -> None:
     changed = checkpoint.differences(saved, current)
     if changed and is_main_process():
-        print(
-            "The run was made with other versions, whose programs may round otherwise:",
-            *changed,
-            sep="\n",
-            file=sys.stderr,
-            flush=True,
+        what = (
+            "The run was made with other versions, whose programs may round otherwise:"
         )
+        messages.warn("\n".join([what, *changed]))
