@@ -191,15 +191,22 @@ def open_unlinked(path: str | os.PathLike[str], flags: int) -> int:
       OSError: If the path is a link, hard or symbolic, or no regular file, or cannot be
         opened.
     """
-    # The content goes only when it is known whose it is.
-    descriptor = os.open(
-        path, (flags & ~os.O_TRUNC) | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666
+    problem = OSError(
+        errno.EMLINK, "a link, or no regular file: remove it", os.fspath(path)
     )
+    # The content goes only when it is known whose it is.
+    try:
+        descriptor = os.open(
+            path, (flags & ~os.O_TRUNC) | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666
+        )
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a pipe or a socket
+            raise problem from error
+        raise
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-            problem = "a link, or no regular file: remove it"
-            raise OSError(errno.EMLINK, problem, os.fspath(path))
+            raise problem
         if flags & os.O_TRUNC:
             os.ftruncate(descriptor, 0)
     except BaseException:

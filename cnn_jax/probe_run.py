@@ -20,6 +20,7 @@ import jax
 
 from cnn_jax import data, files, trees
 from cnn_jax.checkpoint import installed_versions
+from cnn_jax.checkpoint.lock import lock_new
 from cnn_jax.models import create_model
 from cnn_jax.pretrained import ConversionReport, load_pretrained
 from cnn_jax.pretrained.convert import write_weights
@@ -80,10 +81,11 @@ def run(config: TrainConfig, splits: Mapping[str, data.Source]) -> ProbeResult:
     }
     metadata = _metadata(config, train, variables, report, preprocessing)
     directory = pathlib.Path(config.run_dir)
-    write_weights(directory / "checkpoints", variables, metadata)
-    study.write_json(directory / "config.json", about)
-    study.write_json(directory / "result.json", _summary(result))
-    files.write_text(directory / PAGE, _page(config, result, train, test))
+    with lock_new(directory):
+        write_weights(directory / "checkpoints", variables, metadata)
+        study.write_json(directory / "config.json", about)
+        study.write_json(directory / "result.json", _summary(result))
+        files.write_text(directory / PAGE, _page(config, result, train, test))
     return result
 
 

@@ -35,6 +35,7 @@ import tyro
 from cnn_jax import create_model, sharding
 from cnn_jax.analysis.summary import Summary, summarize
 from cnn_jax.checkpoint import check_unchanged
+from cnn_jax.checkpoint.lock import lock_new
 from cnn_jax.data import Dataset, load_dataset
 from cnn_jax.files import read_json, reading, write_text
 from cnn_jax.report import environment, html, plots, study, table
@@ -615,6 +616,7 @@ def run(config: Comparison) -> Results:
     Raises:
       ValueError: If the configuration is invalid; before anything is trained.
       FileExistsError: If the run directory holds a comparison and is not resumed.
+      DirectoryInUseError: If another process writes into it.
       FileNotFoundError: If the dataset is not there.
     """
     config.validate()
@@ -634,19 +636,19 @@ def run(config: Comparison) -> Results:
         )
         for model in config.models
     }
-    run_dir.mkdir(parents=True, exist_ok=True)
-    study.write_json(run_dir / "config.json", dataclasses.asdict(config))
-    runs, failures = train_all(config, splits, summaries, run_dir)
-    results = Results(
-        config=config,
-        splits=splits,
-        summaries=summaries,
-        runs=runs,
-        failures=failures,
-        command=environment.command_line(),
-        environment=environment.describe_environment(),
-    )
-    write_report(results, run_dir)
+    with lock_new(run_dir):
+        study.write_json(run_dir / "config.json", dataclasses.asdict(config))
+        runs, failures = train_all(config, splits, summaries, run_dir)
+        results = Results(
+            config=config,
+            splits=splits,
+            summaries=summaries,
+            runs=runs,
+            failures=failures,
+            command=environment.command_line(),
+            environment=environment.describe_environment(),
+        )
+        write_report(results, run_dir)
     return results
 
 

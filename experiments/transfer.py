@@ -59,6 +59,7 @@ from cnn_jax import (
     trees,
 )
 from cnn_jax.checkpoint import check_unchanged
+from cnn_jax.checkpoint.lock import lock_new
 from cnn_jax.data import Dataset, load_dataset
 from cnn_jax.files import (
     MAX_JSON_BYTES,
@@ -359,8 +360,8 @@ def sweep(
                     save_variables(
                         variables_path(run_dir, treatment), learned.variables
                     )
-                lines = run_dir / "runs.jsonl"
-                with open(lines, "a", encoding="utf-8", opener=open_unlinked) as file:
+                path = run_dir / "runs.jsonl"
+                with open(path, "a", encoding="utf-8", opener=open_unlinked) as file:
                     file.write(json.dumps(dataclasses.asdict(run)) + "\n")
             runs.append(run)
             progress.end(f"test accuracy {run.accuracy:.1%}", is_kept=is_kept)
@@ -416,11 +417,17 @@ def run(config: Transfer) -> study.Shown:
     Raises:
       ValueError: If the configuration is invalid; before anything is trained.
       FileExistsError: If the run directory holds a study and is not resumed.
+      DirectoryInUseError: If another process writes into it.
       FileNotFoundError: If the dataset or the weights are not there.
     """
     config.validate()
     config = config.reduced()
     run_dir = pathlib.Path(config.run_dir)
+    with lock_new(run_dir):
+        return _run(config, run_dir)
+
+
+def _run(config: Transfer, run_dir: pathlib.Path) -> study.Shown:
     command = begin_directory(config, run_dir)
     backbone, train, test, source = load_tasks(config)
     check_sizes(config, train)

@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import shlex
-import shutil
 import signal
 
 import numpy as np
@@ -15,6 +14,7 @@ from helpers.photographs import CLASSES, write_photographs
 from PIL import Image
 
 from cnn_jax import cli, data, experiment, recipe
+from cnn_jax.checkpoint.lock import DirectoryLock
 from cnn_jax.cli.train_setup import class_counts
 from cnn_jax.pretrained.files import describe_own
 
@@ -170,29 +170,54 @@ def test_a_resumed_run_is_the_same_run(capsys, photographs, trained, tmp_path):
     assert run(capsys, *resume, *again)[0] == 0
 
 
+@pytest.mark.parametrize("name", ["config.json", "split.json"])
 @pytest.mark.parametrize(
-    ("name", "content"),
+    "content",
     [
-        *(("config.json", text) for text in ("", "[]", "{}", "[" * 100_000)),
-        *(("config.json", text) for text in ('{"config": 5}', '{"config": {"x": 1}}')),
-        *(("split.json", text) for text in ("", "[]", "{}", "[" * 100_000)),
-        ("split.json", '{"test_share": [], "validation_share": 0.1, "seed": 0}'),
-        ("split.json", '{"test_share": 0.1, "validation_share": 0.1, "seed": "x"}'),
-        *((name, None) for name in ("config.json", "split.json")),
+        b"",
+        b"{",
+        b"\xff",
+        b"[" * 100_000,
+        b"[]",
+        b"7",
+        b"{}",
+        b'{"config": 7}',
+        b'{"config": {"epochs": "3"}}',
+        b'{"config": {"epochs": 1e999, "mean": {"a": [[]]}}}',
+        b'{"config": {"dataset": 7}}',
+        b'{"config": {"mesh": [], "run_dir": 3}}',
+        b'{"test_share": {}, "validation_share": 0, "seed": 0}',
+        b'{"test_share": 0.1, "validation_share": 0.1, "seed": "x"}',
+        None,
     ],
 )
-def test_a_damaged_run_is_not_resumed(trained, tmp_path, capsys, name, content):
+def test_files_that_no_run_wrote_are_not_resumed(
+    capsys, trained, tmp_path, name, content
+):
+    directory = tmp_path / "run"
+    directory.mkdir()
     for each in ("config.json", "split.json"):
-        shutil.copy(trained / each, tmp_path)
-    (tmp_path / name).unlink()
+        (directory / each).write_bytes((trained / each).read_bytes())
     if content is None:
-        os.mkfifo(tmp_path / name)
+        (directory / name).unlink()
+        os.mkfifo(directory / name)
     else:
-        (tmp_path / name).write_text(content)
-    status, _, err = run(capsys, "train", "--resume", "--run-dir", tmp_path)
-    assert status == 2
-    (line,) = err.splitlines()
-    assert line.startswith(f"cnn-jax: error: {tmp_path}")
+        (directory / name).write_bytes(content)
+    status, out, err = run(capsys, "train", "--resume", "--run-dir", directory)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"cnn-jax: error: {directory}: got files that no training")
+    assert "Traceback" not in err
+
+
+def test_a_directory_that_another_run_writes_into_is_left_alone(
+    capsys, photographs, tmp_path
+):
+    lock = DirectoryLock(tmp_path)
+    arguments = ["lenet5", "--data", f"folder:{photographs}", "--run-dir", tmp_path]
+    status, _, err = run(capsys, "train", *arguments)
+    lock.release()
+    assert (status, "another run writes here" in err) == (1, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
 @pytest.fixture(scope="module")
@@ -447,6 +472,9 @@ def test_what_is_left_out_of_a_folder_is_said(capsys, started, tmp_path):
             ["holds a run already"],
         ),
         (["lenet5", "--data", "PHOTOS", "--test-split", "x"], ["got one for a folder"]),
+        (["lenet5", "--data", "PHOTOS", "--run-dir", ""], ["run_dir: got ''"]),
+        (["--resume", "--run-dir", ""], ["run_dir: got ''"]),
+        (["--resume", "--run-dir", "TRAINED", "--allow-changed", "x"], ["allow_chan"]),
         (["lenet5", "--resume"], ["neither --run-dir nor MODEL and --data"]),
         (["lenet5", "--data", "PHOTOS", "--resume"], ["got no run in runs/lenet5-my"]),
     ],

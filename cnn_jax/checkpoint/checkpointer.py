@@ -427,7 +427,7 @@ class Checkpointer:
         raise CheckpointError(
             f"{self.directory}: every checkpoint is damaged:\n"
             + "\n".join(f"  {step}: {damage[step]}" for step in there)
-            + "\nMove them away to start from scratch."
+            + "\nRestore them from a copy, or start a new run in another directory."
         )
 
     def _read(self, step: int, read: Callable[[int], _T]) -> _T:

@@ -19,11 +19,23 @@ from cnn_jax import files
 
 
 def as_path(directory: str | os.PathLike[str]) -> epath.Path:
-    """Returns an absolute path; `gs://` stays as it is."""
+    """Returns an absolute path; `gs://` stays as it is.
+
+    Raises:
+      ValueError: If it is empty, or begins with `foo://` that nothing here serves.
+    """
     text = os.fspath(directory)
+    if not text.strip():
+        raise ValueError(f"directory: got {text!r}, expected its name.")
     if is_local(text):
         text = str(pathlib.Path(text).expanduser().absolute())
-    return epath.Path(text)
+    try:
+        return epath.Path(text)
+    except KeyError as error:
+        raise ValueError(
+            f"directory: got {text!r}, expected a local directory, or one that begins "
+            "with gs://, s3:// or az://."
+        ) from error
 
 
 def is_local(path: str | os.PathLike[str]) -> bool:

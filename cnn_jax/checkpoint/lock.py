@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import fcntl
 import json
 import os
+import pathlib
 import socket
 import time
 import weakref
-
-from etils import epath
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from cnn_jax.checkpoint.errors import DirectoryInUseError
+from cnn_jax.files import open_unlinked
+from cnn_jax.messages import printable
 
-NAME = "lock"
+LOCK = "lock"
+"""The name of the file."""
+
+MAX_HOLDER_BYTES = 4096
+"""The most bytes of a lock's content that are read."""
 
 
 class DirectoryLock:
@@ -24,17 +32,26 @@ class DirectoryLock:
     not, and leaves nothing stale; the file stays. It says who holds it. On a network
     file system it holds as far as that passes `flock` on.
 
+    Within `sharing` another object for the same directory holds the same lock. As a
+    context manager it is shared, and released at the end.
+
     Args:
       directory: An existing directory.
 
     Raises:
       DirectoryInUseError: If it is held, by this process or another.
-      OSError: If the file cannot be written.
+      OSError: If the file cannot be written, or is a link or no regular file.
     """
 
-    def __init__(self, directory: epath.Path):
-        self._path = os.fspath(directory / NAME)
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+    def __init__(self, directory: str | os.PathLike[str]):
+        self._path: str = os.path.join(os.path.abspath(directory), LOCK)
+        self._key: str = os.path.realpath(directory)
+        self._shared = contextlib.ExitStack()
+        shared = _SHARED.get().get(self._key)
+        self._owner: DirectoryLock = self if shared is None else shared
+        if shared is not None:
+            return
+        self._descriptor = open_unlinked(self._path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -55,32 +72,65 @@ class DirectoryLock:
             "host": socket.gethostname(),
             "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, (json.dumps(this) + "\n").encode(), 0)
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, (json.dumps(this) + "\n").encode(), 0)
+        except OSError as error:
+            self.release()
+            raise OSError(error.errno, error.strerror, self._path) from error
 
     @property
     def is_in_place(self) -> bool:
         """Returns whether the directory still holds the file that is locked."""
         try:
-            return os.path.samestat(os.stat(self._path), os.fstat(self._descriptor))
+            return os.path.samestat(
+                os.stat(self._path), os.fstat(self._owner._descriptor)
+            )
         except OSError:
             return False
 
+    @contextlib.contextmanager
+    def sharing(self) -> Iterator[None]:
+        """Lets what this thread opens within the block hold the same lock."""
+        token = _SHARED.set({**_SHARED.get(), self._key: self._owner})
+        try:
+            yield
+        finally:
+            _SHARED.reset(token)
+
     def release(self) -> None:
-        """Releases the lock; called again, it does nothing."""
+        """Releases the lock if it is this object's own; again, it does nothing."""
         if self in _HELD:
             _HELD.discard(self)
             os.close(self._descriptor)
 
+    def __enter__(self) -> DirectoryLock:
+        self._shared.enter_context(self.sharing())
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._shared.close()
+        self.release()
+
     def _read_holder(self) -> str:
-        with contextlib.suppress(ValueError, KeyError):
-            holder = json.loads(os.pread(self._descriptor, 4096, 0))
-            return (
-                f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-            )
+        # Whatever is there was perhaps not written by a run.
+        with contextlib.suppress(Exception):
+            holder = json.loads(os.pread(self._descriptor, MAX_HOLDER_BYTES, 0))
+            pid, host, since = (holder[name] for name in ("pid", "host", "since"))
+            return printable(f"process {pid} on {host} since {since}")[:200]
         return "its lock does not say which"
 
 
+def lock_new(directory: str | os.PathLike[str]) -> DirectoryLock:
+    """Creates a directory if it is missing, and returns its lock."""
+    pathlib.Path(directory).mkdir(parents=True, exist_ok=True)
+    return DirectoryLock(directory)
+
+
+_SHARED: contextvars.ContextVar[Mapping[str, DirectoryLock]] = contextvars.ContextVar(
+    "shared locks",
+    default=MappingProxyType({}),
+)
 _HELD: weakref.WeakSet[DirectoryLock] = weakref.WeakSet()
 
 

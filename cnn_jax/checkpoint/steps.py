@@ -161,5 +161,13 @@ class StepDirectory:
                 path.rmtree()
 
 
+def saved_steps(directory: str | os.PathLike[str]) -> list[int]:
+    """Returns the steps that have a directory in one of checkpoints, sound or not.
+
+    Nothing is written or locked, and the directory may be missing.
+    """
+    return StepDirectory(files.as_path(directory), writes=False).all()
+
+
 def _is_directory(path: epath.Path) -> bool:
     return path.is_dir() and not os.path.islink(path)  # a link is not ours

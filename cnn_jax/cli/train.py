@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import pathlib
 import shlex
 import sys
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     files.add_argument(
         "--resume", action="store_true", help="continue the run in DIR where it stopped"
+    )
+    files.add_argument(
+        "--allow-changed",
+        nargs="+",
+        default=argparse.SUPPRESS,
+        metavar="NAME",
+        help="what may differ in a run that is resumed: environment, for another "
+        "processor, number of threads, flags of XLA or version of jax",
     )
     choices = parser.add_argument_group(
         "choices",
@@ -179,18 +188,23 @@ def _execute(setup: Setup, *, is_probe: bool) -> tuple[int, Any]:
     """Trains, and says what came of it: the exit status, and the result as JSON."""
     from cnn_jax import experiment
     from cnn_jax.checkpoint import CheckpointError
+    from cnn_jax.checkpoint.lock import lock_new
+    from cnn_jax.cli.train_setup import check_is_new
     from cnn_jax.training.run.stopping import STOPPED_EXIT_CODE, RunStoppedError
 
     config = setup.config
     try:
         experiment.use_compilation_cache(config.compilation_cache)
-        setup.write_split()
-        if is_probe:
-            result = _probe(setup)
-        else:
-            found = experiment.run(config, setup.splits())
-            experiment.conclude(found)
-            result = found.summary()
+        with lock_new(pathlib.Path(_run_dir(setup)).expanduser()):
+            if not config.resume:  # since the set-up another run may have begun
+                check_is_new(config)
+            setup.write_split()
+            if is_probe:
+                result = _probe(setup)
+            else:
+                found = experiment.run(config, setup.splits())
+                experiment.conclude(found)
+                result = found.summary()
     except RunStoppedError as error:
         line = shlex.join(
             ["cnn-jax", "train", "--resume", "--run-dir", _run_dir(setup)]

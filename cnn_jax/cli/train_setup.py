@@ -29,6 +29,7 @@ from cnn_jax.pretrained.files.own_weights import as_fields
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.config import RESUME_MAY_CHANGE
 from cnn_jax.training.run.checks import check_model
+from cnn_jax.training.run.directory.files import holds_run
 
 FOLDER = "folder:"
 
@@ -78,7 +79,6 @@ class Setup:
             return
         path = pathlib.Path(self.config.run_dir, SPLIT_FILE)
         files = {name: _file_names(part) for name, part in self.parts.items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
         content = {**self.shares, "files": files}
         write_text(path, json.dumps(content, indent=2) + "\n")
 
@@ -110,13 +110,13 @@ def set_up(options: argparse.Namespace, given: Mapping[str, Any]) -> Setup:
         model=options.model,
         dataset=_absolute(options.data),
         pretrained=options.pretrained,
-        run_dir=str(options.run_dir or _new_run_dir(options)),
+        run_dir=_new_run_dir(options) if options.run_dir is None else options.run_dir,
         **{
             name: given[name] for name in ("data_dir", "mesh", "dtype") if name in given
         },
     )
     dataclasses.replace(config, **given).validate()
-    _check_is_new(pathlib.Path(str(config.run_dir)))
+    check_is_new(config)
     validation = 0.0 if options.method == "probe" else options.validation_share
     shares = None
     if options.data.startswith(FOLDER):
@@ -159,7 +159,10 @@ def set_up_resumed(options: argparse.Namespace, given: Mapping[str, Any]) -> Set
     Raises:
       UsageError: If there is no run, or the options contradict it.
     """
-    directory = pathlib.Path(options.run_dir or _last_run_dir(options))
+    run_dir = options.run_dir
+    if run_dir is not None:
+        TrainConfig(run_dir=run_dir).validate()
+    directory = pathlib.Path(_last_run_dir(options) if run_dir is None else run_dir)
     try:
         about = read_json(directory / "config.json")
         saved = about["config"]
@@ -172,6 +175,7 @@ def set_up_resumed(options: argparse.Namespace, given: Mapping[str, Any]) -> Set
         # Without these, a file that no run wrote would be one of nothing but defaults.
         named = {name: saved[name] for name in ("model", "dataset")}
         config = TrainConfig(**{**saved, **named})
+        config.validate()
         if config.dataset.startswith(FOLDER):
             shares = _read_shares(directory / SPLIT_FILE)
     except FileNotFoundError:
@@ -183,7 +187,13 @@ def set_up_resumed(options: argparse.Namespace, given: Mapping[str, Any]) -> Set
         raise
     except OSError as error:
         raise UsageError(str(error)) from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise UsageError(
             f"{directory}: got files that no training run wrote "
             f"({type(error).__name__}: {error})."
@@ -203,12 +213,12 @@ def set_up_resumed(options: argparse.Namespace, given: Mapping[str, Any]) -> Set
             f"{directory}: {'; '.join(changed)}. Start another run for that, or resume "
             "without these options."
         )
-    config = dataclasses.replace(
-        config,
-        **{name: given[name] for name in given if name in RESUME_MAY_CHANGE},
-        resume=True,
-        run_dir=str(directory),
-    )
+    # What was allowed once is not allowed for good.
+    changes: dict[str, Any] = {"allow_changed": ()}
+    changes |= {name: given[name] for name in given if name in RESUME_MAY_CHANGE}
+    changes |= {"resume": True, "run_dir": str(directory)}
+    config = dataclasses.replace(config, **changes)
+    config.validate()
     if not config.dataset.startswith(FOLDER):
         return Setup(config, _open_other(config, {"test_split": config.test_split}))
     return Setup(config, open_folder(config.dataset, shares), (), shares)
@@ -423,8 +433,8 @@ def _run_dirs(options: argparse.Namespace) -> Iterator[pathlib.Path]:
         number += 1
 
 
-def _new_run_dir(options: argparse.Namespace) -> pathlib.Path:
-    return next(path for path in _run_dirs(options) if not path.exists())
+def _new_run_dir(options: argparse.Namespace) -> str:
+    return str(next(path for path in _run_dirs(options) if not path.exists()))
 
 
 def _last_run_dir(options: argparse.Namespace) -> pathlib.Path:
@@ -446,8 +456,10 @@ def _last_run_dir(options: argparse.Namespace) -> pathlib.Path:
     return found
 
 
-def _check_is_new(directory: pathlib.Path) -> None:
-    if (directory / "config.json").exists():
+def check_is_new(config: TrainConfig) -> None:
+    """Refuses a run directory that holds a run already."""
+    directory = pathlib.Path(str(config.run_dir))
+    if holds_run(directory.expanduser()):
         raise UsageError(
             f"{directory}: holds a run already; continue it (--resume --run-dir "
             f"{directory}), or choose another directory."

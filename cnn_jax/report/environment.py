@@ -17,6 +17,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from cnn_jax import machine
+
 PACKAGES = (
     "cnn_jax",
     "jax",
@@ -95,8 +97,8 @@ def describe_environment() -> Environment:
         date=now.isoformat(timespec="seconds"),
         python=f"{platform.python_implementation()} {platform.python_version()}",
         platform=f"{platform.system()} {platform.machine()}",
-        cpu=_cpu_model(),
-        num_cores=_num_cores(),
+        cpu=machine.cpu_model(),
+        num_cores=machine.num_cores(),
         memory_bytes=_memory_bytes(),
         devices=_devices(),
         settings=_settings(),
@@ -160,25 +162,6 @@ def without_private_paths(argument: str) -> str:
 def _quote(word: str) -> str:
     """Quotes as `shlex.quote`, but lets the shell expand a leading `~/`."""
     return "~/" + shlex.quote(word[2:]) if word.startswith("~/") else shlex.quote(word)
-
-
-def _cpu_model() -> str:
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return _output("sysctl", "-n", "machdep.cpu.brand_string") or _architecture()
-    names = [line for line in lines if line.startswith("model name")]
-    return names[0].partition(":")[2].strip() if names else _architecture()
-
-
-def _architecture() -> str:
-    return platform.processor() or platform.machine() or "unknown"
-
-
-def _num_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _memory_bytes() -> int | None:

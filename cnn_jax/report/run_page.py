@@ -8,6 +8,7 @@ page.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -18,6 +19,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cnn_jax.checkpoint.lock import LOCK, DirectoryLock
 from cnn_jax.files import json_value, read_bytes, read_json, reading, write_text
 from cnn_jax.report import html, plots, study
 from cnn_jax.report.environment import without_private_paths
@@ -152,12 +154,16 @@ def write_run_page(run_dir: str | os.PathLike[str]) -> pathlib.Path:
       FileError: If a file of the run is damaged, or not of a run.
       OSError: If there is no finished run, or the page cannot be written: an old one
         then stays.
+      DirectoryInUseError: If another process continues the run.
     """
     directory = pathlib.Path(run_dir).expanduser().absolute()
     run = read_run(directory)
     with reading(directory, "the files of a finished run"):
         page = render_run(run)
-    write_text(directory / PAGE, page)
+    # Where no run of this version has been, none writes.
+    is_locked = os.path.lexists(directory / LOCK)
+    with DirectoryLock(directory) if is_locked else contextlib.nullcontext():
+        write_text(directory / PAGE, page)
     return directory / PAGE
 
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import rich.console
 
 from cnn_jax import files, messages, program
+from cnn_jax.checkpoint import DirectoryInUseError
 from cnn_jax.report import html, table
 from cnn_jax.report.environment import Environment
 from cnn_jax.report.words import duration
@@ -66,7 +67,8 @@ def conduct(
     Args:
       config: What is studied. Without a `run_dir` it gets a new one below `runs/NAME`.
       run: Does it, and writes the report into `run_dir`. A ValueError,
-        FileNotFoundError or FileExistsError of it is printed as one sentence.
+        FileNotFoundError, FileExistsError or DirectoryInUseError of it is printed as
+        one sentence.
       name: The program's name.
       subject: What the directory is called after, such as the dataset.
 
@@ -78,6 +80,8 @@ def conduct(
         return _fail(
             "The report needs matplotlib. Install it: pip install 'cnn_jax[report]'"
         )
+    if config.run_dir is not None and not config.run_dir.strip():
+        return _fail(f"run_dir: got {config.run_dir!r}, expected a directory's name.")
     if config.run_dir is None and not config.resume:
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         directory = f"runs/{name}/{re.sub('[/:]', '-', subject)}-{stamp}"
@@ -86,7 +90,12 @@ def conduct(
     try:
         with program.signals(is_run=True):
             shown = run(config)
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except (
+        ValueError,
+        FileNotFoundError,
+        FileExistsError,
+        DirectoryInUseError,
+    ) as error:
         return _fail(str(error))
     except (KeyboardInterrupt, RunStoppedError) as error:
         messages.warn(

@@ -1,5 +1,8 @@
 """Two runs cannot share a directory, and a killed one blocks nothing."""
 
+import concurrent.futures
+import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -78,14 +81,89 @@ def test_nothing_is_removed_before_the_lock_is_held(tmp_path):
     assert not (tmp_path / "4.unfinished").exists()
 
 
-def test_a_lock_that_says_nothing_still_locks(tmp_path):
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"?",
+        b"",
+        b"{}",
+        b"[]",
+        b"7",
+        b"null",
+        b"\xff\xfe\x00",
+        b'{"pid": 1, "host": "here"}',
+        b"[" * 4000,
+        bytes(100_000),
+    ],
+)
+def test_a_lock_that_says_nothing_still_locks(tmp_path, content):
     lock = DirectoryLock(as_path(tmp_path))
-    (tmp_path / "lock").write_text("?")
+    (tmp_path / "lock").write_bytes(content)
     with pytest.raises(DirectoryInUseError, match="does not say"):
         DirectoryLock(as_path(tmp_path))
     lock.release()
     lock.release()
     DirectoryLock(as_path(tmp_path)).release()
+
+
+def test_what_a_lock_says_cannot_command_the_terminal(tmp_path):
+    lock = DirectoryLock(tmp_path)
+    holder = {"pid": [1], "host": "\x1b[2Jhere\n", "since": "x" * 3000}
+    (tmp_path / "lock").write_text(json.dumps(holder))
+    with pytest.raises(DirectoryInUseError) as error:
+        DirectoryLock(tmp_path)
+    assert "process [1] on \\x1b[2Jhere\\n since xxx" in str(error.value)
+    assert len(str(error.value)) < 500
+    lock.release()
+
+
+@pytest.mark.parametrize("make", [os.symlink, os.link])
+def test_a_link_is_no_lock(tmp_path, make):
+    other = tmp_path / "other"
+    other.write_text("precious")
+    (tmp_path / "run").mkdir()
+    make(other, tmp_path / "run" / "lock")
+    with pytest.raises(OSError, match=r"a link, or no regular file: .*run/lock"):
+        DirectoryLock(tmp_path / "run")
+    assert other.read_text() == "precious"
+
+
+def test_nor_is_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "lock")
+    with pytest.raises(OSError, match=r"a link, or no regular file: .*lock"):
+        DirectoryLock(tmp_path)
+
+
+def test_it_is_shared_within_a_block_by_one_thread(tmp_path):
+    def is_refused():
+        with pytest.raises(DirectoryInUseError):
+            DirectoryLock(tmp_path)
+        return True
+
+    with DirectoryLock(tmp_path) as lock:
+        inner = DirectoryLock(tmp_path)
+        inner.release()
+        assert inner.is_in_place
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            assert pool.submit(is_refused).result()
+        (tmp_path / "other").mkdir()
+        DirectoryLock(tmp_path / "other").release()
+    assert not is_held(tmp_path)
+    lock = DirectoryLock(tmp_path)
+    assert is_refused()
+    with lock.sharing():
+        DirectoryLock(tmp_path).release()
+    assert is_refused()
+    lock.release()
+
+
+def is_held(directory):
+    with open(directory / "lock") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def test_a_forked_child_does_not_hold_on_to_it(tmp_path):

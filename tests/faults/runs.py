@@ -10,6 +10,7 @@ of `cnn_jax.experiment.main` with the arguments of a command line. Beside those 
     fault                      what goes wrong, and when, see `FAULTS`
 """
 
+import contextlib
 import functools
 import os
 import resource
@@ -24,6 +25,7 @@ import numpy as np
 import PIL.Image  # noqa: F401
 import sklearn.datasets  # noqa: F401
 import tyro  # noqa: F401
+from helpers.full_disk import no_space_for
 
 from cnn_jax import experiment
 from cnn_jax.data import Dataset, split_folder
@@ -214,6 +216,15 @@ def fill_disk_for(files, *, file):
             os.dup2(full, int(descriptor))
 
 
+LASTING = contextlib.ExitStack()
+"""Contexts that end with the process."""
+
+
+def fill_disk_before(files, *, name):
+    """Leaves no space for a whole file that the run is still to write."""
+    LASTING.enter_context(no_space_for(name))
+
+
 def delete(files):
     """The run's directory is deleted under it, at once: not while it looks on."""
     gone = files.directory.with_suffix(".gone")
@@ -230,10 +241,13 @@ def write_protect(files):
 
 FAULTS = {
     function.__name__: function
-    for function in (limit_files, fill_disk, fill_disk_for, delete, write_protect)
+    for function in (
+        *(limit_files, fill_disk, fill_disk_for, fill_disk_before),
+        *(delete, write_protect),
+    )
 }
 """Functions that a plan's `fault` names, with their `options`, and `step`, which is
-reported before, or `save`, the save that begins then."""
+reported before, or `save`, the save that begins then, or neither for the start."""
 
 
 def fail_in_save(point, save):
@@ -254,8 +268,10 @@ def arrange(fault):
     function = functools.partial(FAULTS[fault.pop("name")], **fault.pop("options", {}))
     if "step" in fault:
         when_reported(fault["step"], function)
-    else:
+    elif "save" in fault:
         when_saving(fault["save"], function)
+    else:
+        function(None)
 
 
 def carry_out(plan):

@@ -76,24 +76,25 @@ def test_a_run_that_cannot_write(experiment, undisturbed, what):
     assert_goes_on(experiment, undisturbed, 4)
 
 
-def test_a_configuration_that_cannot_be_written(experiment, undisturbed):
-    in_the_way = experiment.run_dir / "config.json.new"
-    in_the_way.mkdir(parents=True)
-    begins = "IsADirectoryError: [Errno 21] Is a directory: '{run_dir}/config.json"
-    assert_one_sentence(experiment, experiment.start(), begins)
+def no_space(name):
+    """Returns the fault of a disk that is full for a whole file."""
+    return {"name": "fill_disk_before", "options": {"name": name}}
+
+
+def test_no_space_for_the_configuration(experiment, undisturbed):
+    begins = "OSError: [Errno 28] No space left on device: '{run_dir}/config.json'"
+    status = experiment.start(fault=no_space("config.json"))
+    assert_one_sentence(experiment, status, begins)
     assert experiment.steps == ()
-    in_the_way.rmdir()
     # There is no run yet that could be resumed.
     assert experiment.start() == 0, experiment.output
     assert read_end(experiment.run_dir) == undisturbed
 
 
-def test_a_result_that_cannot_be_written(experiment, undisturbed):
-    in_the_way = experiment.run_dir / "result.json.new"
-    in_the_way.mkdir(parents=True)
-    begins = "IsADirectoryError: [Errno 21] Is a directory: '{run_dir}/result.json"
-    assert_one_sentence(experiment, experiment.start(), begins)
-    in_the_way.rmdir()
+def test_no_space_for_the_result(experiment, undisturbed):
+    begins = "OSError: [Errno 28] No space left on device: '{run_dir}/result.json'"
+    status = experiment.start(fault=no_space("result.json"))
+    assert_one_sentence(experiment, status, begins)
     assert_goes_on(experiment, undisturbed, NUM_STEPS)
 
 

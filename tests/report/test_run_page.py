@@ -8,9 +8,12 @@ import re
 import sys
 
 import pytest
+from helpers.full_disk import no_space_for
 from helpers.page import EVIL
 from helpers.page import Page as PlainPage
 
+from cnn_jax.checkpoint import DirectoryInUseError
+from cnn_jax.checkpoint.lock import DirectoryLock
 from cnn_jax.files import FileError
 from cnn_jax.report.run_page import MAX_POINTS, write_run_page
 from cnn_jax.training import TrainConfig
@@ -322,13 +325,24 @@ def test_a_full_disk_leaves_the_old_page_and_is_named(tmp_path):
     run_dir = write_files(tmp_path / "run", [epoch(1)])
     old = write_run_page(run_dir).read_text("utf-8")
     write_files(run_dir, [epoch(1), epoch(2)])
-    (run_dir / "report.html.new").symlink_to("/dev/full")
-    with pytest.raises(OSError, match=r"No space left on device: .*/report.html'"):
+    with (
+        no_space_for("report.html"),
+        pytest.raises(OSError, match=r"No space left on device: .*/report.html'"),
+    ):
         write_run_page(run_dir)
     assert (run_dir / "report.html").read_text("utf-8") == old
     assert {path.name for path in run_dir.iterdir()} == {
         *("config.json", "metrics.jsonl", "result.json", "report.html")
     }
+
+
+def test_no_page_is_written_where_a_run_writes(tmp_path):
+    run_dir = write_files(tmp_path / "run", [epoch(1)])
+    lock = DirectoryLock(run_dir)
+    with pytest.raises(DirectoryInUseError, match="another run writes here"):
+        write_run_page(run_dir)
+    lock.release()
+    write_run_page(run_dir)
 
 
 def test_a_run_that_is_not_finished_has_no_page(tmp_path):

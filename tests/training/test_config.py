@@ -36,6 +36,20 @@ def test_the_default_is_valid_and_survives_json():
     [
         ({"run_dir": "gs://bucket/run"}, "run_dir: got .* expected a local directory"),
         ({"checkpoint_dir": "gs://bucket/run"}, "checkpoint_dir: .* run_dir to be giv"),
+        ({"run_dir": ""}, "run_dir: got '', expected a local directory"),
+        ({"run_dir": " "}, "run_dir: got ' ', expected a local directory"),
+        ({"run_dir": "a\0b"}, "run_dir: got 'a.*b', expected a local directory"),
+        ({"run_dir": 7}, "run_dir: got 7, expected a local directory"),
+        (
+            {"run_dir": "a", "checkpoint_dir": ""},
+            "checkpoint_dir: got '', expected a d",
+        ),
+        (
+            {"run_dir": "a", "checkpoint_dir": "foo://a"},
+            "checkpoint_dir: got 'foo://a'",
+        ),
+        ({"run_dir": "a", "checkpoint_dir": "file:///a"}, "a directory, or gs://, s3"),
+        ({"allow_changed": ("environment.thread",)}, "not .'environment.thread'"),
         ({"keep_checkpoint_every_steps": 0}, "keep_checkpoint_every_steps: got 0"),
         ({"sharding_rules": (("head", "fsdp"),)}, "a mesh with the axis 'fsdp'"),
         ({"mesh": "fsdp=2", "sharding_rules": (("(", ""),)}, "regular expressions"),

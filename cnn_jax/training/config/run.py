@@ -10,6 +10,17 @@ from cnn_jax.ranges import Real, Text, Whole
 from cnn_jax.seeds import NUM_SEEDS
 from cnn_jax.training.config.requirements import Path, Requirement
 
+ENVIRONMENT = (
+    *("platform", "device_kind", "runtime", "threads", "cpu", "instructions"),
+    *("xla_flags", "variables", "jax", "jaxlib", "x64", "prng", "matmul_precision"),
+    "options",
+)
+"""Parts of a run's environment, which its numbers depend on and its configuration does
+not say; see `cnn_jax.training.run.directory.environment`."""
+
+REMOTE = ("gs://", "s3://", "az://")
+"""Beginnings of what is no local directory and can hold checkpoints."""
+
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
@@ -37,7 +48,9 @@ class RunConfig:
     """Continue the run in `run_dir` from its newest checkpoint."""
     allow_changed: tuple[Annotated[str, Text("a field's name", 100)], ...] = ()
     """Fields that may have another value than the run that is resumed had, though they
-    change its numbers."""
+    change its numbers; `environment` for what they depend on outside the configuration
+    (processor, threads, XLA's flags, versions, ...), `environment.threads` for a part.
+    """
     non_finite: Literal["stop", "skip"] = "stop"
     """Effect of a loss or a gradient that is not finite: end the run, or have its
     step's update skipped. The overflows of `float16` are skipped in any case."""
@@ -63,8 +76,16 @@ class RunConfig:
     def _run_requirements(self) -> Iterable[Requirement]:
         yield (
             "run_dir",
-            "://" not in (self.run_dir or ""),
+            self.run_dir is None
+            or (_is_path(self.run_dir) and "://" not in self.run_dir),
             "a local directory; checkpoint_dir may be elsewhere",
+        )
+        where = self.checkpoint_dir
+        yield (
+            "checkpoint_dir",
+            where is None
+            or (_is_path(where) and ("://" not in where or where.startswith(REMOTE))),
+            f"a directory, or {', '.join(REMOTE)} and what follows",
         )
         yield (
             "checkpoint_dir",
@@ -78,7 +99,8 @@ class RunConfig:
             "two rising whole numbers, and a run_dir to write to",
         )
         fields = [field.name for field in dataclasses.fields(self)]
-        fields += ["loss_fn", "metrics"]
+        fields += ["loss_fn", "metrics", "environment"]
+        fields += [f"environment.{part}" for part in ENVIRONMENT]
         unknown = [name for name in self.allow_changed if name not in fields]
         yield "allow_changed", not unknown, f"names of fields, not {unknown}"
         yield (
@@ -86,3 +108,7 @@ class RunConfig:
             not self.resume or self.run_dir is not None,
             "run_dir to be given, which says what to resume",
         )
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and "\0" not in value

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 
 DETECT = "auto"
 """The coordinator's address that asks Cloud TPU, GKE, Slurm or Open MPI for it."""
@@ -118,6 +119,23 @@ def wait_for_hosts(name: str) -> None:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(name)
+
+
+def gather_texts(text: str) -> list[str]:
+    """Returns a text of every process, in all of them; each makes this call."""
+    if jax.process_count() == 1:
+        return [text]
+    from jax.experimental import multihost_utils
+
+    mine = np.frombuffer(text.encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.asarray(len(mine), np.int32))
+    padded = np.zeros(int(max(lengths)), np.uint8)
+    padded[: len(mine)] = mine
+    gathered = np.asarray(multihost_utils.process_allgather(padded))
+    return [
+        row[:length].tobytes().decode()
+        for row, length in zip(gathered, lengths, strict=True)
+    ]
 
 
 def _check_explicit(

@@ -152,7 +152,7 @@ def fit(
         )
         if config.run_dir is not None:
             store = stack.enter_context(
-                Store(config, splits, identity, images, own_parts, configured)
+                Store(config, splits, identity, images, own_parts, mesh, configured)
             )
         stack.enter_context(signals)
         parts = build_run(

@@ -63,6 +63,7 @@ class Loop:
         self._macs_per_example = macs_per_example
         self.num_steps: int = parts.config.epochs * parts.steps_per_epoch
         self.step: int = 0
+        self._first_step = 0
         self._progress = RunProgress()
         self._best_variables: dict[str, Any] | None = None
         self._watch = Stopwatch(lambda: parts.feed.waited_seconds)
@@ -82,6 +83,7 @@ class Loop:
                 _say(f"No checkpoint in {self._config.run_dir}: starting from scratch.")
         else:
             self._restore_best()
+            self._first_step = self.step
             _say(f"Resuming at step {self.step} of {self.num_steps}.")
         self._store.open(self.step, self._progress)
 
@@ -144,7 +146,8 @@ class Loop:
             run_dir=self._config.run_dir,
         )
         if self._store is not None:
-            self._store.files.write_json("result.json", result.summary())
+            has_trained = self.step > self._first_step
+            return self._store.conclude(result, has_trained=has_trained)
         return result
 
     def _train_epoch(self, epoch: int) -> None:

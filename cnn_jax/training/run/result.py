@@ -67,6 +67,9 @@ class FitResult:
         where it does not tell.
       state_digest: `cnn_jax.trees.digest` of the final state.
       run_dir: Where the files are, or None.
+      environment_changes: `{"step", "changed"}` for each time that the run was resumed
+        in another environment (see `run.directory.environment`), `changed` being part
+        -> [before, since].
     """
 
     state: TrainState
@@ -88,6 +91,7 @@ class FitResult:
     peak_memory_bytes: int
     state_digest: str
     run_dir: str | None
+    environment_changes: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def __repr__(self) -> str:
         metrics = self.test or {}

@@ -34,9 +34,10 @@ PATHS = {
 }
 
 
-def start(run_dir, *options):
+def start(run_dir, *options, flags="", prefix=()):
     return subprocess.Popen(
         [
+            *prefix,
             *(sys.executable, "experiments/cifar10_resnet20.py", *COMMON),
             *("--run-dir", str(run_dir), *options),
         ],
@@ -46,7 +47,7 @@ def start(run_dir, *options):
             "PYTHONPATH": str(ROOT),
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": os.environ["XLA_FLAGS"]
-            + " --xla_force_host_platform_device_count=2",
+            + f" --xla_force_host_platform_device_count=2 {flags}",
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -102,3 +103,49 @@ def test_killed_between_checkpoints_and_resumed(tmp_path, path, seed):
     finish(undisturbed)
     assert "Resuming at step" in errors
     assert read_end(broken) == read_end(alone)
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """A run of two epochs that has ended."""
+    run_dir = tmp_path_factory.mktemp("short") / "run"
+    finish(start(run_dir, *RESIDENT, "--epochs", "2"))
+    return run_dir
+
+
+ON_ONE_CORE = (
+    *(sys.executable, "-c"),
+    "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+    "os.execv(sys.argv[1], sys.argv[1:])",
+)
+
+OTHER = {
+    "threads: saved": {"prefix": ON_ONE_CORE},
+    "xla_flags: saved": {"flags": "--xla_cpu_enable_fast_math=true"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", OTHER)
+def test_another_environment_is_refused(short, what):
+    if len(os.sched_getaffinity(0)) == 1:
+        pytest.skip("it takes two cores to have one less")
+    options = [*RESIDENT, "--epochs", "2", "--resume"]
+    process = start(short, *options, **OTHER[what])
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "ResumeRefusedError: The run to resume was made with another env" in errors
+    assert what in errors
+    options += ["--allow-changed", "environment"]
+    _, errors = finish(start(short, *options, **OTHER[what]))
+    assert "The run goes on in another environment" in errors
+    assert "Resuming at step" in errors
+
+
+@pytest.mark.slow
+def test_flags_that_change_no_number_and_devices_are_no_refusal(short, tmp_path):
+    options = [*RESIDENT, "--epochs", "2", "--resume"]
+    flags = f"--xla_dump_to={tmp_path} --xla_force_host_platform_device_count=1"
+    _, errors = finish(start(short, *options, flags=flags))
+    assert "devices: before 2, now 1" in errors
+    assert "xla_flags" not in errors

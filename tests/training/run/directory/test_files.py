@@ -1,9 +1,11 @@
 """The files of a run."""
 
+import contextlib
 import json
 import os
 
 import pytest
+from helpers.full_disk import no_space_for
 
 from cnn_jax.training.run.directory.files import RunFiles
 
@@ -124,11 +126,34 @@ def test_a_full_disk_leaves_the_old_file_and_is_named(tmp_path, name):
     with RunFiles(tmp_path, resume=True) as files:
         files.write_json("result.json", {"old": 1})
         old = (tmp_path / name).read_text()
-        (tmp_path / f"{name}.new").symlink_to("/dev/full")
-        with pytest.raises(OSError, match=f"No space left on device: .*/{name}'"):
+        with (
+            no_space_for(name),
+            pytest.raises(OSError, match=f"No space left on device: .*/{name}'"),
+        ):
             rewrite(files)
     assert (tmp_path / name).read_text() == old
-    assert not (tmp_path / f"{name}.new").is_symlink()
+    assert not (tmp_path / f"{name}.new").exists()
+
+
+@pytest.mark.parametrize("make", [os.symlink, os.link])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("lock", "config.json.new", "metrics.jsonl.new", "result.json.new"),
+        *("config.json", "metrics.jsonl", "result.json"),
+    ],
+)
+def test_no_link_in_the_directory_is_written_through(tmp_path, make, name):
+    other, directory = tmp_path / "other", tmp_path / "run"
+    other.write_text("precious")
+    directory.mkdir()
+    make(other, directory / name)
+    for resume in (False, True):
+        with contextlib.suppress(OSError), RunFiles(directory, resume=resume) as files:
+            rewrite(files)
+            files.write_metrics("step", {"step": 2, "epoch": 1, "loss": 0.5})
+    assert other.read_text() == "precious"
+    assert not other.is_symlink()
 
 
 @pytest.mark.parametrize("name", ["metrics", "events"])
