@@ -53,7 +53,7 @@ def rebuild(
         raise ValueError(
             f"{location}: does not say which model's weights it has; name the model."
         )
-    arguments = {
+    arguments: dict[str, Any] = {
         "num_classes": own.num_classes if num_classes is None else num_classes,
         "dtype": own.dtype,
         "param_dtype": jax.dtypes.canonicalize_dtype(own.param_dtype),
