@@ -427,7 +427,7 @@ def test_averages_are_what_is_kept_and_the_rest_is_counted(tmp_path):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"stage_sizes": (10**6,) * 3},
+        pytest.param({"stage_sizes": (10**6,) * 3}, marks=pytest.mark.slow),
         {"stage_sizes": (2**21, 1, 1)},
         *({"stage_sizes": value} for value in ("x", 3, (), (1.5,), (None,), (-1,))),
         *({"stage_sizes": (1, 1, 1), "stem_filters": value} for value in ("x", 1e30)),
@@ -447,11 +447,7 @@ def test_a_model_without_an_end_is_not_made(fields, tmp_path):
         rebuild(path, describe_own(path))
 
 
-def test_more_classes_than_there_can_be(tmp_path):
-    with pytest.raises(ValueError, match=r"num_classes: got 10{24}|at most 1,048,576"):
-        cnn_jax.load_pretrained(
-            "lenet5",
-            {"c1.bias": np.zeros(6)},
-            num_classes=10**24,
-            key=jax.random.key(0),
-        )
+def test_more_classes_than_there_can_be():
+    key = jax.random.key(0)
+    with pytest.raises(ValueError, match=r"num_classes: got 1,000,.* at most"):
+        cnn_jax.load_pretrained("lenet5", {"a": 1}, num_classes=10**24, key=key)

@@ -34,11 +34,12 @@ def open_zip(path: str | os.PathLike[str]) -> Iterator[zipfile.ZipFile]:
         share bytes of the file, or if one is compressed in another way than NumPy does.
       OSError, zipfile.BadZipFile, ...: Whatever `zipfile` raises.
     """
-    with open_regular(path) as file:
-        bounded: Any = _BoundedReads(file)  # that it reads is enough
-        with zipfile.ZipFile(bounded) as archive:
-            _check_members(archive)
-            yield archive
+    with (
+        open_regular(path) as file,
+        zipfile.ZipFile(_BoundedReads(file)) as archive,
+    ):
+        _check_members(archive)
+        yield archive
 
 
 def _check_members(archive: zipfile.ZipFile) -> None:
