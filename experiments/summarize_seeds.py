@@ -39,7 +39,7 @@ COLUMNS = (
 
 
 NUMBERS = ("seed", "epoch", "accuracy", "seconds")
-"""What cannot be missing from a row."""
+"""The numbers that no row may lack."""
 
 
 def read_run(directory: pathlib.Path) -> dict[str, Any]:

@@ -554,8 +554,8 @@ def test_repeated_passes_over_a_jpeg_are_refused(monkeypatch):
 
 
 def tiff_of_strips(times):
-    """A grey TIFF of 30 x 20 pixels that names its one strip so many times."""
-    values = {256: 30, 257: 20, 258: 8, 259: 1, 262: 1, 277: 1, 278: 20}
+    """A grey TIFF of 30 x 20 pixels whose strip, of half of them, is named so often."""
+    values = {256: 30, 257: 20, 258: 8, 259: 1, 262: 1, 277: 1, 278: 10}
     entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in values.items()]
     end = 8 + 2 + 12 * 9 + 4
     pixels, offsets = end, end + 600
@@ -565,7 +565,7 @@ def tiff_of_strips(times):
     entries.sort()
     return (
         b"II*\0" + struct.pack("<IH", 8, 9) + b"".join(entries) + bytes(4 + 600)
-        + times * struct.pack("<I", pixels) + times * struct.pack("<I", 600)
+        + times * struct.pack("<I", pixels) + times * struct.pack("<I", 300)
     )  # fmt: skip
 
 

@@ -261,6 +261,7 @@ class Store:
             saved, has_checkpoint = dict(about), False
         else:
             has_checkpoint = True
+            _check_kinds(self.checkpoints.directory, saved)
             theirs = saved.get("run")
             if None not in (own, theirs) and own != theirs:
                 raise checkpoint.ResumeRefusedError(
@@ -443,7 +444,54 @@ def _read_progress(directory: Any, found: checkpoint.Checkpoint) -> RunProgress:
             f"{', '.join(map(repr, unknown))} in its record, which this version does "
             "not know. Install the version of cnn_jax that made it, or newer."
         )
-    return RunProgress(**record)
+    progress = RunProgress(**record)
+    for name, default in dataclasses.asdict(RunProgress()).items():
+        value, kind = getattr(progress, name), type(default)
+        if name == "trained":
+            is_sound = isinstance(value, dict | None)
+        elif name == "history":
+            is_sound = isinstance(value, list) and all(map(_is_epoch, value))
+        else:
+            is_sound = isinstance(value, int | float if kind is float else kind)
+        if not is_sound:
+            raise checkpoint.CheckpointError(
+                f"{directory}/{found.step}: got {name} {value!r} in the record of a "
+                "checkpoint, which no run wrote."
+            )
+    return progress
+
+
+def _is_epoch(entry: Any) -> bool:
+    return isinstance(entry, dict) and all(
+        type(entry.get(name)) is int for name in ("epoch", "step")
+    )
+
+
+def _check_kinds(directory: Any, saved: Mapping[str, Any]) -> None:
+    """Checks that a checkpoint's metadata are of the kinds that a run writes.
+
+    Raises:
+      CheckpointError: If they are not.
+    """
+    mappings = ("config", "dataset", "random", "own_parts", "environment")
+    changes = saved.get("environment_changes", [])
+    problems = [name for name in mappings if not _is_mapping(saved.get(name, {}))]
+    problems += [
+        name for name in ("versions", "record") if not _is_mapping(saved.get(name))
+    ]
+    if not isinstance(changes, list) or not all(map(_is_mapping, changes)):
+        problems.append("environment_changes")
+    if not isinstance(saved.get("run"), str | None):
+        problems.append("run")
+    if problems:
+        raise checkpoint.CheckpointError(
+            f"{directory}: got a checkpoint whose {', '.join(problems)} no training "
+            "run wrote, expected one of a run to resume."
+        )
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
 
 
 def _as_saved(template: Any, leaves: Mapping[str, str]) -> Any:

@@ -408,6 +408,27 @@ def test_a_record_of_a_newer_version_is_named(train, killed):
         train(resumed(killed))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"versions": None},
+        {"environment": 7},
+        {"environment_changes": [7]},
+        {"config": []},
+        {"run": 7},
+        {"record": []},
+        {"record": {"history": [7]}},
+        {"record": {"best_epoch": "1"}},
+    ],
+)
+def test_metadata_that_no_run_wrote_are_one_sentence(train, killed, change):
+    with Checkpointer(file_of(killed, "checkpoints")) as checkpointer:
+        step = checkpointer.latest_step
+        checkpointer.amend(step, {**checkpointer.metadata(step), **change})
+    with pytest.raises(CheckpointError, match=r"got .* no (training )?run wrote"):
+        train(resumed(killed))
+
+
 # ------------------------------------------------------------ metrics and the result
 
 
