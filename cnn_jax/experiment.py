@@ -230,7 +230,15 @@ def _main(default: TrainConfig, description: str, arguments: list[str] | None) -
         result = run(config)
         speaks = is_main_process()
     if speaks:
-        conclude(result)
+        try:
+            conclude(result)
+        except program.Stopped as stopped:
+            if result.run_dir is not None:
+                stopped.sentence = (
+                    f"{stopped}: the run in {result.run_dir} is over and saved, but "
+                    "its page is not written. Resume it with --resume to write it."
+                )
+            raise
 
 
 def conclude(result: FitResult) -> None:

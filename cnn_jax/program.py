@@ -53,11 +53,13 @@ class Stopped(KeyboardInterrupt):
 
     Attributes:
       number: The signal.
+      sentence: What is to be said of it, if that is not what is said of a start.
     """
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
-        self.number = number
+        self.number: int = number
+        self.sentence: str | None = None
 
 
 def begin() -> None:
@@ -132,7 +134,7 @@ def signals(*, is_run: bool) -> Iterator[None]:
 def status_of(stopped: Stopped, *, is_run: bool) -> int:
     """Says that a signal ended the program; returns the exit status."""
     ending = _STARTING if is_run else _COMMAND
-    messages.warn(ending.sentence(stopped.number))
+    messages.warn(stopped.sentence or ending.sentence(stopped.number))
     return ending.status(stopped.number)
 
 
@@ -207,7 +209,6 @@ class _Listener:
         self._thread.start()
 
     def stop(self) -> None:
-        self._raises = False
         self._is_over.set()
         signal.set_wakeup_fd(self._previous_writer)
         os.close(self._writer)
@@ -224,7 +225,8 @@ class _Listener:
             raise Stopped(self._raised) from error
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if not self._raises or self._raised is not None:
+        is_heard = self._raised is not None or self._is_over.is_set()
+        if is_heard or not self._raises:
             return
         # Libraries print what is raised while they are imported, or make another error
         # of it.

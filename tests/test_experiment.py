@@ -237,6 +237,22 @@ def test_output_that_cannot_be_written_does_not_end_a_run(start, tmp_path, monke
     assert (tmp_path / "run" / "report.html").exists()
 
 
+def test_a_signal_behind_the_run_says_that_it_is_saved(start, monkeypatch, capsys):
+    def interrupt(run_dir):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "write_run_page", interrupt)
+        with pytest.raises(SystemExit) as error:
+            start()
+    assert error.value.code == 75
+    last_line = capsys.readouterr().err.splitlines()[-1]
+    assert last_line.startswith("SIGTERM: the run in ")
+    assert "--resume" in last_line
+    start("--resume")
+
+
 def test_errors_are_escaped(start, tmp_path):
     with pytest.raises(SystemExit, match=r"FileNotFoundError: .*a\\x1b\[31mb"):
         start("--dataset", f"folder:{tmp_path}/a\x1b[31mb")
