@@ -14,13 +14,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
-from cnn_jax import data
+from cnn_jax import checkpoint, data
 from cnn_jax.models import list_models
 from cnn_jax.models.registry import registered_as
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.config.regularization import MODEL_FIELDS
+from cnn_jax.training.optimizers.optimizer import OWN_FIELDS
+from cnn_jax.training.run.images import ImageFormat
+from cnn_jax.training.run.keys import make_keys
 
 DESCRIPTIVE = ("model", "dataset", "train_split", "test_split")
 """Fields of the configuration that say what a run is of, and change no number."""
@@ -150,6 +154,48 @@ def described(
     if isinstance(train, data.Batches):
         changes["batch_size"] = train.batch_size
     return dataclasses.replace(config, **changes)
+
+
+def describe(
+    config: TrainConfig,
+    splits: Mapping[str, data.Source | data.Batches],
+    identity: Mapping[str, Any],
+    images: ImageFormat,
+    own_parts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Returns what a run is, as `config.json` and checkpoints have it.
+
+    Args:
+      config: Its configuration.
+      splits: The datasets by name.
+      identity: The model, from `identify_model`.
+      images: The format of the model's images.
+      own_parts: The caller's own parts, from `identify_parts`.
+    """
+    key, train = make_keys(config.seed).steps, splits["train"]
+    described = config.to_dict()
+    if "optimizer" in own_parts:
+        described |= dict.fromkeys(OWN_FIELDS)
+    return {
+        "config": described,
+        "model": dict(identity),
+        **({"own_parts": dict(own_parts)} if own_parts else {}),
+        "dataset": {name: split.fingerprint for name, split in splits.items()},
+        # The same seed gives other keys under another generator.
+        "random": {
+            "generator": str(jax.random.key_impl(key)),
+            "seed": np.asarray(jax.random.key_data(key)).tolist(),
+        },
+        # What the weights expect of an image, for whoever classifies with them.
+        "images": {
+            "class_names": list(train.class_names),
+            "mean": None if images.mean is None else list(images.mean),
+            "std": None if images.std is None else list(images.std),
+            "input_shape": list(images.shape),
+            "crop_fraction": images.crop_fraction,
+        },
+        "versions": checkpoint.installed_versions(),
+    }
 
 
 def _same_data(configured: str, name: str) -> bool:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
-import pathlib
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -19,26 +17,28 @@ from cnn_jax import checkpoint, data, trees
 from cnn_jax.checkpoint.steps import saved_steps
 from cnn_jax.files import FileError, read_json
 from cnn_jax.messages import warn
-from cnn_jax.training.config import RESUME_MAY_CHANGE, TrainConfig
+from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.devices.processes import gather_texts, is_main_process
-from cnn_jax.training.optimizers.optimizer import OWN_FIELDS
 from cnn_jax.training.run.directory.environment import (
     changed_environment,
     check_environment,
     numeric_environment,
 )
-from cnn_jax.training.run.directory.files import CONFIG, METRICS, RESULT, RunFiles
-from cnn_jax.training.run.directory.identity import DESCRIPTIVE
-from cnn_jax.training.run.directory.metrics import Written, most_recent
+from cnn_jax.training.run.directory.files import RESULT, RunFiles
+from cnn_jax.training.run.directory.identity import describe
+from cnn_jax.training.run.directory.metrics import Written
+from cnn_jax.training.run.directory.resuming import (
+    absolute,
+    check_metadata,
+    check_same_run,
+    read_about,
+    read_progress,
+    report_versions,
+    resumed_place,
+)
 from cnn_jax.training.run.early_stopping import RunProgress
 from cnn_jax.training.run.images import ImageFormat
-from cnn_jax.training.run.keys import make_keys
 from cnn_jax.training.run.result import FitResult
-
-_HINTS = {
-    "config": "--allow-changed FIELD ... continues with another value of a field",
-    "dataset": "--allow-changed dataset continues with another dataset",
-}
 
 _OF_TRAINING: Mapping[str, Any] = {
     "bad_images": list,
@@ -101,7 +101,7 @@ class Store:
             self.files: RunFiles = stack.enter_context(
                 RunFiles(config.run_dir, resume=config.resume, writes=is_main_process())
             )
-            about = _read_about(self.files.directory) if config.resume else None
+            about = read_about(self.files.directory) if config.resume else None
             place = self._find_checkpoints(config, about)
             with self.files.sharing_lock():
                 self.checkpoints: checkpoint.Checkpointer = stack.enter_context(
@@ -118,7 +118,7 @@ class Store:
                     "Choose another directory (--checkpoint-dir)."
                 )
             self._environment = numeric_environment(mesh.devices.flat)
-            self._description = _describe(config, splits, identity, images, own_parts)
+            self._description = describe(config, splits, identity, images, own_parts)
             self._description["environment"] = self._environment
             self._check_description(config, given or config, about)
             self._saved_step: int | None = None
@@ -132,9 +132,9 @@ class Store:
         Raises:
           ResumeRefusedError: If there is a run to resume and none of its checkpoints.
         """
-        place = _absolute(config.checkpoint_dir)
+        place = absolute(config.checkpoint_dir)
         if is_main_process() and config.resume:
-            place = _resumed_place(self.files.directory, place, about)
+            place = resumed_place(self.files.directory, place, about)
         # The others may not see the main one's run directory.
         return gather_texts(place or "")[0] or None
 
@@ -154,7 +154,7 @@ class Store:
             as_saved = _as_saved(template, description.leaves)
             step = description.step
         found = self.checkpoints.restore(as_saved, step=step)
-        progress = _read_progress(self.checkpoints.directory, found)
+        progress = read_progress(self.checkpoints.directory, found)
         if newest:
             self._saved_step = found.step
             self._written = Written.read(found.metadata.get("metrics"))
@@ -261,7 +261,7 @@ class Store:
             saved, has_checkpoint = dict(about), False
         else:
             has_checkpoint = True
-            _check_kinds(self.checkpoints.directory, saved)
+            check_metadata(self.checkpoints.directory, saved)
             theirs = saved.get("run")
             if None not in (own, theirs) and own != theirs:
                 raise checkpoint.ResumeRefusedError(
@@ -269,39 +269,11 @@ class Store:
                     f"run, expected those of the run in {self.files.directory}."
                 )
             self._description["run"] = theirs or own or secrets.token_hex(8)
-        if "config" in saved:
-            saved["config"] = TrainConfig.completed(saved["config"])
-            for name in DESCRIPTIVE:
-                if saved["config"][name] == getattr(given, name):
-                    saved["config"][name] = getattr(config, name)
-        allowed = config.allow_changed
-        may_change = {
-            "config": (*RESUME_MAY_CHANGE, *allowed),
-            "dataset": tuple(self._description["dataset"])
-            if "dataset" in allowed
-            else (),
-            "random": ("seed",) if "seed" in allowed else (),
-        }
-        checkpoint.check_unchanged(
-            "optimizer, loss_fn or metrics of the caller's own",
-            saved.get("own_parts", {}),
-            self._description.get("own_parts", {}),
-            may_change=allowed,
-            hint="--allow-changed optimizer (loss_fn, metrics) continues with another",
-        )
-        for what, fields in may_change.items():
-            # What an older version did not write cannot have changed.
-            checkpoint.check_unchanged(
-                what,
-                saved.get(what, self._description[what]),
-                self._description[what],
-                may_change=fields,
-                hint=_HINTS.get(what, ""),
-            )
+        check_same_run(saved, self._description, config, given)
         if has_checkpoint:
             before = saved.get("environment", {})
-            check_environment(before, self._environment, allowed)
-            _report_versions(
+            check_environment(before, self._environment, config.allow_changed)
+            report_versions(
                 saved["versions"], self._description["versions"], compared=before
             )
 
@@ -326,174 +298,6 @@ class Store:
             )
 
 
-def _read_about(directory: pathlib.Path) -> dict[str, Any] | None:
-    """Returns what a run directory's `config.json` says; None if there is none.
-
-    Raises:
-      FileError: If no training run wrote it.
-    """
-    try:
-        about = read_json(directory / CONFIG)
-    except FileNotFoundError:
-        return None
-    config = about.get("config")
-    if (
-        not isinstance(config, Mapping)
-        or "method" in about
-        or not isinstance(config.get("checkpoint_dir"), str | None)
-        or not isinstance(about.get("run"), str | None)
-        or not all(
-            isinstance(about.get(name, {}), Mapping)
-            for name in ("dataset", "random", "own_parts")
-        )
-    ):
-        raise FileError(
-            f"{directory / CONFIG}: got what no training run wrote, expected the "
-            "configuration of the run to resume."
-        )
-    return about
-
-
-def _resumed_place(
-    directory: pathlib.Path, place: str | None, about: Mapping[str, Any] | None
-) -> str | None:
-    """Returns where the checkpoints are of a run to resume.
-
-    Args:
-      directory: The run directory.
-      place: Where they are said to be; None for where the run says.
-      about: What its `config.json` says; None if there is none.
-
-    Raises:
-      ResumeRefusedError: If there is a run, but no checkpoint of it where there must
-        be.
-    """
-    own = str(directory / "checkpoints")
-    recorded = None if about is None else _absolute(about["config"]["checkpoint_dir"])
-    if place is None or about is None or _same_place(place, recorded or own):
-        place = recorded if about is not None else place
-        if not saved_steps(place or own):
-            _check_never_saved(directory, place or own, about)
-        return place
-    if not saved_steps(place):
-        raise checkpoint.ResumeRefusedError(
-            f"{place}: got no checkpoint, expected those of the run in {directory}, "
-            f"which saves into {recorded or own}. Resume it without --checkpoint-dir, "
-            "or move its checkpoints first."
-        )
-    return place
-
-
-def _check_never_saved(
-    directory: pathlib.Path, place: str, about: Mapping[str, Any] | None
-) -> None:
-    """Checks that a run without checkpoints was killed before it saved one.
-
-    It may then start from scratch. A save waits for the one before, so that lines
-    behind the second are of a run that had a checkpoint.
-
-    Raises:
-      ResumeRefusedError: If its checkpoints must have been lost, or moved.
-    """
-    reached = most_recent(directory / METRICS)
-    has_result = (directory / RESULT).exists()
-    is_lost = has_result
-    if about is None:
-        is_lost |= reached["step"] > 0
-    else:
-        every = about["config"].get("checkpoint_every_steps", 0)
-        is_lost |= "://" not in place and not os.path.isdir(place)
-        if isinstance(every, int) and every > 0:
-            is_lost |= reached["step"] > 2 * every
-        is_lost |= reached["epoch"] > 2 and not every
-    if not is_lost:
-        return
-    there = "a result" if has_result else f"metrics up to step {reached['step']}"
-    raise checkpoint.ResumeRefusedError(
-        f"{directory}: got a run with {there}, whose checkpoints are not in {place}. "
-        "If they were moved, say where they are (--checkpoint-dir); if they are lost, "
-        "start a new run in another directory (--run-dir)."
-    )
-
-
-def _same_place(one: str, other: str) -> bool:
-    return one == other or (
-        "://" not in one + other and os.path.realpath(one) == os.path.realpath(other)
-    )
-
-
-def _absolute(place: str | None) -> str | None:
-    """Returns a directory's name that means the same in every working directory."""
-    if place is None or "://" in place:
-        return place
-    return str(pathlib.Path(place).expanduser().absolute())
-
-
-def _read_progress(directory: Any, found: checkpoint.Checkpoint) -> RunProgress:
-    """Returns the progress in a checkpoint.
-
-    Raises:
-      CheckpointError: If a newer version wrote it.
-    """
-    record = found.metadata["record"]
-    known = {field.name for field in dataclasses.fields(RunProgress)}
-    unknown = sorted(set(record) - known)
-    if unknown:
-        raise checkpoint.CheckpointError(
-            f"{directory}/{found.step}: got a checkpoint with "
-            f"{', '.join(map(repr, unknown))} in its record, which this version does "
-            "not know. Install the version of cnn_jax that made it, or newer."
-        )
-    progress = RunProgress(**record)
-    for name, default in dataclasses.asdict(RunProgress()).items():
-        value, kind = getattr(progress, name), type(default)
-        if name == "trained":
-            is_sound = isinstance(value, dict | None)
-        elif name == "history":
-            is_sound = isinstance(value, list) and all(map(_is_epoch, value))
-        else:
-            is_sound = isinstance(value, int | float if kind is float else kind)
-        if not is_sound:
-            raise checkpoint.CheckpointError(
-                f"{directory}/{found.step}: got {name} {value!r} in the record of a "
-                "checkpoint, which no run wrote."
-            )
-    return progress
-
-
-def _is_epoch(entry: Any) -> bool:
-    return isinstance(entry, dict) and all(
-        type(entry.get(name)) is int for name in ("epoch", "step")
-    )
-
-
-def _check_kinds(directory: Any, saved: Mapping[str, Any]) -> None:
-    """Checks that a checkpoint's metadata are of the kinds that a run writes.
-
-    Raises:
-      CheckpointError: If they are not.
-    """
-    mappings = ("config", "dataset", "random", "own_parts", "environment")
-    changes = saved.get("environment_changes", [])
-    problems = [name for name in mappings if not _is_mapping(saved.get(name, {}))]
-    problems += [
-        name for name in ("versions", "record") if not _is_mapping(saved.get(name))
-    ]
-    if not isinstance(changes, list) or not all(map(_is_mapping, changes)):
-        problems.append("environment_changes")
-    if not isinstance(saved.get("run"), str | None):
-        problems.append("run")
-    if problems:
-        raise checkpoint.CheckpointError(
-            f"{directory}: got a checkpoint whose {', '.join(problems)} no training "
-            "run wrote, expected one of a run to resume."
-        )
-
-
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, Mapping)
-
-
 def _as_saved(template: Any, leaves: Mapping[str, str]) -> Any:
     """Returns the template with what a checkpoint has in a narrower float as it is."""
 
@@ -507,53 +311,3 @@ def _as_saved(template: Any, leaves: Mapping[str, str]) -> Any:
         jax.tree.structure(template),
         [saved(path, leaf) for path, leaf in trees.named_leaves(template).items()],
     )
-
-
-def _describe(
-    config: TrainConfig,
-    splits: Mapping[str, data.Source | data.Batches],
-    identity: Mapping[str, Any],
-    images: ImageFormat,
-    own_parts: Mapping[str, Any],
-) -> dict[str, Any]:
-    key, train = make_keys(config.seed).steps, splits["train"]
-    described = config.to_dict()
-    if "optimizer" in own_parts:
-        described |= dict.fromkeys(OWN_FIELDS)
-    return {
-        "config": described,
-        "model": dict(identity),
-        **({"own_parts": dict(own_parts)} if own_parts else {}),
-        "dataset": {name: split.fingerprint for name, split in splits.items()},
-        # The same seed gives other keys under another generator.
-        "random": {
-            "generator": str(jax.random.key_impl(key)),
-            "seed": np.asarray(jax.random.key_data(key)).tolist(),
-        },
-        # What the weights expect of an image, for whoever classifies with them.
-        "images": {
-            "class_names": list(train.class_names),
-            "mean": None if images.mean is None else list(images.mean),
-            "std": None if images.std is None else list(images.std),
-            "input_shape": list(images.shape),
-            "crop_fraction": images.crop_fraction,
-        },
-        "versions": checkpoint.installed_versions(),
-    }
-
-
-def _report_versions(
-    saved: Mapping[str, str], current: Mapping[str, str], compared: Mapping[str, Any]
-) -> None:
-    """Says which versions differ, but for those that were compared already."""
-    saved, current = (
-        {name: side[name] for name in side if name not in compared}
-        for side in (saved, current)
-    )
-    changed = checkpoint.differences(saved, current)
-    if changed and is_main_process():
-        lines = "".join(f"\n{line}" for line in changed)
-        warn(
-            "The run was made with other versions, whose programs may round "
-            f"otherwise:{lines}"
-        )
