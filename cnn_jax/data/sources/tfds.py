@@ -22,7 +22,7 @@ from cnn_jax.data.sources.prepared import (
     find_set,
     read_object,
 )
-from cnn_jax.files import reading
+from cnn_jax.files import FileError, reading
 
 DATA_VARIABLE = "CNN_JAX_DATA"
 """The environment variable naming a directory whose `tfds/` holds prepared sets."""
@@ -138,17 +138,26 @@ class TfdsSource:
                 if about.get("fileFormat") == "array_record"
                 else {"file_format": "array_record"}
             )
-            with reading(found, "a set that TFDS prepared"):
-                builder = tfds.builder_from_directory(os.fspath(found), **chosen)
-                features = dict(builder.info.features.items())
+            try:
+                with reading(found, "a set that TFDS prepared"):
+                    builder = tfds.builder_from_directory(os.fspath(found), **chosen)
+                    features = dict(builder.info.features.items())
+            except ImportError as error:  # of TensorFlow, for what NumPy has not
+                raise FileError(
+                    f"{found}: got metadata that TFDS does not read without "
+                    f"{error.name}; expected those of labelled images."
+                ) from error
             check_labels(features, found)
             return builder
         # Only what TFDS itself is installed with, or the caller has registered.
         try:
             known = tfds.builder_cls(name.base)
-        except tfds.core.DatasetNotFoundError:
+        except tfds.core.DatasetNotFoundError as error:
             _require_prepared(name, directory)
-            raise
+            raise FileNotFoundError(
+                f"dataset {self.name!r}: found no features.json with the set in "
+                f"{directory / name.base}, expected one that TFDS 4 has prepared."
+            ) from error
         for path in _info_files(name, directory):
             read_object(path)
         options = {"config": name.config, "version": name.version}

@@ -384,3 +384,11 @@ def test_a_record_that_is_larger_than_an_image(prepared, monkeypatch):
     assert len(source[0].image) == 9
     with pytest.raises(ImageError, match=r"train\[1\]: got 99 bytes, expected no more"):
         source[1]
+
+
+def test_a_set_without_features_is_one_sentence(prepared):
+    (prepared / "features.json").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"found no features\.json with the set"
+    ):
+        open_set(prepared)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import shutil
 
+from cnn_jax.data import open_source
 from fuzzing.formats import Format
 from fuzzing.formats.archives import make_cifar, prepare_from
 from fuzzing.mutations import of_bytes, of_json, of_lines
@@ -17,10 +19,12 @@ def _make(directory: pathlib.Path) -> None:
     prepare_from("cifar10", work)
     (work / "tfds" / "cifar10").rename(directory / "fuzzed")
     shutil.rmtree(work)
+    with contextlib.suppress(FileNotFoundError):
+        # Where a set is not there, TFDS imports its own ones to look for the name.
+        open_source("unknown", "train", data_dir=directory)
 
 
 def _read(directory: pathlib.Path) -> None:
-    from cnn_jax.data import open_source
     from cnn_jax.data.host import decode_image
 
     try:
