@@ -30,6 +30,7 @@ from cnn_jax.training import TrainConfig
 from cnn_jax.training.config import RESUME_MAY_CHANGE
 from cnn_jax.training.run.checks import check_model
 from cnn_jax.training.run.directory.files import holds_run
+from cnn_jax.training.run.images import image_format
 
 FOLDER = "folder:"
 
@@ -302,7 +303,8 @@ def _check(config: TrainConfig, train: data.Source, num_train: int) -> None:
     """Checks what else would end the run, before it has a directory.
 
     Raises:
-      ValueError: If the batch, the augmentation or the size of images is impossible.
+      ValueError: If the batch, the augmentation, the mean or the size of images is
+        impossible.
     """
     assert config.image_size is not None  # it was chosen
     if config.batch_size > num_train:
@@ -313,6 +315,8 @@ def _check(config: TrainConfig, train: data.Source, num_train: int) -> None:
     mesh = sharding.make_mesh(specification=config.mesh)
     sharding.check_batch_size(config.batch_size, mesh)
     data.train_transform(config.augmentation, config.image_size)
+    if config.mean is not None:
+        image_format(config, train)
     model = _model(config, train)
     shape = (config.image_size, config.image_size, train.features.image_shape[2])
     check_model(model, shape, len(train.class_names), config.dtype)
