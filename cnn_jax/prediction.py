@@ -41,7 +41,7 @@ SMALL_SIDE = 64
 """Up to this input size, networks are evaluated on whole images, as CIFAR's are."""
 
 _PICTURE_MARK = "cnn-jax predict"
-"""What a picture's file says made it: such a file may be replaced by another."""
+"""The program that a picture's file names as its maker; such a file may be replaced."""
 
 _PICTURE_SIDE = 320
 """About how wide an image is drawn in an annotated picture."""

@@ -163,7 +163,7 @@ def is_interactive() -> bool:
 
 
 class _Ending:
-    """How a signal ends a program: the sentence and the status."""
+    """The sentence and the status with which a signal ends a program."""
 
     def __init__(self, text: str, status: Callable[[int], int]):
         self._text, self.status = text, status

@@ -1,4 +1,4 @@
-"""What a program's descriptors, signals and warnings do, in processes of their own."""
+"""Descriptors, signals and warnings of a program, in processes of their own."""
 
 import os
 import pathlib

@@ -33,7 +33,7 @@ from cnn_jax.checkpoint.steps import StepDirectory
 _T = TypeVar("_T")
 
 _MOST_REMOVALS = 20
-"""How often in a row the step that is read may be removed by the run that writes."""
+"""The number of times in a row a step may be removed under a reader."""
 
 _UNLIMITED = 100 * 365 * 24 * 3600
 """Seconds after which Orbax gives a save up. It takes them by the system's clock, which

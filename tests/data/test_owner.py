@@ -1,4 +1,4 @@
-"""What dead processes left is removed, and nothing else is."""
+"""Removal of what dead processes left, and of nothing else."""
 
 import contextlib
 import os

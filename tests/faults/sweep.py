@@ -60,7 +60,7 @@ class Outcome:
     signals: int = 0
     """The number of those that came while it started, or later in that process."""
     left: list = dataclasses.field(default_factory=list)
-    """What it left behind."""
+    """The names of what it left behind."""
     during_save: int = 0
     """The number of kills during a save, or during the removal of an old step."""
     problem: str = ""

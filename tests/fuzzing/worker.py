@@ -216,7 +216,7 @@ def carry_out(form: Format, prepared: Prepared, seed: int) -> Outcome:
     outcome.bytes = max(0, _status("VmHWM") - before)
     if error is not None:
         outcome.text = str(error)[:2000]
-    outcome.end = _judge(prepared, outcome, error)
+    outcome.end = _outcome_of(prepared, outcome, error)
     if outcome.end not in ("read", "refused") and error is not None:
         lines = traceback.format_exception(error)
         outcome.text += "\n" + "".join(lines)[-3000:]
@@ -242,7 +242,9 @@ def apply(form: Format, prepared: Prepared, seed: int) -> str:
     return mutated
 
 
-def _judge(prepared: Prepared, outcome: Outcome, error: BaseException | None) -> str:
+def _outcome_of(
+    prepared: Prepared, outcome: Outcome, error: BaseException | None
+) -> str:
     from cnn_jax.checkpoint import CheckpointError
 
     if prepared.watch.seen:

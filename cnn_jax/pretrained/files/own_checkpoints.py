@@ -52,7 +52,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _MOST_REMOVALS = 20
-"""How often in a row a run may remove what is read."""
+"""The number of times in a row that a run may remove what is read."""
 
 _STATE, _AVERAGE = "state/", "state/average/"
 
