@@ -35,12 +35,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cnn_jax import geometry
 from cnn_jax import kernels as K
 from cnn_jax.layers import (
     BatchNorm,
@@ -106,7 +106,7 @@ class EfficientNet(nn.Module):
       norm: Makes the normalisations; it gets `use_running_average`, `dtype` and
         `param_dtype`.
       activation: Applied after each normalisation and inside the gates.
-      padding: The convolutions', as in `ConvNormActivation`.
+      padding: The convolutions'; None for that of `ConvNormActivation`.
       space_to_depth: Whether to compute the first convolution by `SpaceToDepthConv`.
       remat: Whether the backward pass recomputes what is inside the blocks.
       dtype: The dtype of the computation.
@@ -123,7 +123,7 @@ class EfficientNet(nn.Module):
     num_classes: int = 1000
     norm: ModuleFactory = functools.partial(BatchNorm, unbiased_running_var=True)
     activation: Activation = K.silu
-    padding: geometry.Padding | None = None
+    padding: Literal["SAME", "VALID"] | None = None
     space_to_depth: bool = False
     remat: bool = False
     dtype: Dtype | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 
@@ -38,12 +38,13 @@ RANGES: Mapping[str, Any] = {
     "inner_ratio": _Small,
     "last_features": _Features,
     "layer_scale_init": Annotated[float, Real(1e-12, 10.0, or_zero=True)],
+    "padding": Literal["SAME", "VALID"] | None,
     "pooled_size": _Small,
     "remat": bool,
     "small_images": bool,
     "space_to_depth": bool,
     "spatial_dropout_rate": _Rate,
-    "squeeze_ratio": Annotated[float, Real(1e-3, 1.0)],
+    "squeeze_ratio": Annotated[float, Real(1e-3, 1.0, or_zero=True)],
     "stage_features": _Features,
     "stage_sizes": _Small,
     "stem_features": _Features,

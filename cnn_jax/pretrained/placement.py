@@ -20,7 +20,7 @@ from cnn_jax.pretrained.report import some
 from cnn_jax.pretrained.rules import KeyMap, Origin, Rule, Transform
 
 _MAX_LISTED = 1_000
-"""How many problems an error lists: more arrays than a model has."""
+"""The most problems that an error lists: more arrays than a model has."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from cnn_jax.models.registry import sized_for
 from cnn_jax.pretrained.files import OwnWeights, check_exists
 
 _MAX_CALLS = 5_000
-"""How many layers, and layers of layers, are called: several times any model's."""
+"""The most layers, and layers of layers, that are called: several times any model's."""
 
 
 def rebuild(

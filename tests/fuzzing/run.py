@@ -37,10 +37,10 @@ from fuzzing.formats import all_formats, load_format
 from fuzzing.worker import GIBIBYTE, MAX_SECONDS, Outcome
 
 _START_SECONDS = 300.0
-"""How long a worker may take until it has read the good example."""
+"""Seconds that a worker may take until it has read the good example."""
 
 _CHUNK = 1000
-"""How many mutations one worker carries out, before a fresh one takes its place."""
+"""Mutations that one worker carries out, before a fresh one takes its place."""
 
 
 class UnavailableError(Exception):

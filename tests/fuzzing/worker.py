@@ -44,7 +44,7 @@ _SPECIAL_SHARE = 0.02
 """The share of mutations that put a pipe, a device or nothing in a file's place."""
 
 _ALWAYS_IMPORTED = ("encodings", "unicodedata")
-"""What Python imports to decode names, and to parse letters."""
+"""Modules that Python imports to decode names, and to parse letters."""
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink")
@@ -153,7 +153,7 @@ def main(name: str, directory: str, first: str, count: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """What all mutations of a format have in common.
+    """The part that all mutations of a format have in common.
 
     Attributes:
       good: The directory of the good example.

@@ -135,7 +135,7 @@ class TestSafetensorsHeaders:
 
 
 class TestSpecialFiles:
-    """What is no regular file is refused before a library opens it."""
+    """A file that is not regular is refused before a library opens it."""
 
     @pytest.fixture(params=[".safetensors", ".npz", ".h5", ".pth", ".pt"])
     def path(self, request, tmp_path):
@@ -158,7 +158,7 @@ class TestSpecialFiles:
 
 
 class TestNames:
-    """What is done with names takes a time that grows with them."""
+    """Work on names takes a time that grows with them."""
 
     def test_wrappers_in_wrappers(self, tmp_path, lenet_arrays, lenet):
         prefix = "module." * 1000 + "_orig_mod.module." * 2000

@@ -373,7 +373,7 @@ class TestClassesAndPreprocessing:
 
 
 class TestOtherValues:
-    """What a run or its checkpoint says may come from anybody."""
+    """A run and its checkpoint may come from anybody."""
 
     def refused(self, path):
         with pytest.raises(

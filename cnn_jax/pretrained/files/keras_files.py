@@ -42,16 +42,16 @@ _NAMES = {
 _VARS = r"(.+/)?layers/[^/]+/vars"
 
 _MAX_OBJECTS = 4 * MAX_ARRAYS
-"""How many groups and datasets a file may have."""
+"""The most groups and datasets that a file may have."""
 
 _MAX_DEPTH = 32
-"""How deep in groups they may be."""
+"""The most groups that one of them may be within."""
 
 _MAX_TEXT = 2**28
 """In bytes: how much memory the names in an attribute may take."""
 
 _MAX_CHUNKS = 2**16
-"""How many pieces an array may be stored in."""
+"""The most pieces that an array may be stored in."""
 
 _MAX_DEFLATED = 2**19
 """The largest compressed piece, in bytes; it may become a thousand times as many."""

@@ -24,7 +24,7 @@ _PARTS = (
 )
 
 _MAX_PARTS = 8
-"""How deep a state dict may be in a checkpoint."""
+"""The most mappings that a state dict may be within."""
 
 # PyTorch's wrappers for parallel, averaged and compiled modules.
 _PREFIXES = re.compile(r"(?:module\.|_orig_mod\.)*+")
@@ -32,7 +32,7 @@ _PREFIXES = re.compile(r"(?:module\.|_orig_mod\.)*+")
 _COUNTERS = ("n_averaged",)
 
 _MAX_LISTED = 2**16
-"""How many numbers lists may stand for. Longer ones are no arrays."""
+"""The most numbers that lists may stand for. Longer ones are no arrays."""
 
 
 def weights_of(mapping: Mapping[str, Any], location: str = "a mapping") -> Weights:

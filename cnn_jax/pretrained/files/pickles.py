@@ -19,9 +19,9 @@ MAX_BYTES = 2**23
 
 _MAX_OPCODES = 2**19
 _MAX_HASHED = 2**22
-"""How many values may be hashed in all."""
+"""The most values that may be hashed in all."""
 _MAX_DEPTH = 50
-"""How deep tuples may hold each other."""
+"""The most tuples that one may be within."""
 
 _ITEM_SIZES = {
     "torch.DoubleStorage": 8,
@@ -105,7 +105,7 @@ class _Box:
 
 
 class _Other:
-    """What matters no more than as one value."""
+    """A value of which nothing else matters."""
 
 
 _MARK = _Other()

@@ -17,7 +17,7 @@ _MAX_END = 2**17
 """In bytes: more than the comment behind the directory may have."""
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""What NumPy writes. The others' decoders take as much memory as a file says."""
+"""The methods of NumPy. Others' decoders take as much memory as a file says."""
 
 _LOCAL_HEADER = 30
 """The bytes before a member's name and content, at least."""

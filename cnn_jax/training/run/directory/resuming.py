@@ -1,4 +1,4 @@
-"""What a run to resume left: where its checkpoints are, and what has changed."""
+"""The remains of a run to resume: where its checkpoints are, what has changed."""
 
 from __future__ import annotations
 
