@@ -365,6 +365,7 @@ def example(**features):
 @pytest.mark.parametrize(
     "record",
     [b"", b"\xff" * 50, example(image=b"x"), example(image=3, label=1)],
+    ids=["empty", "bytes", "no label", "a number"],
 )
 def test_a_record_of_something_else_is_a_bad_image(prepared, record):
     good = example(image=b"x", label=1)
