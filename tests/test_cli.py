@@ -276,7 +276,8 @@ def test_a_result_that_cannot_be_written_is_one_sentence():
     ],
 )
 def test_a_signal_while_it_starts_is_one_sentence(command, number, status, after):
-    process = start(command, "resnet50")
+    data = ("--data", "digits") if command == "train" else ()
+    process = start(command, "resnet50", *data)
     assert process.stderr.readline() == b"begun\n"
     time.sleep(after)
     process.send_signal(number)

@@ -46,7 +46,7 @@ RANGES: Mapping[str, Any] = {
     "spatial_dropout_rate": _Rate,
     "squeeze_ratio": Annotated[float, Real(1e-3, 1.0, or_zero=True)],
     "stage_features": _Features,
-    "stage_sizes": _Small,
+    "stage_sizes": Annotated[int, Whole(0, 1024)],
     "stem_features": _Features,
     "stem_size": _Small,
     "stem_strides": _Small,

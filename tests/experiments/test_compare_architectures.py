@@ -42,6 +42,16 @@ class SoftmaxRegression(nn.Module):
         return (logits, {}) if endpoints else logits
 
 
+class OverflowingRegression(SoftmaxRegression):
+    """The same, with logits that are infinite after a step or two."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False, endpoints=False):
+        """Returns the logits."""
+        logits = 1e30 * super().__call__(x)
+        return (logits, {}) if endpoints else logits
+
+
 FAMILY = Family(
     name="softmax_regression",
     module=SoftmaxRegression,
@@ -56,11 +66,20 @@ FAMILY = Family(
 )
 
 
+OVERFLOWING = dataclasses.replace(
+    FAMILY,
+    name="overflowing_regression",
+    module=OverflowingRegression,
+    variants={"overflowing_regression": Variant(10_250, 10_240)},
+)
+
+
 @pytest.fixture(scope="module", autouse=True)
-def small_model():
-    """Registers the second network for this file's tests."""
+def small_models():
+    """Registers two networks for this file's tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(registry._FAMILY_OF, "softmax_regression", FAMILY)
+        patch.setitem(registry._FAMILY_OF, "overflowing_regression", OVERFLOWING)
         yield
 
 
@@ -336,14 +355,13 @@ def test_missing_matplotlib_is_said_at_the_start(compare, capsys, monkeypatch):
 
 
 def test_a_loss_that_is_not_finite_is_reported_and_the_rest_goes_on(compare, tmp_path):
-    arguments = ("--models", "softmax_regression", "--seeds", "2")
-    arguments += ("--learning-rate", "1e38")
+    arguments = ("--models", "overflowing_regression", "--seeds", "2")
     found = start(compare, tmp_path / "runs", *arguments)
     assert found.status == 1
     assert found.out.count("failed at step") == 2
     assert len(found.content["failures"]) == 2
     assert found.content["table"]["rows"][0]["test_accuracy"] is None
-    assert "Not finished: softmax_regression, seed 1" in found.page
+    assert "Not finished: overflowing_regression, seed 1" in found.page
     assert found.out.splitlines()[-1].startswith("Report: ")
 
 

@@ -36,13 +36,13 @@ def test_the_default_is_valid_and_survives_json():
     [
         ({"run_dir": "gs://bucket/run"}, "run_dir: got .* expected a local directory"),
         ({"checkpoint_dir": "gs://bucket/run"}, "checkpoint_dir: .* run_dir to be giv"),
-        ({"run_dir": ""}, "run_dir: got '', expected a local directory"),
+        ({"run_dir": ""}, "run_dir: got '', expected a path"),
         ({"run_dir": " "}, "run_dir: got ' ', expected a local directory"),
-        ({"run_dir": "a\0b"}, "run_dir: got 'a.*b', expected a local directory"),
-        ({"run_dir": 7}, "run_dir: got 7, expected a local directory"),
+        ({"run_dir": "a\0b"}, "run_dir: got 'a.*b', expected a path"),
+        ({"run_dir": 7}, "run_dir: got 7, expected a path"),
         (
             {"run_dir": "a", "checkpoint_dir": ""},
-            "checkpoint_dir: got '', expected a d",
+            "checkpoint_dir: got '', expected a path",
         ),
         (
             {"run_dir": "a", "checkpoint_dir": "foo://a"},
