@@ -131,6 +131,22 @@ def signals(*, is_run: bool) -> Iterator[None]:
         listener.stop()
 
 
+@contextlib.contextmanager
+def starting_processes() -> Iterator[None]:
+    """Has a signal wait until the block has started the processes that it starts.
+
+    Of one that was started and not told what to do, as its parent ended, Python prints
+    a traceback. Only the main thread enters it, once.
+    """
+    global _starts_processes
+    with _STARTS_PROCESSES:
+        _starts_processes = True
+        try:
+            yield
+        finally:
+            _starts_processes = False
+
+
 def status_of(stopped: Stopped, *, is_run: bool) -> int:
     """Says that a signal ended the program; returns the exit status."""
     ending = _STARTING if is_run else _COMMAND
@@ -178,6 +194,8 @@ _STARTING = _Ending(
 )
 _COMMAND = _Ending("stopped before it was done.", lambda number: 128 + number)
 _BEGUN: list[_Listener] = []
+_STARTS_PROCESSES = threading.Lock()
+_starts_processes = False
 
 
 class _Listener:
@@ -228,9 +246,7 @@ class _Listener:
         is_heard = self._raised is not None or self._is_over.is_set()
         if is_heard or not self._raises:
             return
-        # Libraries print what is raised while they are imported, or make another error
-        # of it.
-        self._is_deferred = _is_importing(frame)
+        self._is_deferred = _defers(frame)
         if not self._is_deferred:
             self._raised = number
             raise Stopped(number)
@@ -264,7 +280,7 @@ class _Listener:
         while self._raised is None and time.monotonic() < deadline:
             if self._is_over.wait(0.02):
                 return
-            if self._is_deferred and not _is_importing(_frame_of_main_thread()):
+            if self._is_deferred and not _defers(_frame_of_main_thread()):
                 self._is_deferred, self._repeated = False, self._repeated + 1
                 signal.raise_signal(number)
         if self._raised is not None and self._is_over.wait(LONGEST_UNWINDING):
@@ -272,13 +288,20 @@ class _Listener:
         self._end(number)
 
     def _end(self, number: int) -> None:
+        _STARTS_PROCESSES.acquire(timeout=LONGEST_UNWINDING)
         # Not through sys.stderr, whose lock the main thread may hold.
         with contextlib.suppress(OSError):
             os.write(2, f"{self._ending.sentence(number)}\n".encode())
         os._exit(self._ending.status(number))
 
 
-def _is_importing(frame: FrameType | None) -> bool:
+def _defers(frame: FrameType | None) -> bool:
+    """Returns whether a signal is to wait for what the main thread does.
+
+    Libraries print what is raised while they are imported, or make another error of it.
+    """
+    if _starts_processes:
+        return True
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True

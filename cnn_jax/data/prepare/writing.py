@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from cnn_jax import messages
+from cnn_jax import messages, program
 from cnn_jax.data import owner
 from cnn_jax.data.prepare.archives import ArchiveError, sha256_of
 from cnn_jax.data.prepare.cifar import CIFAR10, CIFAR100
@@ -273,16 +273,17 @@ def _run(
         return
     others = set(multiprocessing.active_children())
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    owner.begin_starting_workers()
-    try:
-        pool = concurrent.futures.ProcessPoolExecutor(
-            processes,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=owner.begin_worker,
-        )
-        futures = [pool.submit(job) for job in jobs]
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    with program.starting_processes():
+        owner.begin_starting_workers()
+        try:
+            pool = concurrent.futures.ProcessPoolExecutor(
+                processes,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=owner.begin_worker,
+            )
+            futures = [pool.submit(job) for job in jobs]
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     with pool:
         for future in futures:
             future.add_done_callback(lambda future: advance(1))

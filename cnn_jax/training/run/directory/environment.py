@@ -45,7 +45,7 @@ people to read, where results are cached, and how many devices there are."""
 _PLATFORM_FLAGS = {"cpu": "xla_cpu_", "gpu": "xla_gpu_", "tpu": "xla_tpu_"}
 
 _FPMATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
-VARIABLES = {
+VARIABLES: Mapping[str, tuple[str, ...]] = {
     "cpu": ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", *_FPMATH),
     "gpu": ("NVIDIA_TF32_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG"),
     "tpu": ("LIBTPU_INIT_ARGS",),
@@ -75,7 +75,7 @@ MAX_FLAGS_BYTES = 2**20
 """The longest file of flags that `XLA_FLAGS` may name, to be read here."""
 
 
-def numeric_environment(devices: Iterable[jax.Device]) -> dict[str, Any]:
+def numeric_environment(devices: Iterable[Any]) -> dict[str, Any]:
     """Returns what the numbers of a run on some devices depend on, for JSON.
 
     All processes of a run make this call, and get the same: what differs between them
