@@ -13,8 +13,8 @@ from cnn_jax.ranges import MAX_SIDE, Length, Real, Whole, problem, shown
 MAX_FEATURES = 2**20
 """The most channels of a layer."""
 
-MAX_CLASSES = 2**24
-"""The most logits; float32 counts examples of a class up to here."""
+MAX_CLASSES = 2**20
+"""The most logits: many times those of any set of labelled images."""
 
 NUM_CLASSES = Annotated[int, Whole(0, MAX_CLASSES)]
 """The number of logits, or 0 for features."""

@@ -23,7 +23,6 @@ from cnn_jax.models.registry import sized_for
 from cnn_jax.pretrained import placement
 from cnn_jax.pretrained.files import Weights, describe_own, open_weights
 from cnn_jax.pretrained.files.own_checkpoints import again_if_removed
-from cnn_jax.pretrained.files.own_weights import MAX_CLASSES
 from cnn_jax.pretrained.report import ConversionReport, some
 from cnn_jax.pretrained.rules import Origin
 
@@ -124,10 +123,6 @@ def fill(
       key: See `load_pretrained`.
       input_shape: See `load_pretrained`.
     """
-    if num_classes is not None and num_classes > MAX_CLASSES:
-        raise ValueError(
-            f"num_classes: got {num_classes:,}, expected at most {MAX_CLASSES:,}."
-        )
     with open_weights(path) as weights:
         fit = _fit(model, weights, source, input_shape)
         expected = trees.named_leaves(fit.shapes)

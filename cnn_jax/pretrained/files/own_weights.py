@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cnn_jax.files import FileError, reading
+from cnn_jax.models.fields import MAX_CLASSES
 from cnn_jax.pretrained.files.stored import FLOATS, Provenance
 
 KIND = "cnn_jax.pretrained"
@@ -30,9 +31,6 @@ HEAD = r"params/(.*/)?head/(kernel|bias)"
 
 MAX_METADATA = 2**23
 """The longest metadata that are read, in bytes: more than any model's names fill."""
-
-MAX_CLASSES = 2**20
-"""The largest number of classes that weights may be for."""
 
 _MAX_FIELD = 2**20
 _MAX_CHANNELS = 2**10
