@@ -51,3 +51,6 @@ if not TYPE_CHECKING:
         if name in _LAZY:
             return getattr(importlib.import_module(_LAZY[name]), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__():
+        return sorted({*globals(), *_LAZY, *_PACKAGES})

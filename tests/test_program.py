@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+import cnn_jax
 from cnn_jax import program
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -147,6 +148,7 @@ def test_signals_do_afterwards_what_they_did():
 
 CLOSED = """
 import os, sys
+import cnn_jax
 from cnn_jax import program
 program.begin()
 with open(sys.argv[1], "w") as file:
@@ -227,3 +229,11 @@ def test_nothing_is_imported_before_signals_are_heard():
         check=True,
     )
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_names_that_are_not_imported_yet_are_listed():
+    found = dir(cnn_jax)
+    assert {"fit", "create_model", "kernels", "__version__"} <= set(found)
+    for name in cnn_jax.__all__:
+        assert name in found
+        getattr(cnn_jax, name)
