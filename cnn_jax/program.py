@@ -292,6 +292,11 @@ class _Listener:
         # Not through sys.stderr, whose lock the main thread may hold.
         with contextlib.suppress(OSError):
             os.write(2, f"{self._ending.sentence(number)}\n".encode())
+        # Workers would print that they lost their parent.
+        workers = sys.modules.get("multiprocessing.process")
+        for worker in [] if workers is None else workers.active_children():
+            with contextlib.suppress(Exception):
+                worker.kill()
         os._exit(self._ending.status(number))
 
 
