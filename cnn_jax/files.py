@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import hashlib
+import io
 import json
 import math
 import numbers
@@ -37,6 +39,11 @@ class FileError(ValueError):
     """A file that is no regular file, longer than its format allows, or damaged."""
 
 
+def is_local(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a path is on a file system of this machine, unlike `gs://...`."""
+    return "://" not in os.fspath(path)
+
+
 def check_regular(
     path: str | os.PathLike[str], *, max_bytes: int | None = None
 ) -> None:
@@ -55,7 +62,7 @@ def check_regular(
 
 def open_regular(
     path: str | os.PathLike[str], *, max_bytes: int | None = None
-) -> IO[bytes]:
+) -> io.BufferedReader:
     """Opens a regular file for reading bytes; takes and raises as `check_regular`."""
     check_regular(path, max_bytes=max_bytes)  # to open a device can already do things
     # Without O_NONBLOCK, a pipe that takes the file's place by now would be waited for.
@@ -76,6 +83,12 @@ def read_bytes(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:
     if len(content) > max_bytes:  # it grew, or is one that does not say its length
         raise _too_long(path, len(content), max_bytes)
     return content
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Returns a regular file's sha256, in hexadecimal; raises as `open_regular`."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(

@@ -9,7 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:  # a bare host may lack it, and it takes time to import
+    import rich.console
 
 
 def printable(text: str, *, keep: str = "") -> str:
@@ -91,6 +94,18 @@ def settle() -> None:
     """
     for stream in (sys.stdout, sys.stderr):
         _print(stream, "")
+
+
+def console(stream: TextIO | None) -> rich.console.Console:
+    """Returns what prints tables and progress on a stream as `Steady` does.
+
+    Args:
+      stream: `sys.stdout` or `sys.stderr`; None for a process without.
+    """
+    import rich.console
+
+    steady: Any = Steady(stream)
+    return rich.console.Console(file=steady, highlight=False)
 
 
 _GIVEN_UP = "standard output cannot be written ({}); the run goes on."

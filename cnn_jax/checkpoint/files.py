@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from cnn_jax import files
+from cnn_jax.files import is_local as is_local
 
 
 def as_path(directory: str | os.PathLike[str]) -> epath.Path:
@@ -36,11 +37,6 @@ def as_path(directory: str | os.PathLike[str]) -> epath.Path:
             f"directory: got {text!r}, expected a local directory, or one that begins "
             "with gs://, s3:// or az://."
         ) from error
-
-
-def is_local(path: str | os.PathLike[str]) -> bool:
-    """Returns whether a path is on a file system of this machine."""
-    return "://" not in os.fspath(path)
 
 
 def all_files(directory: epath.Path, prefix: str = "") -> Iterator[str]:

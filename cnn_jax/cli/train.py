@@ -16,8 +16,6 @@ from cnn_jax.report.table import Column, Table, print_table
 from cnn_jax.report.words import count
 
 if TYPE_CHECKING:  # what trains is imported when something is trained
-    import rich.console
-
     from cnn_jax.cli.train_setup import Setup
 
 HELP = "Train a model on photographs in PATH/CLASS/, or on another dataset."
@@ -274,7 +272,10 @@ def _print_parts(setup: Setup) -> None:
             f"Of the training images, {share:.3g} are held out to validate on."
         )
     number = sum(len(parts[name]) for name in names)
-    print_table(Table(count(number, "image"), columns, rows, notes), _console())
+    print_table(
+        Table(count(number, "image"), columns, rows, notes),
+        messages.console(sys.stdout),
+    )
 
 
 def _print_choices(setup: Setup) -> None:
@@ -291,18 +292,10 @@ def _print_choices(setup: Setup) -> None:
     for choice in setup.choices:
         texts = (choice.name, choice.text, choice.reason)
         grid.add_row(*map(rich.text.Text, map(messages.printable, texts)))
-    console = _console()
+    console = messages.console(sys.stdout)
     console.print()
     console.print(grid)
     console.print()
-
-
-def _console() -> rich.console.Console:
-    """Returns where tables go: standard output, which the run does not depend on."""
-    import rich.console
-
-    stream: Any = messages.Steady(sys.stdout)
-    return rich.console.Console(file=stream, highlight=False)
 
 
 def _print_predict(setup: Setup) -> None:

@@ -85,11 +85,10 @@ def with_progress(steps: Mapping[str, int]) -> Iterator[str]:
     Args:
       steps: Name -> how much work it is, in any unit.
     """
-    import rich.console
     import rich.progress
 
-    stream: Any = messages.Steady(sys.stderr)
-    is_terminal = stream.isatty()
+    console = messages.console(sys.stderr)
+    is_terminal = console.file.isatty()
     with rich.progress.Progress(
         rich.progress.TextColumn("{task.description}", markup=False),
         rich.progress.BarColumn(),
@@ -97,7 +96,7 @@ def with_progress(steps: Mapping[str, int]) -> Iterator[str]:
         rich.progress.TimeElapsedColumn(),
         rich.progress.TextColumn("left"),
         rich.progress.TimeRemainingColumn(),
-        console=rich.console.Console(file=stream),
+        console=console,
         disable=not is_terminal,
         transient=True,
     ) as progress:
@@ -113,11 +112,9 @@ def with_progress(steps: Mapping[str, int]) -> Iterator[str]:
 @contextlib.contextmanager
 def working(text: str) -> Iterator[None]:
     """Shows a message on standard error, if that is a terminal, while a block runs."""
-    import rich.console
     import rich.text
 
-    stream: Any = messages.Steady(sys.stderr)
-    console = rich.console.Console(file=stream)
+    console = messages.console(sys.stderr)
     if not console.is_terminal:
         yield
         return

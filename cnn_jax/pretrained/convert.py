@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pathlib
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax import trees
-from cnn_jax.files import whole_file
+from cnn_jax.files import sha256, whole_file
 from cnn_jax.pretrained.files import OwnWeights, describe_own
 from cnn_jax.pretrained.files.own_weights import KIND, METADATA_NAME
 from cnn_jax.pretrained.load import fill
@@ -210,7 +209,4 @@ def _class_names(
 
 
 def _sha256(path: pathlib.Path | None) -> str | None:
-    if path is None or path.is_dir():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return None if path is None or path.is_dir() else sha256(path)

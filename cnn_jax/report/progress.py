@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import rich.console
 import rich.progress
@@ -47,14 +47,14 @@ class RunProgress:
         self._seconds: dict[str, float] = {}
         self._spent = self._spent_cost = 0.0
         self._compile_seconds: dict[str, float] = {}
-        stream: Any = messages.Steady(sys.stderr)
+        console = messages.console(sys.stderr)
         self._bar = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}", markup=False),
             rich.progress.BarColumn(),
             rich.progress.TimeElapsedColumn(),
             rich.progress.TextColumn("{task.fields[left]}"),
-            console=rich.console.Console(file=stream),
-            disable=not stream.isatty(),
+            console=console,
+            disable=not console.file.isatty(),
             transient=True,
         )
         total = sum(run.cost for run in runs)

@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar
 
-import rich.console
-
 from cnn_jax import files, messages, program
 from cnn_jax.checkpoint import DirectoryInUseError
 from cnn_jax.report import html, table
@@ -103,8 +101,7 @@ def conduct(
         )
         is_saved = isinstance(error, RunStoppedError | program.Stopped)
         return STOPPED_EXIT_CODE if is_saved else 130
-    stream: Any = messages.Steady(sys.stdout)
-    console = rich.console.Console(file=stream, highlight=False)
+    console = messages.console(sys.stdout)
     for each in shown.tables:
         console.print()
         table.print_table(each, console)

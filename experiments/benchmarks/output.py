@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from cnn_jax.files import json_value, write_output
-from cnn_jax.messages import Steady, say, warn
+from cnn_jax.messages import console, say, warn
 from cnn_jax.report.environment import command_line, describe_environment
 from cnn_jax.report.table import Table, print_table, to_markdown
 from cnn_jax.report.words import duration
@@ -49,10 +49,7 @@ def print_tables(tables: Sequence[Table], *, as_markdown: bool) -> None:
             say(to_markdown(table))
             continue
         try:
-            import rich.console
-
-            stream: Any = Steady(sys.stdout)
-            print_table(table, rich.console.Console(file=stream, highlight=False))
+            print_table(table, console(sys.stdout))
         except ImportError:  # a bare host; Markdown can be read as it is
             say(to_markdown(table))
 

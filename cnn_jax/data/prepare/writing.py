@@ -13,7 +13,6 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from cnn_jax import messages, program
 from cnn_jax.data import owner
@@ -22,6 +21,7 @@ from cnn_jax.data.prepare.cifar import CIFAR10, CIFAR100
 from cnn_jax.data.prepare.imagenet import IMAGENET
 from cnn_jax.data.prepare.mnist import FASHION_MNIST, MNIST
 from cnn_jax.data.prepare.recipe import Bar, Recipe, Shard
+from cnn_jax.files import is_local
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -138,7 +138,7 @@ def _finishing(target: pathlib.Path) -> Iterator[None]:
 
 
 def _local(argument: str, path: str | os.PathLike[str]) -> pathlib.Path:
-    if "://" in os.fspath(path):
+    if not is_local(path):
         raise ValueError(
             f"{argument}: got {os.fspath(path)!r}, expected a local directory; a set "
             "that was prepared locally can be copied there."
@@ -302,17 +302,16 @@ def _run(
 
 @contextlib.contextmanager
 def _bars(shown: bool) -> Iterator[Bar]:
-    import rich.console
     import rich.progress
 
-    stream: Any = messages.Steady(sys.stderr)
+    console = messages.console(sys.stderr)
     with rich.progress.Progress(
         rich.progress.TextColumn("{task.description}", markup=False),
         rich.progress.BarColumn(),
         rich.progress.TaskProgressColumn(),
         rich.progress.TimeRemainingColumn(),
-        console=rich.console.Console(file=stream),
-        disable=not (shown and stream.isatty()),
+        console=console,
+        disable=not (shown and console.file.isatty()),
     ) as progress:
 
         def bar(description: str, total: int) -> Callable[[int], None]:

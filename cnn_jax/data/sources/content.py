@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from typing import IO, Any
 
-from cnn_jax.files import open_regular
+from cnn_jax.files import is_local, open_regular
 
 READ_UP_TO = 2**30
 """Files of together no more bytes than this are read whole."""
@@ -49,12 +49,8 @@ def hash_files(
 
 def _size(path: Any) -> int:
     # epath also looks up a local file's owner: a minute for a million of them.
-    return os.stat(path).st_size if _is_local(path) else path.stat().length
+    return os.stat(path).st_size if is_local(path) else path.stat().length
 
 
 def _open(path: Any) -> IO[bytes]:
-    return open_regular(path) if _is_local(path) else path.open("rb")
-
-
-def _is_local(path: Any) -> bool:
-    return "://" not in os.fspath(path)
+    return open_regular(path) if is_local(path) else path.open("rb")

@@ -13,7 +13,14 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnn_jax.files import FileError, check_regular, read_bytes, read_json, reading
+from cnn_jax.files import (
+    FileError,
+    check_regular,
+    is_local,
+    read_bytes,
+    read_json,
+    reading,
+)
 
 _FEATURES = "tensorflow_datasets.core.features"
 FEATURE_CLASSES = frozenset(
@@ -117,7 +124,7 @@ def check_metadata(directory: Any) -> Mapping[str, Any]:
         not NumPy's.
       OSError: If one is missing or cannot be read.
     """
-    if _is_local(directory):
+    if is_local(directory):
         for entry in directory.iterdir():
             if entry.suffix in (".json", ".txt"):
                 check_regular(entry, max_bytes=_MOST_TEXT)
@@ -162,7 +169,7 @@ def check_shards(split: Any, directory: Any) -> None:
                 f"{directory / _INFO}: got the file {path!r} of a split, expected "
                 "files in the same directory."
             )
-        if not _is_local(path):
+        if not is_local(path):
             continue
         check_regular(path)
         size, records = os.stat(path).st_size, instruction.examples_in_shard
@@ -203,7 +210,7 @@ def read_object(path: Any) -> Mapping[str, Any]:
     Raises:
       FileError, OSError: As `read_json` does.
     """
-    if _is_local(path):
+    if is_local(path):
         return read_json(path, max_bytes=_MOST_JSON)
     with reading(path, "a JSON object"):
         found = json.loads(_read(path, _MOST_JSON))
@@ -213,7 +220,7 @@ def read_object(path: Any) -> Mapping[str, Any]:
 
 
 def _read(path: Any, most: int) -> bytes:
-    if _is_local(path):
+    if is_local(path):
         return read_bytes(path, max_bytes=most)
     size = path.stat().length
     if size > most:
@@ -266,7 +273,3 @@ def _values(found: Any, keys: tuple[str, ...]) -> Iterator[str]:
 
 def _short_names() -> set[str]:
     return {name.rpartition(".")[2] for name in FEATURE_CLASSES}
-
-
-def _is_local(path: Any) -> bool:
-    return "://" not in os.fspath(path)

@@ -8,9 +8,9 @@ and timm publish for models of the registry.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import re
 
+from cnn_jax.files import sha256
 from cnn_jax.pretrained.files import hub, package
 from cnn_jax.pretrained.files.stored import Provenance
 
@@ -88,9 +88,7 @@ def in_file(found: Provenance) -> Provenance:
     match = None if path is None else _FILE_NAME.fullmatch(path.name)
     if path is None or match is None or match[1] not in _DIGITS:
         return found
-    with path.open("rb") as file:
-        digits = hashlib.file_digest(file, "sha256").hexdigest()
-    return _of_imagenet(found) if digits.startswith(match[1]) else found
+    return _of_imagenet(found) if sha256(path).startswith(match[1]) else found
 
 
 def _of_imagenet(found: Provenance) -> Provenance:

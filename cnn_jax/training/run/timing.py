@@ -171,9 +171,8 @@ def progress_bar(
     num_steps: int, *, shown: bool
 ) -> Iterator[Callable[[int, str], None]]:
     """Shows a bar with the time left; yields what moves it."""
-    stream: Any = messages.Steady(sys.stderr)
-    console = rich.console.Console(file=stream)
-    can_show = console.is_jupyter or stream.isatty()
+    console = messages.console(sys.stderr)
+    can_show = console.is_jupyter or console.file.isatty()
     bar = rich.progress.Progress(
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(),

@@ -10,7 +10,7 @@ from typing import Any
 
 from cnn_jax import checkpoint
 from cnn_jax.checkpoint.steps import saved_steps
-from cnn_jax.files import FileError, read_json
+from cnn_jax.files import FileError, is_local, read_json
 from cnn_jax.messages import warn
 from cnn_jax.training.config import RESUME_MAY_CHANGE, TrainConfig
 from cnn_jax.training.devices.processes import is_main_process
@@ -85,7 +85,7 @@ def resumed_place(
 
 def absolute(place: str | None) -> str | None:
     """Returns a directory's name that means the same in every working directory."""
-    if place is None or "://" in place:
+    if place is None or not is_local(place):
         return place
     return str(pathlib.Path(place).expanduser().absolute())
 
@@ -227,7 +227,7 @@ def _check_never_saved(
         is_lost |= reached["step"] > 0
     else:
         every = about["config"].get("checkpoint_every_steps", 0)
-        is_lost |= "://" not in place and not os.path.isdir(place)
+        is_lost |= is_local(place) and not os.path.isdir(place)
         if isinstance(every, int) and every > 0:
             is_lost |= reached["step"] > 2 * every
         is_lost |= reached["epoch"] > 2 and not every
@@ -243,7 +243,7 @@ def _check_never_saved(
 
 def _same_place(one: str, other: str) -> bool:
     return one == other or (
-        "://" not in one + other and os.path.realpath(one) == os.path.realpath(other)
+        is_local(one + other) and os.path.realpath(one) == os.path.realpath(other)
     )
 
 
