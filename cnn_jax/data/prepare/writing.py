@@ -291,13 +291,12 @@ def _run(
             for future in futures:
                 yield future.result()
         except BaseException:
-            # A shard may take minutes, and nobody waits for it any more.
+            # A shard may take minutes, and nobody waits for it any more. The pool
+            # ends the other shards when it finds its workers killed; cancelled
+            # here, they would raise in the pool's thread before Python 3.12.
             for worker in set(multiprocessing.active_children()) - others:
                 worker.kill()
             raise
-        finally:
-            for future in futures:
-                future.cancel()
 
 
 @contextlib.contextmanager

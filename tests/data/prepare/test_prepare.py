@@ -732,3 +732,25 @@ def test_a_worker_that_is_killed_is_one_sentence(tmp_path, capsys, monkeypatch):
     (line,) = capsys.readouterr().err.splitlines()
     assert "3.0.2: a worker process was killed, as the system does when" in line
     assert list((tmp_path / "tfds" / "cifar10").iterdir()) == []
+
+
+class Half:
+    """A shard whose archive cannot be read."""
+
+    def records(self):
+        raise ArchiveError("train.bin: got half a record")
+
+
+def test_a_shard_that_fails_ends_those_that_wait(
+    tmp_path, generator, capsys, monkeypatch
+):
+    write_cifar10(tmp_path, generator)
+    failing = dataclasses.replace(
+        RECIPES["cifar10"],
+        shards=lambda source, bar: {"train": [Half() for _ in range(9)]},
+    )
+    monkeypatch.setitem(RECIPES, "cifar10", failing)
+    assert run_prepare(tmp_path, "--processes", "2") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "cnn-jax: error: train.bin: got half a record"
+    assert list((tmp_path / "tfds" / "cifar10").iterdir()) == []
