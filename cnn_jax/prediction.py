@@ -27,6 +27,7 @@ from cnn_jax.files import FileError, check_output, open_regular, whole_file
 from cnn_jax.messages import printable
 from cnn_jax.models import model_info
 from cnn_jax.models.registry import ModelInfo
+from cnn_jax.preprocessing import SMALL_SIDE, Preprocessing
 from cnn_jax.pretrained.files import OwnWeights, describe_own
 from cnn_jax.pretrained.load import fill
 from cnn_jax.pretrained.rebuild import rebuild
@@ -37,33 +38,11 @@ from cnn_jax.report.images import contact_sheet
 CROP_FRACTION = 224 / 256
 """The share of the shorter side that ImageNet's networks are evaluated on."""
 
-SMALL_SIDE = 64
-"""Up to this input size, networks are evaluated on whole images, as CIFAR's are."""
-
 _PICTURE_MARK = "cnn-jax predict"
 """The program that a picture's file names as its maker; such a file may be replaced."""
 
 _PICTURE_SIDE = 320
 """About how wide an image is drawn in an annotated picture."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Preprocessing:
-    """The preprocessing of a model's images.
-
-    Attributes:
-      input_shape: (height, width, channels), height and width equal.
-      mean: Subtracted from each channel of an image in [0, 1].
-      std: What each channel is then divided by.
-      crop_fraction: The share of the shorter side that is kept.
-      interpolation: `"bilinear"` or `"bicubic"`.
-    """
-
-    input_shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    crop_fraction: float
-    interpolation: str = "bilinear"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,7 +248,8 @@ def _preprocessing(info: ModelInfo, said: Mapping[str, Any]) -> Preprocessing:
         )
     small = shape[0] <= SMALL_SIDE
     return Preprocessing(
-        input_shape=shape,
+        size=shape[0],
+        channels=shape[2],
         mean=tuple(said.get("mean", info.mean)),
         std=tuple(said.get("std", info.std)),
         crop_fraction=said.get("crop_fraction", 1.0 if small else CROP_FRACTION),
@@ -281,21 +261,17 @@ def _read_images(
     paths: Sequence[str | os.PathLike[str]], preprocessing: Preprocessing
 ) -> list[np.ndarray]:
     """Returns the middle of each image, uint8 of the input's shape."""
-    from cnn_jax.data.host import CenterCrop, ImageError, open_image
-    from cnn_jax.data.host.crop import BICUBIC, BILINEAR
+    from cnn_jax.data.host import ImageError, eval_transform, open_image
     from cnn_jax.data.host.decode import read_image_file, to_array
 
-    size, _, channels = preprocessing.input_shape
-    crop = CenterCrop(
-        size,
-        preprocessing.crop_fraction,
-        BICUBIC if preprocessing.interpolation == "bicubic" else BILINEAR,
-    )
+    crop = eval_transform(preprocessing)
     crops, problems = [], []
     for path in paths:
         try:
             encoded = read_image_file(path)
-            image = open_image(encoded, origin=os.fspath(path), channels=channels)
+            image = open_image(
+                encoded, origin=os.fspath(path), channels=preprocessing.channels
+            )
             crops.append(to_array(crop(image)))
         except ImageError as error:
             problems.append(str(error))

@@ -44,14 +44,12 @@ from typing import Any, Literal
 
 from cnn_jax.data.opening import RESIDENT_BYTES
 from cnn_jax.models.registry import ModelInfo
+from cnn_jax.preprocessing import SMALL_SIDE
 from cnn_jax.report.words import count
 
 Method = Literal["fine-tune", "probe"]
 """All layers learn, or a linear classifier on the features of a network that stays as
 it is."""
-
-SMALL_SIDE = 64
-"""Up to this height and width, images are small: as CIFAR's and MNIST's."""
 
 NEW_HEAD = r"(^|/)head/"
 """Pattern of the last layer's parameters, in every registered model."""

@@ -23,7 +23,6 @@ from cnn_jax.data.device import (
 )
 from cnn_jax.data.given import Given, as_split, given_image, is_source
 from cnn_jax.data.host import (
-    EVALUATED_FRACTION,
     ImageError,
     eval_transform,
     train_transform,
@@ -55,7 +54,6 @@ from cnn_jax.data.stream import (
 from cnn_jax.data.subset import Subset, hold_out
 
 __all__ = [
-    "EVALUATED_FRACTION",
     "Arrays",
     "BadImage",
     "Batches",

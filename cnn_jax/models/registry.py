@@ -17,16 +17,16 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cnn_jax.models.fields import check_fields
+from cnn_jax.preprocessing import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    SMALL_SIDE,
+    Preprocessing,
+)
 from cnn_jax.ranges import shown
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""Mean of ImageNet's red, green and blue, in units of the full range."""
-
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Standard deviation of ImageNet's red, green and blue, likewise."""
-
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
-"""Mean of CIFAR-10's red, green and blue over the training split, likewise."""
+"""Mean of CIFAR-10's red, green and blue over the training split, in [0, 1]."""
 
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 """Standard deviation of CIFAR-10's red, green and blue, likewise."""
@@ -133,6 +133,18 @@ class ModelInfo:
     std: tuple[float, ...]
     top1: float | None
     top1_source: str
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images become the model's input where its weights say nothing else."""
+        height, _, channels = self.input_shape
+        return Preprocessing(
+            height,
+            self.mean,
+            self.std,
+            crop_fraction=1.0 if height <= SMALL_SIDE else 0.875,
+            channels=channels,
+        )
 
     @property
     def input_size(self) -> tuple[int, int]:

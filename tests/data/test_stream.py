@@ -21,6 +21,7 @@ from helpers.data_workers import find_data_workers
 from cnn_jax import data
 from cnn_jax.data.host import Compose, RandomFlip, RandomResizedCrop
 from cnn_jax.data.source import Example, Features
+from cnn_jax.preprocessing import Preprocessing
 
 ROOT = pathlib.Path(__file__).parents[2]
 PATHS = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
@@ -230,7 +231,7 @@ KILLED = """
     if __name__ == "__main__":
         source = data.open_source("synthetic:8x8x3", "train")
         stream = data.TrainStream(
-            source, batch_size=4, transform=data.eval_transform(8), num_workers=2
+            source, batch_size=4, transform=data.eval_transform(Preprocessing(8)), num_workers=2
         )
         batches = stream.batches()
         next(batches)
@@ -322,7 +323,7 @@ def test_shards_with_workers_and_evaluation_with_workers(undisturbed):
         stream = data.EvalStream(
             Numbers(),
             batch_size=BATCH_SIZE,
-            transform=data.eval_transform(SIZE),
+            transform=data.eval_transform(Preprocessing(SIZE)),
             num_workers=num_workers,
         )
         found[num_workers] = list(stream.batches())
@@ -491,7 +492,7 @@ def test_evaluation_shows_every_example_once(count, process_count):
         data.EvalStream(
             Numbers(count),
             batch_size=BATCH_SIZE,
-            transform=data.eval_transform(SIZE),
+            transform=data.eval_transform(Preprocessing(SIZE)),
             process_index=index,
             process_count=process_count,
         )
@@ -511,7 +512,10 @@ def test_evaluation_shows_every_example_once(count, process_count):
 
 def test_evaluation_masks_bad_images_within_the_budget(damaged):
     source = data.open_source(f"folder:{damaged}", "train")
-    options = {"batch_size": BATCH_SIZE, "transform": data.eval_transform(SIZE)}
+    options = {
+        "batch_size": BATCH_SIZE,
+        "transform": data.eval_transform(Preprocessing(SIZE)),
+    }
     stream = data.EvalStream(source, max_bad_images=2, **options)
     assert sum(batch["mask"].sum() for batch in stream.batches()) == 21
     assert len(stream.bad_images) == 2

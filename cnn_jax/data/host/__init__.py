@@ -9,7 +9,6 @@ from cnn_jax.data.host.crop import CenterCrop, RandomFlip, RandomResizedCrop
 from cnn_jax.data.host.decode import ImageError, decode_image, open_image
 from cnn_jax.data.host.learned import AutoAugment, RandAugment
 from cnn_jax.data.host.policies import (
-    EVALUATED_FRACTION,
     POLICIES,
     Compose,
     eval_transform,
@@ -17,7 +16,6 @@ from cnn_jax.data.host.policies import (
 )
 
 __all__ = [
-    "EVALUATED_FRACTION",
     "POLICIES",
     "AutoAugment",
     "CenterCrop",

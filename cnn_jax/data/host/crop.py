@@ -8,6 +8,8 @@ import math
 import numpy as np
 from PIL import Image
 
+from cnn_jax.preprocessing import CropMode
+
 BILINEAR, BICUBIC = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
 
 
@@ -80,12 +82,15 @@ class CenterCrop:
     """The middle of the image, for evaluation.
 
     The shorter side is resized to `size / fraction`, then the middle is cut out: with
-    0.875, 224 pixels out of 256.
+    0.875, 224 pixels out of 256. Other modes resize otherwise, see
+    `cnn_jax.preprocessing.CropMode`.
 
     Attributes:
       size: Height and width of the result.
-      fraction: The share of the shorter side that is kept.
+      fraction: The share of the resized image's height and width that is kept.
       resample: Pillow's filter.
+      mode: `"center"`, `"squash"` or `"border"`.
+      fill: The border's colour, a number of 0 to 255 for each channel; black if empty.
 
     Raises:
       ValueError: If a number is out of range.
@@ -94,6 +99,8 @@ class CenterCrop:
     size: int
     fraction: float = 0.875
     resample: Image.Resampling = BILINEAR
+    mode: CropMode = "center"
+    fill: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _check_size(self.size)
@@ -106,11 +113,29 @@ class CenterCrop:
         self, image: Image.Image, generator: np.random.Generator | None = None
     ) -> Image.Image:
         """Returns the crop, `size` by `size`; draws nothing."""
+        if self.mode == "border":
+            return self._with_border(image)
         # The part of the original that the crop will show, resized at once.
-        side = min(image.size) * self.fraction
-        left, top = ((length - side) / 2 for length in image.size)
-        box = (left, top, left + side, top + side)
+        sides = image.size if self.mode == "squash" else (min(image.size),) * 2
+        width, height = (side * self.fraction for side in sides)
+        left, top = (image.size[0] - width) / 2, (image.size[1] - height) / 2
+        box = (left, top, left + width, top + height)
         return image.resize((self.size,) * 2, self.resample, box=box)
+
+    def _with_border(self, image: Image.Image) -> Image.Image:
+        scale = self.size / self.fraction / max(image.size)
+        shown = [min(length, self.size / scale) for length in image.size]
+        left, top = ((a - b) / 2 for a, b in zip(image.size, shown, strict=True))
+        width, height = (max(1, round(length * scale)) for length in shown)
+        middle = image.resize(
+            (width, height),
+            self.resample,
+            box=(left, top, left + shown[0], top + shown[1]),
+        )
+        fill = self.fill[0] if len(self.fill) == 1 else self.fill or 0
+        canvas = Image.new(image.mode, (self.size,) * 2, fill)
+        canvas.paste(middle, ((self.size - width) // 2, (self.size - height) // 2))
+        return canvas
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from PIL import Image
 from cnn_jax.data.host.color import ColorJitter, RandomErasing
 from cnn_jax.data.host.crop import CenterCrop, RandomFlip, RandomResizedCrop
 from cnn_jax.data.host.learned import AutoAugment, RandAugment
+from cnn_jax.preprocessing import Preprocessing
 
 Transform = Callable[[Image.Image, np.random.Generator], Image.Image]
 """Changes one image, of mode `"RGB"` or `"L"`, given a generator of its own."""
@@ -76,10 +77,18 @@ def train_transform(policy: str, image_size: int) -> Transform:
     return POLICIES[policy](image_size)
 
 
-EVALUATED_FRACTION = 0.875
-"""The share of an image's height and width that `eval_transform` cuts out."""
+def eval_transform(preprocessing: Preprocessing) -> CenterCrop:
+    """Returns what is done to each image before evaluation, up to its normalisation.
 
-
-def eval_transform(image_size: int, fraction: float = EVALUATED_FRACTION) -> Transform:
-    """Returns what is done to each image before evaluation: the centre crop."""
-    return CenterCrop(image_size, fraction)
+    Args:
+      preprocessing: The size, the crop and the interpolation, and for a border the
+        mean.
+    """
+    mean = preprocessing.mean or ()
+    return CenterCrop(
+        preprocessing.size,
+        preprocessing.crop_fraction,
+        Image.Resampling[preprocessing.interpolation.upper()],
+        preprocessing.crop_mode,
+        fill=tuple(round(255 * channel) for channel in mean),
+    )

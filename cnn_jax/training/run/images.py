@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax import data
-from cnn_jax.models.registry import IMAGENET_MEAN, IMAGENET_STD
+from cnn_jax.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from cnn_jax.training.config import TrainConfig
 
 
@@ -79,7 +79,7 @@ def image_format(
         config.dtype,
         mean,
         std,
-        1.0 if is_whole else data.EVALUATED_FRACTION,
+        1.0 if is_whole else 0.875,
     )
 
 

@@ -25,6 +25,7 @@ from cnn_jax.data.host import (
 from cnn_jax.data.host.color import turn_hue
 from cnn_jax.data.host.learned import AUTO_AUGMENT, RAND_AUGMENT
 from cnn_jax.data.host.operations import OPERATIONS
+from cnn_jax.preprocessing import Preprocessing
 
 
 def rng(seed=0):
@@ -126,7 +127,7 @@ def test_the_centre_crop_shows_the_middle():
 
 def test_evaluation_is_resize_then_crop(image):
     smooth = Image.effect_mandelbrot((512, 384), (-2, -1, 1, 1), 50).convert("RGB")
-    found = np.asarray(eval_transform(224)(smooth)).astype(float)
+    found = np.asarray(eval_transform(Preprocessing(224))(smooth)).astype(float)
     resized = smooth.resize((341, 256), Image.Resampling.BILINEAR)
     expected = np.asarray(resized.crop((58, 16, 58 + 224, 16 + 224))).astype(float)
     # One resampling instead of two; a shift by half a pixel would double it.

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cnn_jax import data, sharding
+from cnn_jax.preprocessing import Preprocessing
 from cnn_jax.training.config import TrainConfig
 
 WORTH_WORKERS = 5000
@@ -120,7 +121,7 @@ class StreamEvaluation:
             else data.EvalStream(
                 source,
                 batch_size=config.batch_size,
-                transform=data.eval_transform(image_shape[0]),
+                transform=data.eval_transform(Preprocessing(image_shape[0])),
                 # Each pass starts its workers anew, which takes seconds.
                 num_workers=config.num_workers if len(source) > WORTH_WORKERS else 0,
                 process_index=jax.process_index(),

@@ -1,0 +1,128 @@
+"""How an image becomes a network's input: size, crop, interpolation, normalisation.
+
+A `Preprocessing` is a value. Models have one (`cnn_jax.model_info`), and so have
+weights, training runs and their checkpoints; `cnn_jax.data.eval_transform` and
+`cnn_jax.data.normalize` apply it, in evaluation, prediction and feature extraction
+alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from cnn_jax.ranges import (
+    MAX_SIDE,
+    Length,
+    Real,
+    Whole,
+    as_annotated,
+    declared,
+    problem,
+    shown,
+)
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Mean of ImageNet's red, green and blue, in units of the full range."""
+
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Standard deviation of ImageNet's red, green and blue, likewise."""
+
+SMALL_SIDE = 64
+"""Up to this height and width, images are small, as CIFAR's and MNIST's: networks see
+the whole of them."""
+
+MAX_CHANNELS = 64
+"""The most channels that an image may have."""
+
+CropMode = Literal["center", "squash", "border"]
+"""`center`: the shorter side is resized to `size / crop_fraction`, and the middle cut
+out. `squash`: both sides are, whatever the aspect ratio, and the middle is cut out.
+`border`: the longer side is, and the middle cut out, with a border in the mean colour
+where the image ends."""
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+"""The filter that images are resized with, as Pillow calls it."""
+
+Mean = Annotated[tuple[Annotated[float, Real(0.0, 1.0)], ...], Length(1, MAX_CHANNELS)]
+"""Per channel, subtracted from pixels in [0, 1]."""
+
+Std = Annotated[tuple[Annotated[float, Real(1e-3, 10.0)], ...], Length(1, MAX_CHANNELS)]
+"""Per channel, what is then divided by."""
+
+CropFraction = Annotated[float, Real(0.01, 1.0)]
+"""The share of the resized image's height and width that is kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How images become a network's input.
+
+    Attributes:
+      size: Height and width of the input, in pixels.
+      mean: Per channel, subtracted from pixels in [0, 1]; None for images of
+        floating-point numbers, which go to the network as they are.
+      std: Per channel, what is then divided by; None likewise.
+      crop_fraction: The share of the resized image's height and width that is kept;
+        with 7/8, 224 pixels out of 256.
+      crop_mode: How an image that is not square is brought to the size.
+      interpolation: The filter that images are resized with.
+      channels: 1 for grey images, 3 for colour; other numbers for arrays.
+
+    Raises:
+      ValueError: If a value is out of range, or mean and deviation are not one number
+        for each channel.
+    """
+
+    size: Annotated[int, Whole(1, MAX_SIDE)]
+    mean: Mean | None = IMAGENET_MEAN
+    std: Std | None = IMAGENET_STD
+    crop_fraction: CropFraction = 0.875
+    crop_mode: CropMode = "center"
+    interpolation: Interpolation = "bilinear"
+    channels: Annotated[int, Whole(1, MAX_CHANNELS)] = 3
+
+    def __post_init__(self) -> None:
+        for name, annotation in declared(Preprocessing).items():
+            expected = problem(getattr(self, name), annotation)
+            if expected is not None:
+                raise ValueError(
+                    f"{name}: got {shown(getattr(self, name))}, expected {expected}."
+                )
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if (value is None) != (self.mean is None):
+                raise ValueError(f"{name}: got {value}, expected mean and std or none.")
+            if value is not None and len(value) != self.channels:
+                raise ValueError(
+                    f"{name}: got {len(value)} numbers for images of {self.channels} "
+                    f"channels, expected {self.channels}."
+                )
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """`(height, width, channels)` of the input."""
+        return (self.size, self.size, self.channels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields by name, for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Preprocessing:
+        """Returns what `to_dict` gave, perhaps through JSON.
+
+        Raises:
+          ValueError: If a field is unknown, missing or out of range.
+        """
+        hints = declared(cls)
+        unknown = sorted(set(saved) - set(hints))
+        if unknown or "size" not in saved:
+            raise ValueError(
+                f"preprocessing: got {shown(dict(saved))}, expected the fields of a "
+                "Preprocessing."
+            )
+        return cls(
+            **{name: as_annotated(value, hints[name]) for name, value in saved.items()}
+        )
