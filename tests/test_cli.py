@@ -18,6 +18,7 @@ from cnn_jax.cli import usage
 from cnn_jax.cli.usage import working
 from cnn_jax.layers import abstract_variables
 from cnn_jax.models import create_model, list_models, model_info
+from cnn_jax.preprocessing import Preprocessing
 from cnn_jax.report import table
 
 
@@ -48,7 +49,22 @@ def test_models_pattern_and_json(capsys):
     content = json.loads(out)
     assert status == 0
     assert [entry["name"] for entry in content] == list_models("plain*")
-    assert content[0]["parameters"] == model_info(content[0]["name"]).parameters
+    info = model_info(content[0]["name"])
+    assert content[0]["parameters"] == info.parameters
+    assert content[0]["mean"] == list(info.mean)
+    assert Preprocessing.from_dict(content[0]["preprocessing"]) == info.preprocessing
+
+
+def test_one_model_says_how_it_is_shown_images(capsys):
+    status, out, _ = run(capsys, "models", "efficientnet_b3")
+    assert status == 0
+    text = " ".join(out.split())  # a narrow terminal breaks lines
+    assert text.endswith(
+        "Images: 300 x 300 x 3, center crop 0.9375, bicubic, mean 0.485 0.456 0.406, "
+        "std 0.229 0.224 0.225. Images for timm's weights: 288 x 288 x 3, center crop "
+        "0.875, bicubic, mean 0.485 0.456 0.406, std 0.229 0.224 0.225."
+    )
+    assert "Images" not in run(capsys, "models", "efficientnet_*")[1]
 
 
 def test_summary_counts_and_totals(capsys):

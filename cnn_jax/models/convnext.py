@@ -171,12 +171,13 @@ class ConvNeXt(nn.Module):
         return finish(x, named, endpoints)
 
 
-# Name: blocks, channels, rate of dropped branches, parameters, multiply-adds, top-1.
+# Name: blocks, channels, rate of dropped branches, parameters, multiply-adds, top-1,
+# the shorter side that torchvision crops 224 pixels out of, and the share timm keeps.
 _SIZES = {
-    "tiny": ((3, 3, 9, 3), 96, 0.1, 28_589_128, 4_455_531_264, 82.520),
-    "small": ((3, 3, 27, 3), 96, 0.4, 50_223_688, 8_683_712_256, 83.616),
-    "base": ((3, 3, 27, 3), 128, 0.5, 88_591_464, 15_354_729_472, 84.062),
-    "large": ((3, 3, 27, 3), 192, 0.5, 197_767_336, 34_361_433_600, 84.414),
+    "tiny": ((3, 3, 9, 3), 96, 0.1, 28_589_128, 4_455_531_264, 82.520, 236, 0.95),
+    "small": ((3, 3, 27, 3), 96, 0.4, 50_223_688, 8_683_712_256, 83.616, 230, 0.95),
+    "base": ((3, 3, 27, 3), 128, 0.5, 88_591_464, 15_354_729_472, 84.062, 232, 0.875),
+    "large": ((3, 3, 27, 3), 192, 0.5, 197_767_336, 34_361_433_600, 84.414, 232, 0.875),
 }
 
 FAMILIES = (
@@ -202,8 +203,13 @@ FAMILIES = (
                     "stochastic_depth_rate": rate,
                 },
                 top1=top1,
+                preprocessing={"crop_fraction": 224 / resized},
+                preprocessing_by_source={
+                    "timm": {"crop_fraction": kept, "interpolation": "bicubic"}
+                },
             )
-            for name, (sizes, channels, rate, parameters, macs, top1) in _SIZES.items()
+            for name, values in _SIZES.items()
+            for sizes, channels, rate, parameters, macs, top1, resized, kept in [values]
         },
     ),
 )

@@ -192,6 +192,7 @@ FAMILIES = (
         year=2016,
         url="https://arxiv.org/abs/1608.06993",
         top1_source="ImageNet; torchvision's weights IMAGENET1K_V1",
+        preprocessing_by_source={"timm": {"interpolation": "bicubic"}},
         variants={
             "densenet121": Variant(
                 parameters=7_978_856,

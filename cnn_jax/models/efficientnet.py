@@ -283,6 +283,7 @@ FAMILIES = (
         **_PAPER,
         name="efficientnet",
         top1_source="ImageNet; torchvision's weights IMAGENET1K_V1",
+        preprocessing={"interpolation": "bicubic"},
         variants={
             "efficientnet_b0": Variant(
                 parameters=5_288_548,
@@ -296,6 +297,14 @@ FAMILIES = (
                 input_shape=(240, 240, 3),
                 fields=_scaled(1.0, 1.1, dropout_rate=0.2),
                 top1=78.642,
+                preprocessing={"crop_fraction": 240 / 256},
+                preprocessing_by_source={
+                    "timm": {
+                        "crop_fraction": 0.9,
+                        "mean": (0.5, 0.5, 0.5),
+                        "std": (0.5, 0.5, 0.5),
+                    }
+                },
             ),
             "efficientnet_b2": Variant(
                 parameters=9_109_994,
@@ -303,6 +312,8 @@ FAMILIES = (
                 input_shape=(288, 288, 3),
                 fields=_scaled(1.1, 1.2, dropout_rate=0.3),
                 top1=80.608,
+                preprocessing={"crop_fraction": 1.0},
+                preprocessing_by_source={"timm": {"size": 256, "crop_fraction": 0.875}},
             ),
             "efficientnet_b3": Variant(
                 parameters=12_233_232,
@@ -310,6 +321,8 @@ FAMILIES = (
                 input_shape=(300, 300, 3),
                 fields=_scaled(1.2, 1.4, dropout_rate=0.3),
                 top1=82.008,
+                preprocessing={"crop_fraction": 300 / 320},
+                preprocessing_by_source={"timm": {"size": 288, "crop_fraction": 0.875}},
             ),
             "efficientnet_b4": Variant(
                 parameters=19_341_616,
@@ -317,6 +330,8 @@ FAMILIES = (
                 input_shape=(380, 380, 3),
                 fields=_scaled(1.4, 1.8, dropout_rate=0.4),
                 top1=83.384,
+                preprocessing={"crop_fraction": 380 / 384},
+                preprocessing_by_source={"timm": {"size": 320, "crop_fraction": 0.875}},
             ),
             "efficientnet_b5": Variant(
                 parameters=30_389_784,
@@ -324,6 +339,7 @@ FAMILIES = (
                 input_shape=(456, 456, 3),
                 fields=_scaled(1.6, 2.2, dropout_rate=0.4, **_LARGE),
                 top1=83.444,
+                preprocessing={"crop_fraction": 1.0},
             ),
             "efficientnet_b6": Variant(
                 parameters=43_040_704,
@@ -331,6 +347,7 @@ FAMILIES = (
                 input_shape=(528, 528, 3),
                 fields=_scaled(1.8, 2.6, dropout_rate=0.5, **_LARGE),
                 top1=84.008,
+                preprocessing={"crop_fraction": 1.0},
             ),
             "efficientnet_b7": Variant(
                 parameters=66_347_960,
@@ -338,6 +355,7 @@ FAMILIES = (
                 input_shape=(600, 600, 3),
                 fields=_scaled(2.0, 3.1, dropout_rate=0.5, **_LARGE),
                 top1=84.122,
+                preprocessing={"crop_fraction": 1.0},
             ),
         },
     ),

@@ -18,11 +18,12 @@ applications.
     efficientnet_lite4   13,006,568     2,553.0     81.50
 
 Top-1 is that of TensorFlow's checkpoints, which the weights in PyTorch packages and in
-timm were converted from. They expect images `(x - 127) / 128` for x in [0, 255].
-Padding is TensorFlow's "SAME", which puts an odd pixel at the end. Batch normalisation
-has epsilon 1e-3 and, like PyTorch's, keeps 0.9 of the old statistics and tracks the
-unbiased variance. Filters start from He's normal distribution. Any image of at least
-32x32 is accepted.
+timm were converted from. They were trained on images `(x - 127) / 128` for x in [0,
+255], which the packages' weights get. `model_info` follows timm, whose evaluation takes
+mean and deviation 0.5, and 300 and 380 pixels for the last two. Padding is TensorFlow's
+"SAME", which puts an odd pixel at the end. Batch normalisation has epsilon 1e-3 and,
+like PyTorch's, keeps 0.9 of the old statistics and tracks the unbiased variance.
+Filters start from He's normal distribution. Any image of at least 32x32 is accepted.
 """
 
 from __future__ import annotations
@@ -36,6 +37,17 @@ from cnn_jax.models.efficientnet import EfficientNet, scaled_stages
 from cnn_jax.models.registry import Family, Variant
 
 _NORM = functools.partial(BatchNorm, epsilon=1e-3, unbiased_running_var=True)
+
+
+_AS_TRAINED = {
+    "mean": (127 / 255,) * 3,
+    "std": (128 / 255,) * 3,
+    # TensorFlow's code keeps size / (size + 32), which is 0.875 for Lite0 alone; the
+    # published code beside these weights keeps 0.875 for all.
+    "crop_fraction": 0.875,
+    "interpolation": "bicubic",
+}
+"""How images become the input of the weights in PyTorch packages."""
 
 
 def _fields(width: float, depth: float, dropout_rate: float) -> dict[str, Any]:
@@ -64,8 +76,10 @@ FAMILIES = (
             "higher-accuracy-on-vision-models-with-efficientnet-lite.html"
         ),
         top1_source="ImageNet; TensorFlow's checkpoints, in 32 bits",
-        mean=(127 / 255,) * 3,
-        std=(128 / 255,) * 3,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        preprocessing={"interpolation": "bicubic"},
+        preprocessing_by_source={"efficientnet_pytorch": _AS_TRAINED},
         variants={
             "efficientnet_lite0": Variant(
                 parameters=4_652_008,
@@ -79,6 +93,7 @@ FAMILIES = (
                 input_shape=(240, 240, 3),
                 fields=_fields(1.0, 1.1, dropout_rate=0.2),
                 top1=76.7,
+                preprocessing={"crop_fraction": 0.882},
             ),
             "efficientnet_lite2": Variant(
                 parameters=6_092_072,
@@ -86,6 +101,7 @@ FAMILIES = (
                 input_shape=(260, 260, 3),
                 fields=_fields(1.1, 1.2, dropout_rate=0.3),
                 top1=77.6,
+                preprocessing={"crop_fraction": 0.89},
             ),
             "efficientnet_lite3": Variant(
                 parameters=8_197_096,
@@ -93,6 +109,12 @@ FAMILIES = (
                 input_shape=(280, 280, 3),
                 fields=_fields(1.2, 1.4, dropout_rate=0.3),
                 top1=79.8,
+                preprocessing={
+                    "size": 300,
+                    "crop_fraction": 0.904,
+                    "interpolation": "bilinear",
+                },
+                preprocessing_by_source={"efficientnet_pytorch": {"size": 280}},
             ),
             "efficientnet_lite4": Variant(
                 parameters=13_006_568,
@@ -100,6 +122,12 @@ FAMILIES = (
                 input_shape=(300, 300, 3),
                 fields=_fields(1.4, 1.8, dropout_rate=0.3),
                 top1=81.5,
+                preprocessing={
+                    "size": 380,
+                    "crop_fraction": 0.92,
+                    "interpolation": "bilinear",
+                },
+                preprocessing_by_source={"efficientnet_pytorch": {"size": 300}},
             ),
         },
     ),

@@ -65,6 +65,7 @@ FAMILIES = (
         **_PAPER,
         name="efficientnet_v2",
         top1_source=_TOP1_SOURCE,
+        preprocessing={"crop_fraction": 1.0},
         variants={
             "efficientnet_v2_s": Variant(
                 parameters=21_458_488,
@@ -107,6 +108,7 @@ FAMILIES = (
         top1_source=_TOP1_SOURCE,
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
+        preprocessing={"crop_fraction": 1.0, "interpolation": "bicubic"},
         variants={
             "efficientnet_v2_l": Variant(
                 parameters=118_515_272,

@@ -16,8 +16,8 @@ moved the design of networks from stacks of layers to modules.
 
 The parameters include the auxiliary heads' 6,379,984. Top-1 is torchvision's, of its
 weights IMAGENET1K_V1. Those were trained on images scaled to [-1, 1], and torchvision
-rescales its usual input inside the network (`transform_input`): with these weights,
-normalise by mean and deviation 0.5 instead of ImageNet's.
+rescales its usual input inside the network (`transform_input`): so the mean and the
+deviation here are 0.5 instead of ImageNet's.
 
 As in torchvision, each convolution is batch-normalised (the paper is older than batch
 normalisation), the "5x5" filters are 3x3, max-pools round their sizes up, and 0.2 of
@@ -223,6 +223,8 @@ FAMILIES = (
         year=2014,
         url="https://arxiv.org/abs/1409.4842",
         top1_source="ImageNet; torchvision's weights IMAGENET1K_V1",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
         variants={
             "googlenet": Variant(parameters=13_004_888, macs=1_498_376_192, top1=69.778)
         },

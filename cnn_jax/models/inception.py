@@ -14,8 +14,8 @@ smoothing and factorised filters outlived the network.
 
 The parameters include the auxiliary head's 3,326,696. Top-1 is torchvision's, of its
 weights IMAGENET1K_V1. Those were trained on images scaled to [-1, 1], and torchvision
-rescales its usual input inside the network (`transform_input`): with these weights,
-normalise by mean and deviation 0.5 instead of ImageNet's.
+rescales its usual input inside the network (`transform_input`): so the mean and the
+deviation here are 0.5 instead of ImageNet's.
 
 Where a size halves, and in most of the stem, nothing is padded; elsewhere as much as
 keeps the size. Filters start from He's normal distribution; batch normalisation has
@@ -242,6 +242,12 @@ FAMILIES = (
         url="https://arxiv.org/abs/1512.00567",
         input_shape=(299, 299, 3),
         top1_source="ImageNet; torchvision's weights IMAGENET1K_V1",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        preprocessing={"crop_fraction": 299 / 342},
+        preprocessing_by_source={
+            "timm": {"crop_fraction": 0.875, "interpolation": "bicubic"}
+        },
         variants={
             "inception_v3": Variant(
                 parameters=27_161_264, macs=5_713_216_096, top1=77.294

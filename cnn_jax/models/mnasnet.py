@@ -73,6 +73,9 @@ FAMILIES = (
         year=2018,
         url="https://arxiv.org/abs/1807.11626",
         top1_source="ImageNet; torchvision's weights IMAGENET1K_V1",
+        preprocessing_by_source={
+            "timm": {"crop_fraction": 0.875, "interpolation": "bicubic"}
+        },
         variants={
             "mnasnet0_5": Variant(
                 parameters=2_218_512, macs=104_455_968, fields=_fields(0.5), top1=67.734
@@ -82,12 +85,17 @@ FAMILIES = (
                 macs=215_493_104,
                 fields=_fields(0.75),
                 top1=71.180,
+                preprocessing={"crop_fraction": 224 / 232},
             ),
             "mnasnet1_0": Variant(
                 parameters=4_383_312, macs=314_415_872, fields=_fields(1.0), top1=73.456
             ),
             "mnasnet1_3": Variant(
-                parameters=6_282_256, macs=526_362_432, fields=_fields(1.3), top1=76.506
+                parameters=6_282_256,
+                macs=526_362_432,
+                fields=_fields(1.3),
+                top1=76.506,
+                preprocessing={"crop_fraction": 224 / 232},
             ),
         },
     ),

@@ -153,6 +153,7 @@ FAMILIES = (
         year=2018,
         url="https://arxiv.org/abs/1801.04381",
         top1_source="ImageNet; torchvision's weights IMAGENET1K_V1",
+        preprocessing_by_source={"timm": {"interpolation": "bicubic"}},
         variants={
             "mobilenet_v2": Variant(
                 parameters=3_504_872,

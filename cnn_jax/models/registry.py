@@ -44,6 +44,9 @@ class Variant:
         one; the family says where.
       input_shape: (height, width, channels) of the image it was sized for; None for
         the family's.
+      preprocessing: Fields of its `Preprocessing` that are not the family's, as the
+        implementation evaluates it whose top-1 is quoted.
+      preprocessing_by_source: Library -> fields that its weights want otherwise.
     """
 
     parameters: int
@@ -51,6 +54,10 @@ class Variant:
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     top1: float | None = None
     input_shape: tuple[int, int, int] | None = None
+    preprocessing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    preprocessing_by_source: Mapping[str, Mapping[str, Any]] = dataclasses.field(
+        default_factory=dict
+    )
 
 
 class Paper(TypedDict):
@@ -84,6 +91,9 @@ class Family:
       input_shape: (height, width, channels) of the image they were sized for.
       mean: The mean that is subtracted from each channel of an image in [0, 1].
       std: What each channel is then divided by.
+      preprocessing: Other fields of their `Preprocessing`. Without them its size is
+        the input's, and 0.875 of images over `SMALL_SIDE` is kept, all of smaller ones.
+      preprocessing_by_source: Library -> fields that its weights want otherwise.
     """
 
     name: str
@@ -97,6 +107,10 @@ class Family:
     input_shape: tuple[int, int, int] = (224, 224, 3)
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    preprocessing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    preprocessing_by_source: Mapping[str, Mapping[str, Any]] = dataclasses.field(
+        default_factory=dict
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,10 +128,13 @@ class ModelInfo:
       input_shape: (height, width, channels) of the image it was sized for. Other
         heights and widths are accepted where the family's docstring says so.
       num_classes: The number of classes it was sized for.
-      mean: The mean that is subtracted from each channel of an image in [0, 1].
-      std: What each channel is then divided by.
       top1: The published top-1 accuracy in percent, or None.
       top1_source: Data set and source of `top1`.
+      preprocessing: How images become its input where its weights say nothing else. Its
+        size is that of `input_shape`, unless the implementation that the model is
+        compared with evaluates it on larger images.
+      preprocessing_by_source: Library -> how images become the input of its weights,
+        where this is not `preprocessing`.
     """
 
     name: str
@@ -129,22 +146,26 @@ class ModelInfo:
     macs: int
     input_shape: tuple[int, int, int]
     num_classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
     top1: float | None
     top1_source: str
+    preprocessing: Preprocessing
+    preprocessing_by_source: Mapping[str, Preprocessing] = dataclasses.field(
+        default_factory=dict, hash=False
+    )
 
     @property
-    def preprocessing(self) -> Preprocessing:
-        """How images become the model's input where its weights say nothing else."""
-        height, _, channels = self.input_shape
-        return Preprocessing(
-            height,
-            self.mean,
-            self.std,
-            crop_fraction=1.0 if height <= SMALL_SIDE else 0.875,
-            channels=channels,
-        )
+    def mean(self) -> tuple[float, ...]:
+        """The mean that is subtracted from each channel of an image in [0, 1]."""
+        mean = self.preprocessing.mean
+        assert mean is not None  # no family is for images that are prepared already
+        return mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """What each channel is then divided by."""
+        std = self.preprocessing.std
+        assert std is not None
+        return std
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -191,6 +212,7 @@ def model_info(name: str) -> ModelInfo:
     """
     family = _find(name)
     variant = family.variants[name]
+    sources = {**family.preprocessing_by_source, **variant.preprocessing_by_source}
     return ModelInfo(
         name=name,
         family=family.name,
@@ -201,11 +223,33 @@ def model_info(name: str) -> ModelInfo:
         macs=variant.macs,
         input_shape=variant.input_shape or family.input_shape,
         num_classes=family.num_classes,
-        mean=family.mean,
-        std=family.std,
         top1=variant.top1,
         top1_source=family.top1_source,
+        preprocessing=_preprocessing(family, variant),
+        preprocessing_by_source={
+            source: _preprocessing(family, variant, source) for source in sources
+        },
     )
+
+
+def _preprocessing(
+    family: Family, variant: Variant, source: str | None = None
+) -> Preprocessing:
+    """Returns how images become a model's input, for weights of a library if given."""
+    height, _, channels = variant.input_shape or family.input_shape
+    fields = {
+        "size": height,
+        "mean": family.mean,
+        "std": family.std,
+        "crop_fraction": 1.0 if height <= SMALL_SIDE else 0.875,
+        "channels": channels,
+        **family.preprocessing,
+        **variant.preprocessing,
+    }
+    if source is not None:
+        fields |= family.preprocessing_by_source.get(source, {})
+        fields |= variant.preprocessing_by_source.get(source, {})
+    return Preprocessing(**fields)
 
 
 def sized_for(model: nn.Module) -> tuple[int, int, int]:

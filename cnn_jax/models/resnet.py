@@ -215,6 +215,9 @@ FAMILIES = (
         **_PAPER,
         name="resnet",
         top1_source="ImageNet; torchvision's weights IMAGENET1K_V1",
+        preprocessing_by_source={
+            "timm": {"crop_fraction": 0.95, "interpolation": "bicubic"}
+        },
         variants={
             "resnet18": Variant(
                 parameters=11_689_512,

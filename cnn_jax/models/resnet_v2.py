@@ -173,28 +173,33 @@ FAMILIES = (
         top1_source="ImageNet; keras.io/api/applications, of ResNet50V2 to 152V2",
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
+        preprocessing={"interpolation": "bicubic"},
         variants={
             "resnetv2_18": Variant(
                 parameters=11_687_720,
                 macs=1_814_073_344,
                 fields={"stage_sizes": (2, 2, 2, 2), **_BASIC},
+                preprocessing={"crop_fraction": 0.9},
             ),
             "resnetv2_34": Variant(
                 parameters=21_795_880,
                 macs=3_663_761_408,
                 fields={"stage_sizes": (3, 4, 6, 3), **_BASIC},
+                preprocessing={"crop_fraction": 0.9},
             ),
             "resnetv2_50": Variant(
                 parameters=25_549_352,
                 macs=4_089_184_256,
                 fields={"stage_sizes": (3, 4, 6, 3), **_BOTTLENECK},
                 top1=76.0,
+                preprocessing={"crop_fraction": 0.95},
             ),
             "resnetv2_101": Variant(
                 parameters=44_541_480,
                 macs=7_801_405_440,
                 fields={"stage_sizes": (3, 4, 23, 3), **_BOTTLENECK},
                 top1=77.2,
+                preprocessing={"crop_fraction": 0.95},
             ),
             "resnetv2_152": Variant(
                 parameters=60_185_128,

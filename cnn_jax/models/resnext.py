@@ -52,6 +52,9 @@ FAMILIES = (
                 macs=4_230_479_872,
                 fields=_fields((3, 4, 6, 3), groups=32, inner_ratio=0.5),
                 top1=77.618,
+                preprocessing_by_source={
+                    "timm": {"crop_fraction": 0.95, "interpolation": "bicubic"}
+                },
             ),
             "resnext101_32x8d": Variant(
                 parameters=88_791_336,
@@ -64,6 +67,10 @@ FAMILIES = (
                 macs=15_460_270_080,
                 fields=_fields((3, 4, 23, 3), groups=64, inner_ratio=1.0),
                 top1=83.246,
+                preprocessing={"crop_fraction": 224 / 232},
+                preprocessing_by_source={
+                    "timm": {"crop_fraction": 0.95, "interpolation": "bicubic"}
+                },
             ),
         },
     ),

@@ -43,12 +43,14 @@ FAMILIES = (
         year=2017,
         url="https://arxiv.org/abs/1709.01507",
         top1_source="ImageNet; the authors' models, github.com/hujie-frank/SENet",
+        preprocessing={"interpolation": "bicubic"},
         variants={
             "seresnet50": Variant(
                 parameters=28_088_024,
                 macs=4_091_699_200,
                 fields={"stage_sizes": (3, 4, 6, 3), **_GATED},
                 top1=77.63,
+                preprocessing={"crop_fraction": 0.95},
             ),
             "seresnet101": Variant(
                 parameters=49_326_872,

@@ -56,6 +56,7 @@ FAMILIES = (
                 macs=11_398_021_120,
                 fields={"stage_sizes": (3, 4, 6, 3), **_TWICE_AS_WIDE},
                 top1=78.468,
+                preprocessing_by_source={"timm": {"interpolation": "bicubic"}},
             ),
             "wide_resnet101_2": Variant(
                 parameters=126_886_696,

@@ -6,10 +6,12 @@ import functools
 import os
 import sys
 import types
+import unittest.mock
 import warnings
 
 import numpy as np
 
+from cnn_jax.preprocessing import Preprocessing
 from references.weights import images, labels, weight
 
 AUXILIARY_WEIGHT = 0.3
@@ -102,6 +104,80 @@ def count_macs(reference, num_classes, input_shape):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             module(torch.zeros(1, channels, height, width))
     return counter.get_total_flops() // 2
+
+
+def as_published(name, weights, *, gain):
+    """Returns a network of torchvision's as it makes it for its published weights.
+
+    Args:
+      name: Its name there.
+      weights: Which weights; made-up numbers take the place of what it would fetch.
+      gain: The filters' gain, see `references.weights`.
+    """
+    import torch
+
+    models = import_torchvision().models
+    with_heads = {"aux_logits": True, "init_weights": False}
+    state = models.get_model(name, weights=None, **with_heads).state_dict()
+    state.update(
+        {
+            key: torch.from_numpy(weight(key, tuple(tensor.shape), gain=gain)).float()
+            for key, tensor in state.items()
+            if tensor.dtype.is_floating_point
+        }
+    )
+    with unittest.mock.patch.object(
+        type(weights), "get_state_dict", lambda *_, **__: state
+    ):
+        return models.get_model(name, weights=weights).eval(), state
+
+
+def torchvision_preprocessing(weights):
+    """Returns how torchvision's `transforms()` prepare images for weights.
+
+    Without what a network does to them before its first layer.
+    """
+    transforms = weights.transforms()
+    (size,), (resized,) = transforms.crop_size, transforms.resize_size
+    return Preprocessing(
+        size,
+        tuple(transforms.mean),
+        tuple(transforms.std),
+        crop_fraction=size / resized,
+        interpolation=transforms.interpolation.value,
+    )
+
+
+def timm_preprocessing(configuration):
+    """Returns how timm prepares images for weights.
+
+    Args:
+      configuration: Of `timm.models.get_pretrained_cfg`.
+    """
+    channels, height, width = configuration.input_size
+    assert height == width
+    return Preprocessing(
+        height,
+        configuration.mean,
+        configuration.std,
+        configuration.crop_pct,
+        configuration.crop_mode,
+        configuration.interpolation,
+        channels,
+    )
+
+
+def keras_normalization(name):
+    """Returns mean and deviation that Keras's `preprocess_input` stands for.
+
+    Args:
+      name: Of a network in `keras.applications`.
+    """
+    network = getattr(_import_keras().applications, name)
+    prepare = sys.modules[network.__module__].preprocess_input
+    black, white = prepare(np.array([0.0, 255.0]))
+    std = 1 / (white - black)
+    return -black * std, std
 
 
 def save_torch(arrays, directory):
