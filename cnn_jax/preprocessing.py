@@ -105,6 +105,12 @@ class Preprocessing:
         """`(height, width, channels)` of the input."""
         return (self.size, self.size, self.channels)
 
+    def __str__(self) -> str:
+        size = " x ".join(map(str, self.input_shape))
+        crop = f"{self.crop_mode} crop {self.crop_fraction:.4g}"
+        mean, std = _in_short(self.mean), _in_short(self.std)
+        return f"{size}, {crop}, {self.interpolation}, mean {mean}, std {std}"
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields by name, for JSON."""
         return dataclasses.asdict(self)
@@ -126,3 +132,11 @@ class Preprocessing:
         return cls(
             **{name: as_annotated(value, hints[name]) for name, value in saved.items()}
         )
+
+
+def _in_short(values: tuple[float, ...] | None) -> str:
+    """Returns numbers for a sentence: one where they are all the same."""
+    if values is None:
+        return "none"
+    listed = values[:1] if len(set(values)) == 1 else values
+    return " ".join(f"{value:.4g}" for value in listed)

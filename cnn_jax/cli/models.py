@@ -14,7 +14,6 @@ from cnn_jax.cli.usage import (
 )
 from cnn_jax.models import list_models, model_info
 from cnn_jax.models.registry import ModelInfo
-from cnn_jax.preprocessing import Preprocessing
 from cnn_jax.ranges import shown
 from cnn_jax.report.table import Column, Table, print_table
 from cnn_jax.report.words import count
@@ -90,21 +89,10 @@ def run(options: argparse.Namespace) -> int:
 
 def _image_notes(info: ModelInfo) -> list[str]:
     """Returns a line on how images become the input, and one for each exception."""
-    notes = [f"Images: {_preprocessing_text(info.preprocessing)}."]
-    notes += [
-        f"Images for {source}'s weights: {_preprocessing_text(preprocessing)}."
-        for source, preprocessing in info.preprocessing_by_source.items()
+    return [
+        f"Images: {info.preprocessing}.",
+        *(
+            f"Images for {source}'s weights: {preprocessing}."
+            for source, preprocessing in info.preprocessing_by_source.items()
+        ),
     ]
-    return notes
-
-
-def _preprocessing_text(preprocessing: Preprocessing) -> str:
-    shape = shape_text(preprocessing.input_shape)
-    mean, std = (
-        " ".join(f"{value:.4g}" for value in values or ())
-        for values in (preprocessing.mean, preprocessing.std)
-    )
-    return (
-        f"{shape}, {preprocessing.crop_mode} crop {preprocessing.crop_fraction:.4g}, "
-        f"{preprocessing.interpolation}, mean {mean}, std {std}"
-    )

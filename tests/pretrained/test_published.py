@@ -1,5 +1,6 @@
 """Weights that are known to be for ImageNet's classes, and those that are not."""
 
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -11,18 +12,35 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 from references import libraries
-from references.table import REFERENCES
+from references.table import REFERENCES, TIMMS_NAMES
 
 import cnn_jax
 from cnn_jax import cli
 from cnn_jax.data.imagenet import imagenet_class_names
 from cnn_jax.layers import abstract_variables
 from cnn_jax.prediction import predict
+from cnn_jax.preprocessing import Preprocessing
 from cnn_jax.pretrained import Provenance, convert
 from cnn_jax.pretrained.files import published
+from cnn_jax.pretrained.files.stored import as_said
+from cnn_jax.pretrained.key_maps import KEY_MAPS
 from cnn_jax.trees import named_leaves
 
+DIGITS = re.compile(r"-([0-9a-f]{8})[0-9a-f]*\.pth$")
+"""In the addresses of files."""
+
 PACKAGE = "package:published_weights"
+SMALL = Preprocessing(32, (127 / 255,) * 3, (128 / 255,) * 3, interpolation="bicubic")
+
+
+@pytest.fixture
+def published_file(tmp_path, monkeypatch):
+    """The provenance of a file that is known by its digits."""
+    digits = hashlib.sha256(b"weights").hexdigest()[:8]
+    path = tmp_path / f"network-{digits}.pth"
+    path.write_bytes(b"weights")
+    monkeypatch.setitem(published.PREPROCESSING_BY_DIGITS, digits, SMALL)
+    return Provenance(str(path), path)
 
 
 @pytest.mark.parametrize(
@@ -52,20 +70,28 @@ def test_packages():
     assert (found.location, found.part) == (name, "state_dict")
     assert found.class_names == imagenet_class_names()
     assert found.preprocessing["input_shape"] == [260, 260, 3]
+    assert found.preprocessing["crop_fraction"] == 0.875
     other = published.in_package("package:other", Provenance("x.pth"))
     assert other == Provenance("package:other")
 
 
-def test_files_by_name_and_content(tmp_path, monkeypatch):
-    digits = hashlib.sha256(b"weights").hexdigest()[:8]
-    path = tmp_path / f"network-{digits}.pth"
-    path.write_bytes(b"weights")
-    found = Provenance(str(path), path)
-    assert published.in_file(found) == found  # a name of that kind, but of nobody's
-    monkeypatch.setattr(published, "_DIGITS", {digits})
+def test_a_published_file_in_a_package(published_file):
+    other = published.in_package("package:other", published_file)
+    assert other.location == "package:other"
+    assert other.class_names == imagenet_class_names()
+    assert other.preprocessing == as_said(SMALL)
+
+
+def test_files_by_name_and_content(published_file, monkeypatch, tmp_path):
+    found, path = published_file, published_file.file
     assert published.in_file(found).class_names == imagenet_class_names()
+    assert published.in_file(found).preprocessing == as_said(SMALL)
     path.write_bytes(b"others")
     assert published.in_file(found) == found
+    with monkeypatch.context() as patch:
+        patch.setattr(published, "PREPROCESSING_BY_DIGITS", {})
+        path.write_bytes(b"weights")
+        assert published.in_file(found) == found  # of that kind, but of nobody's
     renamed = path.rename(tmp_path / "network.pth")
     renamed.write_bytes(b"weights")
     found = Provenance(str(renamed), renamed)
@@ -105,7 +131,7 @@ def package(file, tmp_path, monkeypatch):
     (folder / "__init__.py").touch()
     (folder / "weights.safetensors").write_bytes(file.read_bytes())
     monkeypatch.syspath_prepend(folder.parent)
-    monkeypatch.setitem(published._PACKAGE_SIZES, "published_weights", 32)
+    monkeypatch.setitem(published._PACKAGES, "published_weights", SMALL)
     return folder
 
 
@@ -168,27 +194,43 @@ def test_imagenets_names_on_request(package, photograph, capsys, tmp_path):
     assert shipped == [imagenet_class_names()[int(number)] for number in numbers]
 
 
+def test_the_newer_of_two_files_for_a_model_has_its_own_crop():
+    by_digits = published.PREPROCESSING_BY_DIGITS
+    assert by_digits["0676ba61"] == cnn_jax.model_info("resnet50").preprocessing
+    assert by_digits["11ad3fa6"] == Preprocessing(224, crop_fraction=224 / 232)
+    assert by_digits["14fe96d1"].interpolation == "bicubic"  # timm's
+
+
 @pytest.mark.parity
-def test_the_digits_are_those_of_the_libraries_files():
+def test_the_files_are_the_libraries():
     for library in ("torch", "torchvision", "timm"):
         if importlib.util.find_spec(library) is None:
             pytest.skip(f"{library} is not installed: see the extra `parity`")
     models = libraries.import_torchvision().models
     import timm
 
-    urls = []
-    for reference in REFERENCES.values():
-        if reference.library == "torchvision":
-            urls += [
-                weights.url
-                for weights in models.get_model_weights(reference.name)
-                if len(weights.meta["categories"] or ()) == 1000
-            ]
-        if reference.library == "timm":
-            configurations = map(
-                timm.models.get_pretrained_cfg,
-                timm.list_pretrained(f"{reference.name}.*"),
-            )
-            urls += [each.url for each in configurations if each.url]
-    expected = {re.search(r"-([0-9a-f]{8})[0-9a-f]*\.pth$", url)[1] for url in urls}
-    assert expected == published._DIGITS
+    expected = {}
+    for name, reference in REFERENCES.items():
+        model = cnn_jax.create_model(name)
+        timms_map = KEY_MAPS[type(model)].get("timm")
+        theirs = TIMMS_NAMES.get(name, reference).name
+        if reference.library == "written" or not timms_map or not timms_map(model):
+            continue
+        for configuration in map(
+            timm.models.get_pretrained_cfg, timm.list_pretrained(f"{theirs}.*")
+        ):
+            digits = DIGITS.search(configuration.url or "")
+            if digits and configuration.num_classes == 1000:
+                found = libraries.timm_preprocessing(configuration)
+                expected[digits[1]] = found
+    for name, reference in REFERENCES.items():
+        if reference.library != "torchvision":
+            continue
+        for weights in models.get_model_weights(reference.name):
+            if len(weights.meta["categories"] or ()) == 1000:
+                found = libraries.torchvision_preprocessing(weights)
+                if name in ("googlenet", "inception_v3"):  # see test_preprocessing.py
+                    half = (0.5,) * 3
+                    found = dataclasses.replace(found, mean=half, std=half)
+                expected[DIGITS.search(weights.url)[1]] = found
+    assert expected == published.PREPROCESSING_BY_DIGITS

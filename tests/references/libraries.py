@@ -127,7 +127,7 @@ def as_published(name, weights, *, gain):
         }
     )
     with unittest.mock.patch.object(
-        type(weights), "get_state_dict", lambda *_, **__: state
+        type(weights), "get_state_dict", return_value=state
     ):
         return models.get_model(name, weights=weights).eval(), state
 

@@ -10,6 +10,7 @@ own_weights.py        what such directories, and files that `convert` wrote, say
 hub.py                `hf-hub:OWNER/NAME`; needs the extra `hub`
 package.py            `package:NAME`, the weight file of an installed package
 published.py          what is known of weights by where they come from
+published_files.py    how images become the input of torchvision's and timm's files
 """
 
 from __future__ import annotations
@@ -116,7 +117,12 @@ def open_weights(
         provenance = published.on_hub(hub.fetch(source))
         assert provenance.file is not None  # what was fetched is one
         with open_safetensors(provenance.file) as weights:
-            yield dataclasses.replace(weights, provenance=provenance)
+            # A repository may have a file that `cnn-jax convert` wrote.
+            said = provenance.preprocessing or weights.provenance.preprocessing
+            yield dataclasses.replace(
+                weights,
+                provenance=dataclasses.replace(provenance, preprocessing=said),
+            )
         return
     check_exists(source)
     path = _local_path(source)

@@ -7,17 +7,39 @@ import json
 import pathlib
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
-from cnn_jax.files import read_bytes, reading
-from cnn_jax.pretrained.files.own_weights import check_preprocessing
-from cnn_jax.pretrained.files.stored import Provenance
+from cnn_jax.files import FileError, read_bytes, reading
+from cnn_jax.preprocessing import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Interpolation,
+    Preprocessing,
+)
+from cnn_jax.pretrained.files.stored import Provenance, as_said
+from cnn_jax.ranges import shown
 
 PREFIX = "hf-hub:"
 
 _WEIGHTS = "model.safetensors"
 _CONFIG = "config.json"
 _MAX_CONFIG = 2**22  # bytes
+
+_DEFAULTS: Mapping[str, Any] = {
+    "input_size": (3, 224, 224),
+    "mean": IMAGENET_MEAN,
+    "std": IMAGENET_STD,
+    "crop_pct": 0.875,
+    "crop_mode": "center",
+    "interpolation": "bicubic",
+}
+"""What timm takes for each value that a configuration does not have."""
+
+
+_CHOICES = {
+    "crop_mode": ("center", "squash", "border"),
+    "interpolation": get_args(Interpolation),
+}
 
 
 def fetch(name: str) -> Provenance:
@@ -73,25 +95,69 @@ def fetch(name: str) -> Provenance:
         f"what timm writes; delete {config} to fetch it again",
         found=f"a damaged {_CONFIG}",
     ):
-        preprocessing = preprocessing_of(
-            json.loads(read_bytes(config, max_bytes=_MAX_CONFIG))
-        )
-        check_preprocessing(preprocessing)
+        content = json.loads(read_bytes(config, max_bytes=_MAX_CONFIG))
+        _check_supported(content, config)
+        preprocessing = preprocessing_of(content)
     return Provenance(name, path, revision=commit, preprocessing=preprocessing)
 
 
 def preprocessing_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a timm `config.json` says of the images; see `Provenance`."""
+    """Returns what a timm `config.json` says of the images; see `Provenance`.
+
+    What a configuration that says anything of them leaves out is timm's default. Size
+    and crop are `input_size` and `crop_pct`, as in `timm.data.resolve_data_config`: the
+    larger `test_input_size` with its `test_crop_pct` is taken there on request alone.
+    Height and width may differ, for networks that are given arrays.
+
+    Args:
+      config: The content of the file.
+
+    Raises:
+      Exception: Of any kind, for values of another type or out of range.
+    """
+    said = _said_in(config)
+    if not said:
+        return {}
+    values = _DEFAULTS | said
+    channels, height, width = map(int, values["input_size"])
+    found = [
+        Preprocessing(
+            size,
+            tuple(map(float, values["mean"])),
+            tuple(map(float, values["std"])),
+            float(values["crop_pct"]),
+            values["crop_mode"],
+            values["interpolation"],
+            channels,
+        )
+        for size in (height, width)
+    ]
+    return as_said(found[0]) | {"input_shape": [height, width, channels]}
+
+
+def _said_in(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values about images in a configuration."""
     config = config.get("pretrained_cfg") or config
-    found: dict[str, Any] = {}
-    for name in ("mean", "std"):
-        if name in config:
-            found[name] = [float(value) for value in config[name]]
-    if "crop_pct" in config:
-        found["crop_fraction"] = float(config["crop_pct"])
-    if "interpolation" in config:
-        found["interpolation"] = str(config["interpolation"])
-    if "input_size" in config:
-        channels, height, width = map(int, config["input_size"])
-        found["input_shape"] = [height, width, channels]
-    return found
+    return {name: config[name] for name in _DEFAULTS if config.get(name) is not None}
+
+
+def _check_supported(config: Mapping[str, Any], path: str) -> None:
+    """Raises FileError for what timm may write and no image can be prepared by here.
+
+    These are a `crop_pct` above 1, which adds a black border, and filters and crops of
+    other names, such as `"random"`, a filter for training.
+    """
+    said = _said_in(config)
+    expected = {
+        name: " or ".join(map(repr, choices))
+        for name, choices in _CHOICES.items()
+        if said.get(name, choices[0]) not in choices
+    }
+    if isinstance(said.get("crop_pct"), int | float) and said["crop_pct"] > 1:
+        expected["crop_pct"] = "at most 1"
+    for name, text in expected.items():
+        raise FileError(
+            f"{path}: {name}: got {shown(said[name])}, expected {text}. Pass the path "
+            f"of the {_WEIGHTS} beside it, and images are prepared as its model's "
+            "usually are."
+        )

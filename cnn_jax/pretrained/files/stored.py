@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cnn_jax.files import FileError
+from cnn_jax.preprocessing import Preprocessing
 
 FLOATS = ("bfloat16", "float16", "float32", "float64")
 """The dtypes that weights may have."""
@@ -49,10 +50,11 @@ class Provenance:
         for a mapping.
       part: The part of it that the arrays are, such as `"state_dict"`; `""` for all.
       revision: The commit, of weights from the Hub; the version, of a package's.
-      preprocessing: What the images went through that the weights were trained with,
-        as far as the source says: `mean` and `std` of images in [0, 1], `input_shape`
-        (height, width, channels), `crop_fraction` (the side of the centre crop over
-        that of the resized image) and `interpolation`.
+      preprocessing: How images become the weights' input, by the names that
+        `cnn_jax.preprocessing.Preprocessing` has (`mean`, `std`, `crop_fraction`,
+        `crop_mode`, `interpolation`), with `input_shape` (height, width, channels) in
+        place of the size. All of it if the source is one that is known or says it, and
+        nothing if it is not; a run of an older version says a part.
       class_names: The names of the classes that the weights were trained on, of weights
         that are known to be published for ImageNet's; None for all others.
     """
@@ -63,6 +65,16 @@ class Provenance:
     revision: str | None = None
     preprocessing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     class_names: tuple[str, ...] | None = None
+
+
+def as_said(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Returns a preparation of images in the form that `Provenance` has it in."""
+    said = preprocessing.to_dict()
+    del said["size"], said["channels"]
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in {**said, "input_shape": preprocessing.input_shape}.items()
+    }
 
 
 @dataclasses.dataclass(frozen=True)
