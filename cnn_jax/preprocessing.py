@@ -100,16 +100,16 @@ class Preprocessing:
                     f"channels, expected {self.channels}."
                 )
 
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """`(height, width, channels)` of the input."""
-        return (self.size, self.size, self.channels)
-
     def __str__(self) -> str:
         size = " x ".join(map(str, self.input_shape))
         crop = f"{self.crop_mode} crop {self.crop_fraction:.4g}"
         mean, std = _in_short(self.mean), _in_short(self.std)
         return f"{size}, {crop}, {self.interpolation}, mean {mean}, std {std}"
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """`(height, width, channels)` of the input."""
+        return (self.size, self.size, self.channels)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields by name, for JSON."""

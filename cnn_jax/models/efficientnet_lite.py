@@ -47,7 +47,7 @@ _AS_TRAINED = {
     "crop_fraction": 0.875,
     "interpolation": "bicubic",
 }
-"""How images become the input of the weights in PyTorch packages."""
+"""The preparation of images for the weights in PyTorch packages."""
 
 
 def _fields(width: float, depth: float, dropout_rate: float) -> dict[str, Any]:

@@ -44,8 +44,8 @@ class Variant:
         one; the family says where.
       input_shape: (height, width, channels) of the image it was sized for; None for
         the family's.
-      preprocessing: Fields of its `Preprocessing` that are not the family's, as the
-        implementation evaluates it whose top-1 is quoted.
+      preprocessing: Fields of its `Preprocessing` that are not the family's, as its
+        reference evaluates it (tests/references/table.py).
       preprocessing_by_source: Library -> fields that its weights want otherwise.
     """
 
@@ -162,7 +162,7 @@ class ModelInfo:
 
     @property
     def std(self) -> tuple[float, ...]:
-        """What each channel is then divided by."""
+        """The divisor of each channel after that."""
         std = self.preprocessing.std
         assert std is not None
         return std

@@ -132,7 +132,7 @@ def test_it_is_timms(name, timm):
 @pytest.mark.parity
 @pytest.mark.parametrize("name", OF_TORCHVISION)
 def test_timms_weights_get_timms(name, timm):
-    """Where timm has the same network, and its names can be read."""
+    """Of networks that timm has too, and whose names there can be read."""
     model = models.create_model(name)
     key_maps = KEY_MAPS[type(model)]
     theirs = TIMMS_NAMES[name].name if name in TIMMS_NAMES else name

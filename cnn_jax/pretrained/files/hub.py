@@ -33,13 +33,13 @@ _DEFAULTS: Mapping[str, Any] = {
     "crop_mode": "center",
     "interpolation": "bicubic",
 }
-"""What timm takes for each value that a configuration does not have."""
-
+"""The values that timm takes where a configuration has none."""
 
 _CHOICES = {
     "crop_mode": ("center", "squash", "border"),
     "interpolation": get_args(Interpolation),
 }
+"""The values that images can be prepared by, of those that timm has."""
 
 
 def fetch(name: str) -> Provenance:
@@ -118,7 +118,7 @@ def preprocessing_of(config: Mapping[str, Any]) -> dict[str, Any]:
     said = _said_in(config)
     if not said:
         return {}
-    values = _DEFAULTS | said
+    values = {**_DEFAULTS, **said}
     channels, height, width = map(int, values["input_size"])
     found = [
         Preprocessing(

