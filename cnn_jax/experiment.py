@@ -40,7 +40,7 @@ def run(
 ) -> FitResult:
     """Opens the data, makes the model and trains it, printing a line an epoch.
 
-    With `config.pretrained` it starts from there, and images are normalised as these
+    With `config.pretrained` it starts from there, and images are prepared as these
     weights know them unless the configuration says how.
 
     Args:
@@ -62,9 +62,10 @@ def run(
         dtype=config.dtype,
         **config.model_overrides(),
     )
-    variables = None
+    known, variables = None, None
     if config.pretrained is not None:
-        config, variables = _load_pretrained(config, model, train)
+        known, variables = _load_pretrained(config, model, train)
+        config = _with_normalization(config, known)
     if config.run_dir is not None and is_main_process():
         messages.say(f"every option as it is: {config.run_dir}/config.json")
     return fit(
@@ -76,6 +77,7 @@ def run(
         initial_variables=variables,
         callbacks=[EpochLines(config.epochs)],
         macs_per_example=_count_macs(model, image_shape(config, train)),
+        weights_preprocessing=known,
     )
 
 
@@ -95,8 +97,8 @@ def open_splits(config: TrainConfig) -> dict[str, data.Source]:
 
 def _load_pretrained(
     config: TrainConfig, model: Any, train: data.Source
-) -> tuple[TrainConfig, Any]:
-    """Returns the variables to start from, and what is then known of the images."""
+) -> tuple[Mapping[str, Any], Any]:
+    """Returns what weights say of their images, and the variables to start from."""
     assert config.pretrained is not None  # that is why it is called
     own = describe_own(config.pretrained)
     if own is not None:
@@ -109,11 +111,18 @@ def _load_pretrained(
     )
     if is_main_process():
         messages.say(f"{config.pretrained}: {report}")
-    known = report.provenance.preprocessing
-    if config.mean is None and None not in (known.get("mean"), known.get("std")):
-        mean, std = (tuple(map(float, known[name])) for name in ("mean", "std"))
-        config = dataclasses.replace(config, mean=mean, std=std)
-    return config, variables
+    return report.provenance.preprocessing, variables
+
+
+def _with_normalization(config: TrainConfig, known: Mapping[str, Any]) -> TrainConfig:
+    """Returns the configuration with the weights' mean and deviation, if it has none.
+
+    So `config.json` says them as options, with which the run can be repeated.
+    """
+    if config.mean is not None or None in (known.get("mean"), known.get("std")):
+        return config
+    mean, std = (tuple(map(float, known[name])) for name in ("mean", "std"))
+    return dataclasses.replace(config, mean=mean, std=std)
 
 
 def _count_macs(model: Any, shape: tuple[int, int, int]) -> int | None:

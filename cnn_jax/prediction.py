@@ -1,9 +1,7 @@
 """Classes of image files by a model whose weights are in a file: `cnn-jax predict`.
 
-Images are prepared as the model was evaluated: decoded, the middle of them brought to
-the input's size, and normalised. The weights' own metadata come first (those from
-the Hub, checkpoints converted from there, and training runs have it), then the model's
-entry in the registry.
+Images are prepared as the model was evaluated: decoded, brought to the input's size,
+and normalised, by `cnn_jax.pretrained.preprocessing_of`.
 """
 
 from __future__ import annotations
@@ -11,9 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-import statistics
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -25,18 +21,13 @@ from cnn_jax.analysis.saliency import grad_cam
 from cnn_jax.data.device import normalize
 from cnn_jax.files import FileError, check_output, open_regular, whole_file
 from cnn_jax.messages import printable
-from cnn_jax.models import model_info
-from cnn_jax.models.registry import ModelInfo
-from cnn_jax.preprocessing import SMALL_SIDE, Preprocessing
-from cnn_jax.pretrained.files import OwnWeights, describe_own
+from cnn_jax.preprocessing import Preprocessing
+from cnn_jax.pretrained import preprocessing_of
+from cnn_jax.pretrained.files import describe_own
 from cnn_jax.pretrained.load import fill
 from cnn_jax.pretrained.rebuild import rebuild
-from cnn_jax.pretrained.report import ConversionReport
 from cnn_jax.report.captions import with_caption
 from cnn_jax.report.images import contact_sheet
-
-CROP_FRACTION = 224 / 256
-"""The share of the shorter side that ImageNet's networks are evaluated on."""
 
 _PICTURE_MARK = "cnn-jax predict"
 """The program that a picture's file names as its maker; such a file may be replaced."""
@@ -130,9 +121,10 @@ def predict(
     variables, report = fill(
         network, weights, source=None, num_classes=num_classes, key=None
     )
-    info = model_info(model)
-    said = _known_preprocessing(weights, info, known, report)
-    preprocessing = _preprocessing(info, said)
+    preprocessing = preprocessing_of(
+        report, model, is_run=known is not None and known.is_run
+    )
+    mean, std = _normalization(weights, preprocessing)
     crops = _read_images(images, preprocessing)
     names = (
         class_names
@@ -143,7 +135,7 @@ def predict(
 
     @jax.jit
     def classify(variables, pixels):
-        x = normalize(pixels, preprocessing.mean, preprocessing.std, dtype)
+        x = normalize(pixels, mean, std, dtype)
         logits: Any = network.apply(variables, x, train=False)
         probabilities = jax.nn.softmax(logits)
         if cam_directory is None:
@@ -199,80 +191,35 @@ def _check_class_names(
         )
 
 
-def _known_preprocessing(
-    weights: str | os.PathLike[str],
-    info: ModelInfo,
-    known: OwnWeights | None,
-    report: ConversionReport,
-) -> dict[str, Any]:
-    """Returns what is known of the images, and warns where it has to be guessed."""
-    said = dict(report.provenance.preprocessing)
-    channels = report.input_shape[-1]
-    if channels not in (1, 3):
+def _normalization(
+    weights: str | os.PathLike[str], preprocessing: Preprocessing
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and deviation, if image files can be prepared so at all."""
+    if preprocessing.channels not in (1, 3):
         raise ValueError(
-            f"{weights}: got weights for images of {channels} channels; image files "
-            "have 1 or 3, so that cnn_jax.load_pretrained and the model's apply are "
-            "what classifies such arrays."
+            f"{weights}: got weights for images of {preprocessing.channels} channels; "
+            "image files have 1 or 3, so that cnn_jax.load_pretrained and the model's "
+            "apply are what classifies such arrays."
         )
-    if "mean" in said and said["mean"] is None:
+    if preprocessing.mean is None or preprocessing.std is None:
         raise ValueError(
             f"{weights}: got the weights of a run on floating-point images, which its "
             "caller had prepared; image files cannot be prepared likewise, so that "
             "cnn_jax.load_pretrained and the model's apply are what classifies."
         )
-    shape = said.get("input_shape", info.input_shape)
-    said["input_shape"] = (*shape[:-1], channels)
-    is_guess = "mean" not in said and (
-        channels != info.input_shape[-1] or (known is not None and known.is_run)
-    )
-    if is_guess:
-        if channels != info.input_shape[-1]:
-            said["mean"] = [statistics.fmean(info.mean)] * channels
-            said["std"] = [statistics.fmean(info.std)] * channels
-        who = "the run does" if known is not None and known.is_run else "the weights do"
-        warnings.warn(
-            f"{weights}: {who} not say how it normalised images; {info.name}'s usual "
-            f"mean {tuple(said.get('mean', info.mean))} and std "
-            f"{tuple(said.get('std', info.std))} are used. What is trained with --mean "
-            "and --std says it.",
-            stacklevel=3,
-        )
-    return said
-
-
-def _preprocessing(info: ModelInfo, said: Mapping[str, Any]) -> Preprocessing:
-    shape = tuple(said.get("input_shape", info.input_shape))
-    if shape[0] != shape[1]:
-        raise ValueError(
-            f"predict: got an input shape {shape}, expected equal height and width."
-        )
-    small = shape[0] <= SMALL_SIDE
-    return Preprocessing(
-        size=shape[0],
-        channels=shape[2],
-        mean=tuple(said.get("mean", info.mean)),
-        std=tuple(said.get("std", info.std)),
-        crop_fraction=said.get("crop_fraction", 1.0 if small else CROP_FRACTION),
-        interpolation=said.get("interpolation", "bilinear"),
-    )
+    return preprocessing.mean, preprocessing.std
 
 
 def _read_images(
     paths: Sequence[str | os.PathLike[str]], preprocessing: Preprocessing
 ) -> list[np.ndarray]:
-    """Returns the middle of each image, uint8 of the input's shape."""
-    from cnn_jax.data.host import ImageError, eval_transform, open_image
-    from cnn_jax.data.host.decode import read_image_file, to_array
+    """Returns each image as uint8 of the input's shape."""
+    from cnn_jax.data.host import ImageError, prepared_image
 
-    crop = eval_transform(preprocessing)
     crops, problems = [], []
     for path in paths:
         try:
-            encoded = read_image_file(path)
-            image = open_image(
-                encoded, origin=os.fspath(path), channels=preprocessing.channels
-            )
-            crops.append(to_array(crop(image)))
+            crops.append(prepared_image(path, preprocessing))
         except ImageError as error:
             problems.append(str(error))
         except OSError as error:

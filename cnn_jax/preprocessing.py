@@ -1,4 +1,4 @@
-"""How an image becomes a network's input: size, crop, interpolation, normalisation.
+"""The preparation of images: size, crop, interpolation, normalisation.
 
 A `Preprocessing` is a value. Models have one (`cnn_jax.model_info`), and so have
 weights, training runs and their checkpoints; `cnn_jax.data.eval_transform` and
@@ -33,14 +33,16 @@ SMALL_SIDE = 64
 """Up to this height and width, images are small, as CIFAR's and MNIST's: networks see
 the whole of them."""
 
-MAX_CHANNELS = 64
+MAX_CHANNELS = 2**10
 """The most channels that an image may have."""
 
-CropMode = Literal["center", "squash", "border"]
+CropMode = Literal["center", "squash", "border", "pad"]
 """`center`: the shorter side is resized to `size / crop_fraction`, and the middle cut
 out. `squash`: both sides are, whatever the aspect ratio, and the middle is cut out.
 `border`: the longer side is, and the middle cut out, with a border in the mean colour
-where the image ends."""
+where the image ends. `pad`: an image up to a quarter smaller than `size /
+crop_fraction` keeps its pixels and gets a black border (MNIST's 28 x 28 become 32 x
+32), any other is squashed, and the middle is cut out."""
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 """The filter that images are resized with, as Pillow calls it."""
@@ -51,13 +53,24 @@ Mean = Annotated[tuple[Annotated[float, Real(0.0, 1.0)], ...], Length(1, MAX_CHA
 Std = Annotated[tuple[Annotated[float, Real(1e-3, 10.0)], ...], Length(1, MAX_CHANNELS)]
 """Per channel, what is then divided by."""
 
+_Divisor = Annotated[
+    tuple[Annotated[float, Real(1e-9, 10.0)], ...], Length(1, MAX_CHANNELS)
+]
+"""As `Std`, and what images measured: a channel may be all but constant."""
+
+_InputShape = tuple[
+    Annotated[int, Whole(1, MAX_SIDE)],
+    Annotated[int, Whole(1, MAX_SIDE)],
+    Annotated[int, Whole(1, MAX_CHANNELS)],
+]
+
 CropFraction = Annotated[float, Real(0.01, 1.0)]
 """The share of the resized image's height and width that is kept."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How images become a network's input.
+    """The preparation of images as a network's input.
 
     Attributes:
       size: Height and width of the input, in pixels.
@@ -77,7 +90,7 @@ class Preprocessing:
 
     size: Annotated[int, Whole(1, MAX_SIDE)]
     mean: Mean | None = IMAGENET_MEAN
-    std: Std | None = IMAGENET_STD
+    std: _Divisor | None = IMAGENET_STD
     crop_fraction: CropFraction = 0.875
     crop_mode: CropMode = "center"
     interpolation: Interpolation = "bilinear"
@@ -111,9 +124,21 @@ class Preprocessing:
         """`(height, width, channels)` of the input."""
         return (self.size, self.size, self.channels)
 
+    def at(self, size: int) -> Preprocessing:
+        """Returns the same for another size: small images are seen whole."""
+        if size == self.size:
+            return self
+        fraction = self.crop_fraction if self.size > SMALL_SIDE else 0.875
+        return dataclasses.replace(
+            self, size=size, crop_fraction=1.0 if size <= SMALL_SIDE else fraction
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields by name, for JSON."""
-        return dataclasses.asdict(self)
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Preprocessing:
@@ -122,16 +147,41 @@ class Preprocessing:
         Raises:
           ValueError: If a field is unknown, missing or out of range.
         """
-        hints = declared(cls)
-        unknown = sorted(set(saved) - set(hints))
+        unknown = sorted(set(saved) - set(declared(cls)))
         if unknown or "size" not in saved:
             raise ValueError(
                 f"preprocessing: got {shown(dict(saved))}, expected the fields of a "
                 "Preprocessing."
             )
-        return cls(
-            **{name: as_annotated(value, hints[name]) for name, value in saved.items()}
-        )
+        return cls(**known_fields(saved))
+
+
+def known_fields(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a `Preprocessing` that weights or a run say, checked.
+
+    Args:
+      said: Fields by name, all or some, perhaps out of JSON. `input_shape`, height,
+        width and channels, takes the place of `size` and `channels`; where it is not
+        square there is no size. Other entries are passed over.
+
+    Raises:
+      ValueError: If a value is out of range.
+    """
+    hints = declared(Preprocessing)
+    found = {}
+    for name, annotation in {**hints, "input_shape": _InputShape}.items():
+        if name not in said:
+            continue
+        found[name] = as_annotated(said[name], annotation)
+        expected = problem(found[name], annotation)
+        if expected is not None:
+            raise ValueError(f"{name}: got {shown(said[name])}, expected {expected}.")
+    if "input_shape" in found:
+        height, width, found["channels"] = found.pop("input_shape")
+        found.pop("size", None)
+        if height == width:
+            found["size"] = height
+    return found
 
 
 def _in_short(values: tuple[float, ...] | None) -> str:

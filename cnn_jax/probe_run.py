@@ -32,7 +32,7 @@ from cnn_jax.report.statistics import accuracy_interval
 from cnn_jax.report.table import table_of
 from cnn_jax.report.words import count, duration
 from cnn_jax.training import TrainConfig
-from cnn_jax.training.run.images import image_format
+from cnn_jax.training.run.images import ImageFormat, image_format, image_shape
 from cnn_jax.training.run.keys import make_keys
 from cnn_jax.transfer.policies import ProbeResult, feature_extraction
 from cnn_jax.transfer.probe import with_head
@@ -54,7 +54,6 @@ def run(config: TrainConfig, splits: Mapping[str, data.Source]) -> ProbeResult:
     assert config.pretrained is not None
     assert config.run_dir is not None
     train, test = splits["train"], splits["test"]
-    images = image_format(config, train)
     model = create_model(
         config.model, num_classes=len(train.class_names), dtype=config.dtype
     )
@@ -62,10 +61,11 @@ def run(config: TrainConfig, splits: Mapping[str, data.Source]) -> ProbeResult:
         model,
         config.pretrained,
         key=make_keys(config.seed).parameters,
-        input_shape=images.shape,
+        input_shape=image_shape(config, train),
     )
+    images = image_format(config, train, weights=report.provenance.preprocessing)
     _check_head(model, variables, images.specification)
-    result = feature_extraction(model, variables, config, train, test)
+    result = feature_extraction(model, variables, config, train, test, images=images)
     variables = with_head(model, variables, result.parameters, images.specification)
     about = {
         "config": config.to_dict(),
@@ -73,19 +73,13 @@ def run(config: TrainConfig, splits: Mapping[str, data.Source]) -> ProbeResult:
         "dataset": {name: split.fingerprint for name, split in splits.items()},
         "versions": installed_versions(),
     }
-    preprocessing = {
-        "mean": images.mean,
-        "std": images.std,
-        "input_shape": images.shape,
-        "crop_fraction": images.crop_fraction,
-    }
-    metadata = _metadata(config, train, variables, report, preprocessing)
+    metadata = _metadata(config, train, variables, report, images)
     directory = pathlib.Path(config.run_dir)
     with lock_new(directory):
         write_weights(directory / "checkpoints", variables, metadata)
         study.write_json(directory / "config.json", about)
         study.write_json(directory / "result.json", _summary(result))
-        files.write_text(directory / PAGE, _page(config, result, train, test))
+        files.write_text(directory / PAGE, _page(config, result, images, train, test))
     return result
 
 
@@ -110,7 +104,7 @@ def _metadata(
     train: data.Source,
     variables: Any,
     report: ConversionReport,
-    preprocessing: Mapping[str, Any],
+    images: ImageFormat,
 ) -> dict[str, Any]:
     """Returns what `convert` would write of these weights."""
     provenance = report.provenance
@@ -126,7 +120,7 @@ def _metadata(
         "revision": provenance.revision,
         "part": provenance.part,
         "sha256": None,
-        "preprocessing": {**provenance.preprocessing, **preprocessing},
+        "preprocessing": images.to_dict(),
         "arrays": trees.leaf_specs(variables),
         "keys": dict(report.loaded),
         "ignored": list(report.ignored),
@@ -146,7 +140,11 @@ def _summary(result: ProbeResult) -> dict[str, Any]:
 
 
 def _page(
-    config: TrainConfig, result: ProbeResult, train: data.Source, test: data.Source
+    config: TrainConfig,
+    result: ProbeResult,
+    images: ImageFormat,
+    train: data.Source,
+    test: data.Source,
 ) -> str:
     accuracy = accuracy_interval(
         [result.test["accuracy"]], int(result.test["num_examples"])
@@ -169,8 +167,7 @@ def _page(
     }
     made = {
         "Weights": without_private_paths(str(config.pretrained)),
-        "Images": f"{config.image_size} x {config.image_size}, mean {config.mean}, "
-        f"std {config.std}",
+        "Images": str(images.preprocessing),
         "Penalty": f"{config.weight_decay:g} / 2 |W|^2",
         "Seed": str(config.seed),
         "Versions": ", ".join(

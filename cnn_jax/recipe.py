@@ -42,7 +42,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from cnn_jax.data.opening import RESIDENT_BYTES
+from cnn_jax.data.prepared import RESIDENT_BYTES
 from cnn_jax.models.registry import ModelInfo
 from cnn_jax.preprocessing import SMALL_SIDE
 from cnn_jax.report.words import count

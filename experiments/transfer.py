@@ -54,13 +54,12 @@ from cnn_jax import (
     create_model,
     load_pretrained,
     messages,
-    model_info,
     sharding,
     trees,
 )
 from cnn_jax.checkpoint import check_unchanged
 from cnn_jax.checkpoint.lock import lock_new
-from cnn_jax.data import Dataset, load_dataset
+from cnn_jax.data import Dataset, evaluated, load_dataset
 from cnn_jax.files import (
     MAX_JSON_BYTES,
     open_unlinked,
@@ -69,12 +68,14 @@ from cnn_jax.files import (
     reading,
 )
 from cnn_jax.layers import abstract_variables
+from cnn_jax.pretrained import ConversionReport, preprocessing_of
 from cnn_jax.pretrained.files import describe_own
 from cnn_jax.pretrained.rebuild import rebuild
 from cnn_jax.report import environment, study
 from cnn_jax.report.progress import PlannedRun, RunProgress
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.run.fit import fit
+from cnn_jax.training.run.images import image_format
 from cnn_jax.training.run.result import NonFiniteLossError
 
 BatchNorm = Literal["train", "adapt", "frozen"]
@@ -225,8 +226,15 @@ def load_tasks(config: Transfer) -> tuple[Backbone, Dataset, Dataset, str]:
         _load(config, split) for split in (config.train_split, config.test_split)
     )
     if config.weights is not None:
-        backbone, source, channels = _load_weights(config)
+        backbone, source, report = _load_weights(config)
+        channels = report.input_shape[-1]
         train, test = (split.with_channels(channels) for split in (train, test))
+        images = image_format(
+            config.train_config(0, mean=backbone.mean, std=backbone.std),
+            train,
+            weights=report.provenance.preprocessing,
+        )
+        test = evaluated(test, images.preprocessing)
     else:
         half = train.num_classes // 2
         if half < 2:
@@ -252,21 +260,16 @@ def _load(config: Transfer, split: str) -> Dataset:
     )
 
 
-def _load_weights(config: Transfer) -> tuple[Backbone, str, int]:
-    """Returns the network, what it learned, and the channels of its images."""
-    info = model_info(config.model)
+def _load_weights(config: Transfer) -> tuple[Backbone, str, ConversionReport]:
+    """Returns the network, what it learned, and the report of its weights."""
     own = describe_own(config.weights)
     model = rebuild(config.weights, own, name=config.model)
     variables, report = load_pretrained(model, config.weights)
-    preprocessing = report.provenance.preprocessing
-    backbone = Backbone(
-        model,
-        variables,
-        tuple(preprocessing.get("mean", info.mean)),
-        tuple(preprocessing.get("std", info.std)),
+    images = preprocessing_of(
+        report, config.model, is_run=own is not None and own.is_run
     )
     source = config.source or pathlib.Path(config.weights).name
-    return backbone, source, report.input_shape[-1]
+    return Backbone(model, variables, images.mean, images.std), source, report
 
 
 def _learn_source(config: Transfer, train: Dataset, test: Dataset) -> Backbone:

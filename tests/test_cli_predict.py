@@ -17,7 +17,6 @@ from cnn_jax.analysis.saliency import grad_cam
 from cnn_jax.checkpoint import DirectoryInUseError
 from cnn_jax.data import load_dataset
 from cnn_jax.layers import abstract_variables
-from cnn_jax.prediction import _preprocessing
 from cnn_jax.pretrained import convert
 from cnn_jax.report.images import MARGIN
 from cnn_jax.trees import named_leaves
@@ -354,25 +353,6 @@ def test_files_of_names(capsys, folder, tmp_path):
         status, _, err = run(capsys, "predict", *arguments)
         assert status == 2
         assert err.startswith(f"cnn-jax: error: {path}: got {reason}")
-
-
-def test_weights_that_know_their_preprocessing_are_believed():
-    said = {
-        "mean": [0.5],
-        "std": [0.25],
-        "input_shape": [48, 48, 1],
-        "crop_fraction": 0.9,
-        "interpolation": "bicubic",
-    }
-    found = _preprocessing(INFO, said)
-    assert (found.mean, found.std) == ((0.5,), (0.25,))
-    assert found.input_shape == (48, 48, 1)
-    assert (found.crop_fraction, found.interpolation) == (0.9, "bicubic")
-    default = _preprocessing(cnn_jax.model_info("resnet50"), {})
-    assert (default.crop_fraction, default.interpolation) == (0.875, "bilinear")
-    assert default.input_shape == (224, 224, 3)
-    with pytest.raises(ValueError, match="equal height and width"):
-        _preprocessing(INFO, {"input_shape": [48, 32, 1]})
 
 
 @pytest.mark.slow

@@ -7,10 +7,11 @@ import contextlib
 import pathlib
 import shlex
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from cnn_jax import messages, program
 from cnn_jax.cli.usage import UsageError, number_in, print_json
+from cnn_jax.preprocessing import CropMode, Interpolation
 from cnn_jax.ranges import Real
 from cnn_jax.report.table import Column, Table, print_table
 from cnn_jax.report.words import count
@@ -109,6 +110,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--image-size", int, "PIXELS"),
         ("--mean", float, "X"),
         ("--std", float, "X"),
+        ("--crop-fraction", float, "X"),
+        ("--crop-mode", get_args(CropMode), None),
+        ("--interpolation", get_args(Interpolation), None),
         ("--augmentation", str, "POLICY"),
         ("--crop-padding", int, "PIXELS"),
         ("--batch-norm", BATCH_NORMS, None),

@@ -2,6 +2,7 @@
 
 source.py    the protocol: examples by number; `dataset.py` holds one in memory
 sources/     digits, TFDS sets, folders, made-up images
+prepared.py  images in memory as evaluation sees them
 partition.py folders of images into parts to train, validate and test on
 resident.py  small sets: on the device as bytes, batches cut inside jit
 stream.py    other sets: read, decoded and transformed on the host, by Grain
@@ -12,7 +13,7 @@ device/      transforms of batches, inside jit
 """
 
 from cnn_jax.data.batches import Batches
-from cnn_jax.data.dataset import Dataset
+from cnn_jax.data.dataset import Dataset, Origin
 from cnn_jax.data.device import (
     mixup_or_cutmix,
     normalize,
@@ -25,6 +26,7 @@ from cnn_jax.data.given import Given, as_split, given_image, is_source
 from cnn_jax.data.host import (
     ImageError,
     eval_transform,
+    prepared_image,
     train_transform,
 )
 from cnn_jax.data.opening import open_split
@@ -34,6 +36,13 @@ from cnn_jax.data.partition import (
     split_folder,
 )
 from cnn_jax.data.prefetch import device_prefetch
+from cnn_jax.data.prepared import (
+    channel_statistics,
+    evaluated,
+    is_small,
+    own_size,
+    stored,
+)
 from cnn_jax.data.reading import BadImage, LabelError
 from cnn_jax.data.resident import (
     Arrays,
@@ -65,18 +74,22 @@ __all__ = [
     "Given",
     "ImageError",
     "LabelError",
+    "Origin",
     "Source",
     "Subset",
     "TooManyBadImagesError",
     "TrainStream",
     "as_split",
     "automatic_validation_share",
+    "channel_statistics",
     "device_prefetch",
     "epoch_order",
     "eval_transform",
+    "evaluated",
     "evaluation_batch",
     "given_image",
     "hold_out",
+    "is_small",
     "is_source",
     "load_dataset",
     "locate",
@@ -86,13 +99,16 @@ __all__ = [
     "one_hot_targets",
     "open_source",
     "open_split",
+    "own_size",
     "pad_to_batches",
     "partition",
+    "prepared_image",
     "random_crop",
     "random_erasing",
     "random_flip",
     "read_source",
     "split_folder",
+    "stored",
     "train_transform",
     "training_batch",
 ]

@@ -8,12 +8,33 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cnn_jax.data.source import Example, Features, cached_property
-from cnn_jax.data.subset import check_both_sides, check_fraction
+from cnn_jax.data.source import Example, Features, Source, cached_property
+from cnn_jax.data.subset import Subset, check_both_sides, check_fraction
+from cnn_jax.preprocessing import Preprocessing
 from cnn_jax.seeds import check_seed
 
 COUNTED_AT_ONCE = 2**24
 """Pixels whose values are counted at once."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Origin:
+    """The images of a `Dataset` as they were before they were brought to one size.
+
+    Attributes:
+      source: As many examples, in the same order.
+      size: Their height and width; None if they differ.
+      prepared: How they were brought to one size.
+    """
+
+    source: Source
+    size: tuple[int, int] | None
+    prepared: Preprocessing
+
+    def take(self, indices: np.ndarray, split: str) -> Origin:
+        """Returns the origin of the examples at `indices`."""
+        source = Subset(self.source, np.asarray(indices), split)
+        return dataclasses.replace(self, source=source)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,6 +48,7 @@ class Dataset:
         float32; shape `(n, height, width, channels)`.
       labels: int32, shape `(n,)`, each in `[0, num_classes)`.
       class_names: One name per class.
+      origin: The images before they were resized or padded; None if they were not.
 
     Raises:
       ValueError: If the arrays do not fit each other, the split is empty, or a label
@@ -38,6 +60,7 @@ class Dataset:
     images: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         where = f"dataset {self.name!r}, split {self.split!r}"
@@ -112,25 +135,18 @@ class Dataset:
         if self.images.dtype != np.uint8:
             rows = self.images.reshape(-1, self.image_shape[2]).astype(np.float64)
             return tuple(rows.mean(axis=0).tolist()), tuple(rows.std(axis=0).tolist())
-        values = np.arange(256, dtype=np.float64) / 255
-        means, deviations = [], []
-        for channel in range(self.image_shape[2]):
-            # Counting the 256 values is exact: no rounding from summing pixels.
-            counts = _count_values(self.images[..., channel])
-            weights = counts / counts.sum()
-            mean = float(weights @ values)
-            means.append(mean)
-            deviations.append(float(np.sqrt(weights @ (values - mean) ** 2)))
-        return tuple(means), tuple(deviations)
+        return statistics_of_counts(count_values(self.images))
 
     def take(self, indices: Sequence[int] | np.ndarray, split: str = "") -> Dataset:
         """Returns the examples at `indices`, in that order."""
         indices = np.asarray(indices)
+        split = split or self.split
         return dataclasses.replace(
             self,
-            split=split or self.split,
+            split=split,
             images=self.images[indices],
             labels=self.labels[indices],
+            origin=self.origin and self.origin.take(_numbers(indices), split),
         )
 
     def take_per_class(self, count: int, seed: int = 0) -> Dataset:
@@ -175,12 +191,14 @@ class Dataset:
         numbers[list(classes)] = np.arange(len(classes))
         chosen = np.flatnonzero(numbers[self.labels] >= 0)
         names = tuple(self.class_names[label] for label in classes)
+        split = f"{', '.join(names)} from {self.split}"
         return dataclasses.replace(
             self,
-            split=f"{', '.join(names)} from {self.split}",
+            split=split,
             images=self.images[chosen],
             labels=numbers[self.labels[chosen]],
             class_names=names,
+            origin=self.origin and self.origin.take(chosen, split),
         )
 
     def with_channels(self, channels: int) -> Dataset:
@@ -229,14 +247,45 @@ class Dataset:
         )
 
 
-def _count_values(pixels: np.ndarray) -> np.ndarray:
-    """Returns how often each of the 256 values is among uint8 images `(n, h, w)`."""
+def count_values(images: np.ndarray) -> np.ndarray:
+    """Returns how often each value is in each channel.
+
+    Args:
+      images: uint8 `(n, height, width, channels)`.
+
+    Returns:
+      int64 `(channels, 256)`.
+    """
     # np.bincount makes int64 of what it counts, eight times the memory.
-    per_part = max(1, COUNTED_AT_ONCE // max(1, pixels[0].size))
-    return sum(
-        (
-            np.bincount(pixels[start : start + per_part].reshape(-1), minlength=256)
-            for start in range(0, len(pixels), per_part)
-        ),
-        start=np.zeros(256, np.int64),
-    )
+    per_part = max(1, COUNTED_AT_ONCE // max(1, images[0, ..., 0].size))
+    counts = np.zeros((images.shape[-1], 256), np.int64)
+    for start in range(0, len(images), per_part):
+        part = images[start : start + per_part]
+        for channel, found in enumerate(counts):
+            found += np.bincount(part[..., channel].reshape(-1), minlength=256)
+    return counts
+
+
+def statistics_of_counts(
+    counts: np.ndarray,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and deviation of each channel, of values scaled to [0, 1].
+
+    Exact but for the last rounding, whatever the number of pixels.
+
+    Args:
+      counts: From `count_values`, or a sum of such.
+    """
+    values = np.arange(256, dtype=np.float64) / 255
+    means, deviations = [], []
+    for row in counts:
+        weights = row / row.sum()
+        mean = float(weights @ values)
+        means.append(mean)
+        deviations.append(float(np.sqrt(weights @ (values - mean) ** 2)))
+    return tuple(means), tuple(deviations)
+
+
+def _numbers(indices: np.ndarray) -> np.ndarray:
+    """Returns a mask as the numbers that it chooses."""
+    return np.flatnonzero(indices) if indices.dtype == bool else indices

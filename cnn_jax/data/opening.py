@@ -6,14 +6,12 @@ import math
 import os
 from typing import Literal
 
+from cnn_jax.data.prepared import RESIDENT_BYTES
 from cnn_jax.data.source import Source
 from cnn_jax.data.sources import load_dataset, open_source
 
 Path = Literal["auto", "resident", "stream"]
 """The path by which a split reaches the devices; see `open_split`."""
-
-RESIDENT_BYTES = 2**30
-"""The largest split, as uint8 pixels, that `"auto"` keeps on every device."""
 
 
 def open_split(

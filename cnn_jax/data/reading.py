@@ -143,11 +143,12 @@ def _read_example(
             f"got the label {example.label}, expected 0 to "
             f"{len(source.class_names) - 1}",
         )
-    image = _image_of(example, source.features.image_shape[2])
+    image = image_of(example, source.features.image_shape[2])
     return to_array(transform(image, generator)), int(example.label)
 
 
-def _image_of(example: Example, channels: int) -> Image.Image:
+def image_of(example: Example, channels: int) -> Image.Image:
+    """Returns an example's image, decoded if need be."""
     if isinstance(example.image, bytes):
         return open_image(example.image, origin=example.origin, channels=channels)
     pixels = example.image

@@ -7,9 +7,11 @@ source_preprocessing.py  the preparation of images that a library's weights want
 placement.py  the plan for all arrays, and its execution
 report.py     what was done
 convert.py    the same, onto disk
+preprocessing.py  the preparation of images that weights want
 """
 
 from cnn_jax.pretrained.convert import convert as convert
 from cnn_jax.pretrained.files import Provenance as Provenance
 from cnn_jax.pretrained.load import load_pretrained as load_pretrained
+from cnn_jax.pretrained.preprocessing import preprocessing_of as preprocessing_of
 from cnn_jax.pretrained.report import ConversionReport as ConversionReport

@@ -26,7 +26,7 @@ from cnn_jax.files import FileError, open_regular, reading, whole_file
 from cnn_jax.layers import abstract_variables
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.run.feeds import make_evaluation
-from cnn_jax.training.run.images import image_format
+from cnn_jax.training.run.images import ImageFormat, image_format
 from cnn_jax.transfer.probe import extract_features
 
 
@@ -53,6 +53,7 @@ def split_features(
     *,
     cache_dir: str | os.PathLike[str] | None = None,
     mesh: Mesh | None = None,
+    images: ImageFormat | None = None,
 ) -> Features:
     """Returns the features of a split, images as evaluation sees them.
 
@@ -64,11 +65,13 @@ def split_features(
       split: The split.
       cache_dir: Where files of features lie, made if need be; None for nowhere.
       mesh: The devices; when None, all of them on `config.mesh`.
+      images: How images are prepared; None for what `image_format` returns.
     """
     mesh = sharding.make_mesh(specification=config.mesh) if mesh is None else mesh
     backbone = model.clone(num_classes=0)
-    form = image_format(config, train, split)
-    image = form.specification
+    if images is None:
+        images = image_format(config, train)
+    image = images.specification
     variables = _backbone_variables(backbone, variables, image)
     path = None
     if cache_dir is not None:
@@ -76,12 +79,8 @@ def split_features(
             "weights": trees.digest(variables),
             "program": _program_digest(backbone, variables, image),
             "dataset": split.fingerprint,
-            "preprocessing": {
-                "mean": form.mean and list(form.mean),
-                "std": form.std and list(form.std),
-                "dtype": str(image.dtype),
-                "shape": list(image.shape[1:]),
-            },
+            "resized_from": _origin_fingerprint(split),
+            "preprocessing": {**images.to_dict(), "dtype": str(image.dtype)},
         }
         text = json.dumps(about, sort_keys=True)
         name = hashlib.sha256(text.encode()).hexdigest()
@@ -90,19 +89,19 @@ def split_features(
         if found is not None:
             return Features(*found, was_cached=True)
 
-    feed = make_evaluation(split, config, mesh, form.shape)
+    feed = make_evaluation(split, config, mesh, images)
     labels: list[np.ndarray] = []
 
-    def images() -> Iterator[jax.Array]:
+    def prepared() -> Iterator[jax.Array]:
         for batch in feed.batches():
             counts = np.asarray(batch["mask"]) > 0
             labels.append(np.asarray(batch["label"])[counts])
             image = prepare_batch(batch["image"])
             yield image if counts.all() else image[np.flatnonzero(counts)]
 
-    prepare_batch = jax.jit(form.prepare)
+    prepare_batch = jax.jit(images.prepare)
     variables = jax.device_put(variables, sharding.replicated(mesh))
-    features = extract_features(backbone, variables, images())
+    features = extract_features(backbone, variables, prepared())
     found = features, np.concatenate(labels).astype(np.int32)
     if path is not None:
         _write(path, *found, text)
@@ -115,6 +114,12 @@ def _backbone_variables(
     """Returns the variables without those of the head."""
     shapes = abstract_variables(backbone, image)
     return trees.arrange_like(shapes, variables, name="variables", allow_unknown=True)
+
+
+def _origin_fingerprint(split: data.Source) -> str | None:
+    """Returns that of the images which are read again to be evaluated."""
+    origin = split.origin if isinstance(split, data.Dataset) else None
+    return None if origin is None else origin.source.fingerprint
 
 
 def _program_digest(backbone: Any, variables: Any, image: jax.ShapeDtypeStruct) -> str:

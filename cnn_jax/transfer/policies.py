@@ -34,6 +34,7 @@ from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.optimizers import roles
 from cnn_jax.training.run.checks import check_source
 from cnn_jax.training.run.fit import fit
+from cnn_jax.training.run.images import ImageFormat, image_format
 from cnn_jax.training.run.keys import make_keys
 from cnn_jax.training.run.result import FitResult
 from cnn_jax.transfer.feature_cache import Features, split_features
@@ -85,6 +86,7 @@ def feature_extraction(
     method: Method = "lbfgs",
     cache_dir: str | os.PathLike[str] | None = None,
     mesh: Mesh | None = None,
+    images: ImageFormat | None = None,
     **options: Any,
 ) -> ProbeResult:
     """Fits a linear classifier to the features of a network that stays as it is.
@@ -106,6 +108,7 @@ def feature_extraction(
       cache_dir: Where features are kept and found again, see `feature_cache`; None
         keeps none.
       mesh: The devices for the features; when None, all of them on `config.mesh`.
+      images: How images are prepared; None for what `image_format` returns.
       **options: Of `probe.fit_logistic_regression`.
 
     Returns:
@@ -118,9 +121,17 @@ def feature_extraction(
     for name, split in (("train", train), ("test", test)):
         check_source(name, split)
     started = time.perf_counter()
+    images = image_format(config, train) if images is None else images
     found = [
         split_features(
-            model, variables, config, train, split, cache_dir=cache_dir, mesh=mesh
+            model,
+            variables,
+            config,
+            train,
+            split,
+            cache_dir=cache_dir,
+            mesh=mesh,
+            images=images,
         )
         for split in (train, test)
     ]

@@ -231,7 +231,10 @@ KILLED = """
     if __name__ == "__main__":
         source = data.open_source("synthetic:8x8x3", "train")
         stream = data.TrainStream(
-            source, batch_size=4, transform=data.eval_transform(Preprocessing(8)), num_workers=2
+            source,
+            batch_size=4,
+            transform=data.eval_transform(Preprocessing(8)),
+            num_workers=2,
         )
         batches = stream.batches()
         next(batches)

@@ -190,10 +190,14 @@ class TestWhatARunReports:
                 )
                 mean, std = ([0.5], [0.25]) if decides else train.channel_statistics
                 assert report.provenance.preprocessing == {
+                    "size": 32,
                     "mean": list(mean),
                     "std": list(std),
-                    "input_shape": [32, 32, 1],
                     "crop_fraction": 1.0,
+                    "crop_mode": "center",
+                    "interpolation": "bilinear",
+                    "channels": 1,
+                    "input_shape": [32, 32, 1],
                 }
         (found,) = predict(tmp_path / "run", [image], top=9)
         assert sorted(found.classes) == list(range(7))

@@ -266,6 +266,24 @@ def test_features_are_computed_once_for_the_same_network_and_images(
     assert not found.was_cached
 
 
+def test_other_crops_have_features_of_their_own(splits, tmp_path):
+    """And so has every filter, though features of small images hardly differ."""
+    given = [{}, {"crop_fraction": 0.5}, {"crop_mode": "squash"}]
+    given += [{"interpolation": "nearest"}, {"interpolation": "lanczos"}]
+    variables = make_variables()
+    for repeated in (False, True):
+        for fields in given:
+            found = split_features(
+                StagedNet(),
+                variables,
+                dataclasses.replace(CONFIG, mean=(0.4,), std=(0.3,), **fields),
+                *splits,
+                cache_dir=tmp_path,
+            )
+            assert found.was_cached == repeated
+    assert len(list(tmp_path.iterdir())) == len(given)
+
+
 def test_a_damaged_file_of_features_is_made_again(splits, tmp_path, capsys):
     first = features(splits, tmp_path)
     for path, damage in zip(tmp_path.iterdir(), (flip_a_bit, cut_off), strict=True):

@@ -14,6 +14,7 @@ from cnn_jax.data.host.policies import (
     eval_transform,
     train_transform,
 )
+from cnn_jax.data.host.prepared import prepared_image
 
 __all__ = [
     "POLICIES",
@@ -29,5 +30,6 @@ __all__ = [
     "decode_image",
     "eval_transform",
     "open_image",
+    "prepared_image",
     "train_transform",
 ]

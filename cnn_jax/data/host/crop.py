@@ -89,7 +89,7 @@ class CenterCrop:
       size: Height and width of the result.
       fraction: The share of the resized image's height and width that is kept.
       resample: Pillow's filter.
-      mode: `"center"`, `"squash"` or `"border"`.
+      mode: `"center"`, `"squash"`, `"border"` or `"pad"`.
       fill: The border's colour, a number of 0 to 255 for each channel; black if empty.
 
     Raises:
@@ -115,8 +115,16 @@ class CenterCrop:
         """Returns the crop, `size` by `size`; draws nothing."""
         if self.mode == "border":
             return self._with_border(image)
+        resized = self.size / self.fraction
+        if self.mode == "pad" and all(
+            3 * resized <= 4 * side <= 4 * resized for side in image.size
+        ):
+            canvas = Image.new(image.mode, (self.size,) * 2)
+            margins = [(self.size - side) // 2 for side in image.size]
+            canvas.paste(image, (margins[0], margins[1]))
+            return canvas
         # The part of the original that the crop will show, resized at once.
-        sides = image.size if self.mode == "squash" else (min(image.size),) * 2
+        sides = (min(image.size),) * 2 if self.mode == "center" else image.size
         width, height = (side * self.fraction for side in sides)
         left, top = (image.size[0] - width) / 2, (image.size[1] - height) / 2
         box = (left, top, left + width, top + height)

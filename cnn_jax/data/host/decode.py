@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
 from cnn_jax.data.host import png, tiff
 from cnn_jax.data.host.bands import bands
@@ -215,6 +215,19 @@ def decode_image(
         max_pixels=max_pixels,
     )
     return to_array(image)
+
+
+def image_size(encoded: bytes) -> tuple[int, int]:
+    """Returns height and width of an image file, upright, without decoding it.
+
+    Raises:
+      Exception: Of many types, if it is no image.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its size, which decoding bounds
+        with _open(encoded) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            return image.size if turned else image.size[::-1]
 
 
 def to_array(image: Image.Image) -> np.ndarray:

@@ -38,32 +38,43 @@ class Compose:
         return image
 
 
-def _inception(size: int, *more: Any) -> Compose:
-    return Compose((RandomResizedCrop(size), RandomFlip(), *more))
+def resample_of(preprocessing: Preprocessing) -> Image.Resampling:
+    """Returns Pillow's filter."""
+    return Image.Resampling[preprocessing.interpolation.upper()]
 
 
-POLICIES: dict[str, Callable[[int], Transform]] = {
-    "none": lambda size: CenterCrop(size, fraction=1.0),
+def _whole(preprocessing: Preprocessing) -> CenterCrop:
+    return eval_transform(dataclasses.replace(preprocessing, crop_fraction=1.0))
+
+
+def _inception(preprocessing: Preprocessing, *more: Any) -> Compose:
+    crop = RandomResizedCrop(preprocessing.size, resample=resample_of(preprocessing))
+    return Compose((crop, RandomFlip(), *more))
+
+
+POLICIES: dict[str, Callable[[Preprocessing], Transform]] = {
+    "none": _whole,
     "inception": _inception,
-    "color_jitter": lambda size: _inception(size, ColorJitter(0.4, 0.4, 0.4, 0.1)),
-    "randaugment": lambda size: _inception(size, RandAugment()),
-    "autoaugment": lambda size: _inception(size, AutoAugment("imagenet")),
-    "autoaugment_cifar10": lambda size: _inception(size, AutoAugment("cifar10")),
-    "erasing": lambda size: _inception(size, RandomErasing()),
+    "color_jitter": lambda how: _inception(how, ColorJitter(0.4, 0.4, 0.4, 0.1)),
+    "randaugment": lambda how: _inception(how, RandAugment()),
+    "autoaugment": lambda how: _inception(how, AutoAugment("imagenet")),
+    "autoaugment_cifar10": lambda how: _inception(how, AutoAugment("cifar10")),
+    "erasing": lambda how: _inception(how, RandomErasing()),
 }
-"""Policy -> from an image size to a transform.
+"""Policy -> from the preparation of images to a transform.
 
-All but `none`, which shows the middle of each image, begin with the Inception crop and
-a flip; the others are called after what they add.
+All but `none`, which shows all of each image that its crop mode does, begin with the
+Inception crop and a flip; the others are called after what they add.
 """
 
 
-def train_transform(policy: str, image_size: int) -> Transform:
+def train_transform(policy: str, images: int | Preprocessing) -> Transform:
     """Returns what is done to each training image.
 
     Args:
       policy: A key of `POLICIES`.
-      image_size: Height and width of the result.
+      images: How images are prepared, of which size, interpolation and crop mode are
+        taken; or height and width of the result alone.
 
     Raises:
       ValueError: If there is no such policy; the message names the nearest.
@@ -74,7 +85,8 @@ def train_transform(policy: str, image_size: int) -> Transform:
             f"augmentation: got {policy!r}, expected one of {list(POLICIES)}."
             + (f" Did you mean {near[0]!r}?" if near else "")
         )
-    return POLICIES[policy](image_size)
+    how = images if isinstance(images, Preprocessing) else Preprocessing(images)
+    return POLICIES[policy](how)
 
 
 def eval_transform(preprocessing: Preprocessing) -> CenterCrop:
@@ -88,7 +100,7 @@ def eval_transform(preprocessing: Preprocessing) -> CenterCrop:
     return CenterCrop(
         preprocessing.size,
         preprocessing.crop_fraction,
-        Image.Resampling[preprocessing.interpolation.upper()],
+        resample_of(preprocessing),
         preprocessing.crop_mode,
         fill=tuple(round(255 * channel) for channel in mean),
     )

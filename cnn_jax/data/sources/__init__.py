@@ -14,14 +14,15 @@ from typing import Annotated
 
 import numpy as np
 
-from cnn_jax.data.dataset import Dataset
-from cnn_jax.data.host.decode import decode_image
+from cnn_jax.data.dataset import Dataset, Origin
+from cnn_jax.data.prepared import is_small, pixels_of, prepare_pixels, stored
 from cnn_jax.data.source import Example, Source
 from cnn_jax.data.sources.digits import load_digits
 from cnn_jax.data.sources.folder import Folder
 from cnn_jax.data.sources.resident_size import check_memory
 from cnn_jax.data.sources.synthetic import Synthetic
 from cnn_jax.data.sources.tfds import DATA_VARIABLE, TfdsSource
+from cnn_jax.preprocessing import Preprocessing
 from cnn_jax.ranges import MAX_SIDE, Whole, problem, shown
 
 __all__ = [
@@ -87,10 +88,9 @@ def load_dataset(
       name: As in `open_source`.
       split: As there.
       data_dir: As there.
-      image_size: The height and width wanted. An image up to a quarter smaller is
-        padded with zeros on all sides (MNIST's 28x28 become 32x32 without touching a
-        pixel); any other is resized (bicubic). When None, images keep their size
-        (digits have 32x32 then).
+      image_size: The height and width wanted. Images are brought to it as
+        `cnn_jax.data.stored` says. When None, images keep their size (digits have
+        32x32 then).
       progress: Whether to show a progress bar, if the terminal can.
 
     Returns:
@@ -128,11 +128,14 @@ def read_source(
         height = width = image_size
     if height is not None and width is not None:
         check_memory(name, split, len(source), (height, width, channels))
+    how = None if image_size is None else stored(image_size, channels)
     images: list[np.ndarray] = []
     labels: list[int] = []
+    sizes: set[tuple[int, int]] = set()
     for example in _track(source, progress):
-        image = _pixels(example, source.features.image_shape[2])
-        image = image if image_size is None else _fit(image, image_size)
+        image = pixels_of(example, channels)
+        sizes.add(image.shape[:2])
+        image = image if how is None else prepare_pixels(image, how)
         if images and image.shape != images[0].shape:
             raise ValueError(
                 f"dataset {name!r}, split {split!r}: got an image of shape "
@@ -147,7 +150,18 @@ def read_source(
         images=np.stack(images),
         labels=np.asarray(labels, dtype=np.int64),
         class_names=source.class_names,
+        origin=_origin(source, how, sizes),
     )
+
+
+def _origin(
+    source: Source, how: Preprocessing | None, sizes: set[tuple[int, int]]
+) -> Origin | None:
+    """Returns what the images were, unless they are that still."""
+    size = next(iter(sizes)) if len(sizes) == 1 else None
+    if how is None or (size == (how.size, how.size) and is_small(source, size)):
+        return None
+    return Origin(source, size, how)
 
 
 def _check_side(image_size: int) -> None:
@@ -168,29 +182,3 @@ def _track(source: Source, progress: bool) -> Iterable[Example]:
         transient=True,
         disable=not (progress and sys.stderr.isatty()),
     )
-
-
-def _pixels(example: Example, channels: int) -> np.ndarray:
-    if isinstance(example.image, bytes):
-        return decode_image(example.image, origin=example.origin, channels=channels)
-    return example.image
-
-
-def _fit(image: np.ndarray, size: int) -> np.ndarray:
-    """Brings an image to `(size, size, channels)`: padded if close, else resized."""
-    from PIL import Image
-
-    height, width, channels = image.shape
-    if (height, width) == (size, size):
-        return image
-    if all(3 * size <= 4 * side <= 4 * size for side in (height, width)):
-        margins = [(size - side) // 2 for side in (height, width)]
-        padded = np.zeros((size, size, channels), np.uint8)
-        padded[margins[0] : margins[0] + height, margins[1] : margins[1] + width] = (
-            image
-        )
-        return padded
-    resized = Image.fromarray(image[..., 0] if channels == 1 else image).resize(
-        (size, size), Image.Resampling.BICUBIC
-    )
-    return np.asarray(resized).reshape(size, size, channels)

@@ -27,6 +27,7 @@ import numpy as np
 from cnn_jax import trees
 from cnn_jax.files import FileError, read_bytes, reading
 from cnn_jax.models import list_models, model_info
+from cnn_jax.preprocessing import Preprocessing
 from cnn_jax.pretrained.files.own_weights import (
     HEAD,
     KIND,
@@ -61,6 +62,9 @@ _MAX_CONFIG = 2**22
 
 _MAX_DEPTH = 32
 """The most parts that the path of an array may have."""
+
+_RECORDED = tuple(field.name for field in dataclasses.fields(Preprocessing))
+"""Fields that runs record of their images; older ones do not have all."""
 
 _HEAD = 2**28
 """In bytes: more than the last layer of any model here takes with 20,000 classes."""
@@ -395,10 +399,13 @@ def _preprocessing(
     known: dict[str, Any] = {}
     if config.get("mean") is not None:
         known |= {"mean": config["mean"], "std": config["std"]}
+    for name in ("crop_fraction", "crop_mode", "interpolation"):
+        if config.get(name) is not None:
+            known[name] = config[name]
     size, model = config.get("image_size"), config.get("model")
     if size is not None and model in list_models():
         known["input_shape"] = [size, size, model_info(model).input_shape[2]]
-    recorded = ("mean", "std", "input_shape", "crop_fraction", "interpolation")
+    recorded = (*_RECORDED, "input_shape")
     return known | {name: images[name] for name in recorded if name in images}
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import pathlib
 import re
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import Any
 
 from cnn_jax.files import FileError, reading
 from cnn_jax.models.fields import MAX_CLASSES
+from cnn_jax.preprocessing import known_fields
 from cnn_jax.pretrained.files.stored import FLOATS, Provenance
 
 KIND = "cnn_jax.pretrained"
@@ -33,8 +33,6 @@ MAX_METADATA = 2**23
 """The longest metadata that are read, in bytes: more than any model's names fill."""
 
 _MAX_FIELD = 2**20
-_MAX_CHANNELS = 2**10
-_MAX_SIDE = 2**15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,31 +229,8 @@ def num_classes_of(specs: Mapping[str, str]) -> int | None:
 
 
 def check_preprocessing(found: Mapping[str, Any]) -> None:
-    """Raises TypeError or ValueError for what no preprocessing is, see `Provenance`."""
-    for name in ("mean", "std", "input_shape"):
-        if name not in found:
-            continue
-        values = _checked(found[name], list, tuple)
-        if not 1 <= len(values) <= _MAX_CHANNELS:
-            raise ValueError(f"{name}: got {len(values)} numbers")
-        for value in values:
-            _check_number(name, value, positive=name != "mean")
-    if "input_shape" in found:
-        height, width, channels = (_checked(v, int) for v in found["input_shape"])
-        if max(height, width) > _MAX_SIDE or channels > _MAX_CHANNELS:
-            raise ValueError(f"input_shape: got {found['input_shape']}")
-    if "crop_fraction" in found:
-        _check_number("crop_fraction", found["crop_fraction"], positive=True)
-    if "interpolation" in found:
-        _checked(found["interpolation"], str)
-
-
-def _check_number(name: str, value: Any, *, positive: bool) -> None:
-    number = float(_checked(value, int, float))
-    if not math.isfinite(number) or abs(number) > _MAX_SIDE:
-        raise ValueError(f"{name}: got {value}")
-    if positive and number <= 0:
-        raise ValueError(f"{name}: got {value}, expected positive numbers")
+    """Raises ValueError for what no preprocessing is, see `Provenance`."""
+    known_fields(found)
 
 
 def _checked(value: Any, *types: type) -> Any:

@@ -6,11 +6,9 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from cnn_jax.ranges import MAX_SIDE, Length, Real, Text, Whole
+from cnn_jax.preprocessing import CropFraction, CropMode, Interpolation, Mean, Std
+from cnn_jax.ranges import MAX_SIDE, Real, Text, Whole
 from cnn_jax.training.config.requirements import Path, Requirement, Share
-
-MAX_CHANNELS = 64
-"""Channels of an image that a mean and a deviation can be given for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,19 +36,23 @@ class DataConfig:
     augmentation: Annotated[str, Text("a policy's name", 100)] = "none"
     """Augmentation of a stream's images on the host; see
     `cnn_jax.data.host.POLICIES`."""
-    mean: (
-        Annotated[tuple[Annotated[float, Real(0.0, 1.0)], ...], Length(1, MAX_CHANNELS)]
-        | None
-    ) = None
-    """Per channel, subtracted from pixels in [0, 1]. Default: the training split's, or
-    ImageNet's for a stream."""
-    std: (
-        Annotated[
-            tuple[Annotated[float, Real(1e-3, 10.0)], ...], Length(1, MAX_CHANNELS)
-        ]
-        | None
-    ) = None
+    mean: Mean | None = None
+    """Per channel, subtracted from pixels in [0, 1]. Default: what the pretrained
+    weights say; else the training split's own, of images of one size that fit into
+    1 GiB and random weights; else the model's, else ImageNet's."""
+    std: Std | None = None
     """Per channel, what is then divided by. Default: as for `mean`."""
+    crop_fraction: CropFraction | None = None
+    """Share of the resized image's height and width that evaluation sees, in the
+    middle. Default: all of images of the input's own size or of up to 64 pixels; else
+    what the weights say, else the model's."""
+    crop_mode: CropMode | None = None
+    """Way in which evaluation brings images to the input's size: `center` crops the longer side,
+    `squash` stretches, `border` and `pad` add borders. Default: `pad` for small images
+    of one size; else what the weights say, else the model's."""
+    interpolation: Interpolation | None = None
+    """Filter that images are resized with. Default: as for `crop_mode`, with `bicubic`
+    for small images of one size."""
     validation_fraction: Share = 0.0
     """Share of the training split held out, stratified, for early stopping."""
     batch_size: Annotated[int, Whole(1, 2**24)] = 128

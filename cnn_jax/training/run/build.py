@@ -117,7 +117,7 @@ class RunParts:
             **fields,
             "the model": self.model,
             "the mesh": self.mesh,
-            "the images' shape and normalisation (mean, std)": self.images,
+            "the images' shape and normalisation (mean, std) or crop": self.images,
             "the number of classes": self.num_classes,
             "the training split's size": self.feed.specification,
             "the splits to evaluate": {
@@ -140,6 +140,7 @@ def build_run(
     loss_fn: LossFn | None = None,
     metric_fns: MetricFns | None = None,
     initial_variables: Mapping[str, Any] | None = None,
+    images: ImageFormat | None = None,
 ) -> RunParts:
     """Resolves the parts of a run.
 
@@ -153,13 +154,14 @@ def build_run(
       metric_fns: More to report of a split, by name.
       initial_variables: The variables to start from, as `model.init` returns them; None
         to draw them.
+      images: The images that the model gets; None for what `image_format` returns.
 
     Raises:
       ValueError: If these do not go together.
     """
     train = splits["train"]
-    images = image_format(config, train)
-    feed = make_feed(train, config, mesh, images.shape)
+    images = image_format(config, train) if images is None else images
+    feed = make_feed(train, config, mesh, images)
     num_steps = config.epochs * feed.steps_per_epoch
     if num_steps > MAX_COUNT:
         raise ValueError(
@@ -190,7 +192,7 @@ def build_run(
         mesh=mesh,
         feed=feed,
         evaluation={
-            name: make_evaluation(split, config, mesh, images.shape)
+            name: make_evaluation(split, config, mesh, images)
             for name, split in splits.items()
             if name != "train"
         },

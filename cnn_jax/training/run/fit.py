@@ -61,6 +61,7 @@ def fit(
     compiled: CompiledRun | None = None,
     initial_variables: Mapping[str, Any] | None = None,
     macs_per_example: int | None = None,
+    weights_preprocessing: Mapping[str, Any] | None = None,
 ) -> FitResult:
     """Trains a model.
 
@@ -96,6 +97,9 @@ def fit(
         and dtypes that `model.init` gives; when None, what that draws. A resumed run
         goes on from its checkpoint.
       macs_per_example: Multiply-adds of a forward pass, for `flops_utilization`.
+      weights_preprocessing: What the weights in `initial_variables` say of their
+        images, see `cnn_jax.pretrained.Provenance`; the configuration goes before. A
+        resumed run prepares images as it was begun with.
 
     Returns:
       The result. With `config.run_dir`, everything but arrays is also in `result.json`.
@@ -129,7 +133,7 @@ def fit(
     check_regularizers(model, config)
     identity, configured = identify_model(model, config.model), config
     config = described(config, identity, splits["train"], splits.get("test"))
-    images = _check_splits(config, splits)
+    images = _check_splits(config, splits, weights_preprocessing)
     num_classes = len(splits["train"].class_names)
     mesh = sharding.with_automatic_axes(
         sharding.make_mesh(specification=config.mesh) if mesh is None else mesh
@@ -154,6 +158,7 @@ def fit(
             store = stack.enter_context(
                 Store(config, splits, identity, images, own_parts, mesh, configured)
             )
+            images = store.images
         stack.enter_context(signals)
         parts = build_run(
             model,
@@ -164,6 +169,7 @@ def fit(
             loss_fn=loss_fn,
             metric_fns=metrics,
             initial_variables=initial_variables,
+            images=images,
         )
         stack.callback(parts.feed.close)
         if compiled is None:
@@ -224,17 +230,21 @@ def _splits(
     return held_out | ({"test": splits["test"]} if "test" in splits else {})
 
 
-def _check_splits(config: TrainConfig, splits: Mapping[str, Split]) -> ImageFormat:
+def _check_splits(
+    config: TrainConfig,
+    splits: Mapping[str, Split],
+    weights: Mapping[str, Any] | None,
+) -> ImageFormat:
     """Checks that the splits go together; returns the format of their images."""
     train = splits["train"]
-    images = image_format(config, train)
+    shape = image_shape(config, train)
     for name, split in splits.items():
         found = (pixel_dtype(split), image_shape(config, split), split.class_names)
-        if found != (pixel_dtype(train), images.shape, train.class_names):
+        if found != (pixel_dtype(train), shape, train.class_names):
             raise ValueError(
                 f"{name}: got images {found[1]} ({found[0]}) of "
                 f"{len(split.class_names)} classes, expected the training split's "
-                f"{images.shape} ({pixel_dtype(train)}) of {len(train.class_names)}, "
+                f"{shape} ({pixel_dtype(train)}) of {len(train.class_names)}, "
                 "under the same names."
             )
     if config.patience is not None and "validation" not in splits:
@@ -242,4 +252,5 @@ def _check_splits(config: TrainConfig, splits: Mapping[str, Split]) -> ImageForm
             f"patience: got {config.patience} without a validation split; expected "
             "validation_fraction above 0, since the test split decides nothing."
         )
-    return images
+    # The last, since it may read the whole split.
+    return image_format(config, train, weights=weights)

@@ -1,8 +1,17 @@
-"""Augmentation and normalisation of images, inside the compiled step."""
+"""The images that a model gets: how they are prepared, chosen once for a whole run.
+
+Each field of the preparation is what the configuration says; else what the weights say
+that the run starts from; else what follows from the data: images of the input's own
+size and small ones are seen whole, and random weights get images of one size normalised
+by their own mean and deviation; else the model's own, else ImageNet's. It depends on
+the images and not on the path by which they reach the devices.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import statistics
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,8 +19,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax import data
-from cnn_jax.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from cnn_jax.models import list_models, model_info
+from cnn_jax.preprocessing import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    SMALL_SIDE,
+    Preprocessing,
+    known_fields,
+)
 from cnn_jax.training.config import TrainConfig
+
+CROP_FIELDS = ("crop_fraction", "crop_mode", "interpolation")
+"""Fields of the configuration and of `Preprocessing` that are about the images' size.
+"""
+
+_OLD_CROP = 0.875
+"""The share of a stream's images that evaluation saw in runs that do not say it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,18 +44,29 @@ class ImageFormat:
     Attributes:
       shape: `(height, width, channels)`.
       dtype: The name of their floating-point dtype.
-      mean: Per channel, subtracted from pixels in [0, 1]; None for floating-point
-        images, which are not normalised.
-      std: Per channel, the divisor; None likewise.
-      crop_fraction: The share of an image's height and width that evaluation sees, in
-        the middle.
+      preprocessing: How they are prepared. Mean and deviation are None for
+        floating-point images, which are not normalised; `size` is the height of images
+        that are not square, which nothing resizes.
     """
 
     shape: tuple[int, int, int]
     dtype: str
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-    crop_fraction: float = 1.0
+    preprocessing: Preprocessing
+
+    @classmethod
+    def of(cls, preprocessing: Preprocessing, dtype: str = "float32") -> ImageFormat:
+        """Returns the format of images that are prepared so."""
+        return cls(preprocessing.input_shape, dtype, preprocessing)
+
+    @property
+    def mean(self) -> tuple[float, ...] | None:
+        """Per channel, subtracted from pixels in [0, 1]; None for floating-point."""
+        return self.preprocessing.mean
+
+    @property
+    def std(self) -> tuple[float, ...] | None:
+        """Per channel, the divisor; None likewise."""
+        return self.preprocessing.std
 
     @property
     def specification(self) -> jax.ShapeDtypeStruct:
@@ -46,41 +80,95 @@ class ImageFormat:
             return images.astype(dtype)
         return data.normalize(images, mean=self.mean, std=self.std, dtype=dtype)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what a run records of its images, for JSON."""
+        return {**self.preprocessing.to_dict(), "input_shape": list(self.shape)}
+
 
 def image_format(
     config: TrainConfig,
     train: data.Source | data.Batches,
-    split: data.Source | data.Batches | None = None,
+    *,
+    weights: Mapping[str, Any] | None = None,
 ) -> ImageFormat:
-    """Returns the format of a split's images.
+    """Returns the format of a run's images.
 
     Args:
       config: The run's configuration.
-      train: The training split, whose statistics may be what is normalised with.
-      split: The split; None for the training split itself.
+      train: The training split. Where neither configuration nor weights say what to
+        normalise with, and a stream's images are of one size and few, all are read for
+        their mean and deviation.
+      weights: What the weights say that the run starts from, see
+        `cnn_jax.pretrained.Provenance`.
 
     Raises:
       ValueError: If the images of a stream differ in size and the configuration does
-        not say what to bring them to, or it has a mean for floating-point images or
-        for another number of channels, or a crop may have none of the image.
+        not say what to bring them to, it has a mean or a crop for images that go to
+        the model as they are, or a mean for another number of channels, or a crop may
+        have none of the image.
     """
-    mean, std = _channel_statistics(config, train)
-    split = train if split is None else split
-    shape = image_shape(config, split)
+    shape = image_shape(config, train)
     if config.crop_padding >= min(shape[:2]):
         raise ValueError(
             f"crop_padding: got {config.crop_padding} for images of {shape[0]} x "
             f"{shape[1]}, expected 0 to {min(shape[:2]) - 1}: a crop further out has "
             "none of the image."
         )
-    is_whole = isinstance(split, data.Dataset | data.Batches)
-    return ImageFormat(
-        shape,
-        config.dtype,
-        mean,
-        std,
-        1.0 if is_whole else 0.875,
+    _check_fields(config, train, shape)
+    said = known_fields(weights or {})
+    fields = {name: said[name] for name in CROP_FIELDS if name in said}
+    fields = {**_of_data(train, shape, said), **fields}
+    if _is_whole(train, shape):
+        fields["crop_fraction"] = 1.0
+    fields |= _given(config, *CROP_FIELDS)
+    model = _model_preprocessing(config.model).at(shape[0])
+    how = dataclasses.replace(
+        model, mean=None, std=None, channels=shape[2], size=shape[0], **fields
     )
+    if pixel_dtype(train) == np.uint8:
+        mean, std = _normalization(config, train, said, model, how)
+        how = dataclasses.replace(how, mean=mean, std=std)
+    return ImageFormat(shape, config.dtype, how)
+
+
+def recorded_format(
+    images: ImageFormat,
+    recorded: Mapping[str, Any],
+    config: TrainConfig,
+    train: data.Source | data.Batches,
+) -> ImageFormat:
+    """Returns the format of a run that is resumed: the one that it was begun with.
+
+    Args:
+      images: The format that it would have if it were begun now.
+      recorded: What its checkpoint says of its images. Runs of older versions may lack
+        the crop's mode and interpolation, or all of the crop.
+      config: The run's configuration, whose fields are the run's own by now.
+      train: The training split.
+    """
+    if not recorded:
+        return images
+    fields = known_fields(recorded)
+    for name in ("size", "channels"):
+        fields.pop(name, None)
+    if images.mean is None or fields.get("mean", ()) is None:
+        fields = {name: fields[name] for name in CROP_FIELDS if name in fields}
+    if "crop_mode" not in fields:
+        is_stream = not isinstance(train, data.Dataset | data.Batches)
+        origin = train.origin if isinstance(train, data.Dataset) else None
+        old = {
+            "crop_fraction": _OLD_CROP if is_stream else 1.0,
+            "crop_mode": "center" if origin is None else origin.prepared.crop_mode,
+            "interpolation": (
+                "bilinear" if origin is None else origin.prepared.interpolation
+            ),
+        }
+        fields = old | fields
+    fields |= _given(config, *CROP_FIELDS)
+    if images.mean is not None:
+        fields |= _given(config, "mean", "std")
+    how = dataclasses.replace(images.preprocessing, **fields)
+    return dataclasses.replace(images, preprocessing=how)
 
 
 def image_shape(
@@ -149,29 +237,121 @@ def augment(
     return {**batch, "image": pixels, "label": labels}, model_key
 
 
-def _channel_statistics(
-    config: TrainConfig, train: data.Source | data.Batches
-) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+def _given(config: TrainConfig, *names: str) -> dict[str, Any]:
+    """Returns the fields that the configuration has a value for."""
+    return {
+        name: value for name in names if (value := getattr(config, name)) is not None
+    }
+
+
+def _check_fields(
+    config: TrainConfig,
+    train: data.Source | data.Batches,
+    shape: tuple[int, int, int],
+) -> None:
+    """Checks what the configuration says of the images."""
+    is_bytes = pixel_dtype(train) == np.uint8
+    if not is_bytes and config.mean is not None:
+        raise ValueError(
+            f"mean: got {config.mean} for floating-point images, which go to the "
+            "model as they are; expected None, or uint8 images."
+        )
+    if config.mean is not None and len(config.mean) != shape[2]:
+        raise ValueError(
+            f"mean: got {len(config.mean)} numbers for images of {shape[2]} channels, "
+            f"expected {shape[2]} in mean and in std."
+        )
+    reason = None
+    if not is_bytes:
+        reason = "floating-point images"
+    elif isinstance(train, data.Batches):
+        reason = "an iterable of batches"
+    elif shape[0] != shape[1]:
+        reason = f"images of {shape[0]} x {shape[1]} in memory"
+    elif isinstance(train, data.Dataset) and shape[2] not in (1, 3):
+        reason = f"images of {shape[2]} channels"
+    given = _given(config, *CROP_FIELDS)
+    if reason is not None and given:
+        name, value = next(iter(given.items()))
+        raise ValueError(
+            f"{name}: got {value!r} for {reason}, which go to the model as they are; "
+            "expected None."
+        )
+
+
+def _of_data(
+    train: data.Source | data.Batches,
+    shape: tuple[int, int, int],
+    said: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Returns how images of one size are brought to the input's if they are small.
+
+    They are brought to it as sets in memory are, whose training images are no others.
+    """
+    if isinstance(train, data.Batches):
+        return {}
+    size, side = data.own_size(train), shape[0]
+    if size in (None, shape[:2]) or not data.is_small(train, size):
+        return {}
+    is_near = all(3 * side <= 4 * length <= 4 * side for length in size)
+    if not (is_near or side <= SMALL_SIDE) or "crop_mode" in said:
+        return {}
+    how = data.stored(side, shape[2])
+    return {name: getattr(how, name) for name in CROP_FIELDS}
+
+
+def _is_whole(train: data.Source | data.Batches, shape: tuple[int, int, int]) -> bool:
+    """Returns whether images are small or of the input's size."""
+    if isinstance(train, data.Batches) or shape[0] <= SMALL_SIDE:
+        return True
+    return data.own_size(train) == shape[:2]
+
+
+def _model_preprocessing(name: str) -> Preprocessing:
+    """Returns what the registry says of a model; ImageNet's for the caller's own."""
+    if name in list_models():
+        return model_info(name).preprocessing
+    return Preprocessing(224)
+
+
+def _normalization(
+    config: TrainConfig,
+    train: data.Source | data.Batches,
+    said: Mapping[str, Any],
+    model: Preprocessing,
+    how: Preprocessing,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns the mean and deviation per channel that images are normalised with."""
-    if pixel_dtype(train) != np.uint8:
-        if config.mean is not None:
-            raise ValueError(
-                f"mean: got {config.mean} for floating-point images, which go to the "
-                "model as they are; expected None, or uint8 images."
-            )
-        return None, None
     if config.mean is not None and config.std is not None:
-        channels = image_shape(config, train)[2]
-        if len(config.mean) != channels:
-            raise ValueError(
-                f"mean: got {len(config.mean)} numbers for images of {channels} "
-                f"channels, expected {channels} in mean and in std."
-            )
         return config.mean, config.std
-    if isinstance(train, data.Dataset):
-        mean, std = train.channel_statistics
+    channels = how.channels
+    if None not in (said.get("mean"), said.get("std")):
+        mean, std = said["mean"], said["std"]
+    elif _has_own_statistics(config, train, how):
+        assert not isinstance(train, data.Batches)  # those have none
+        mean, std = data.channel_statistics(train, how.size)
         # A constant channel has no deviation to divide by; it becomes zero.
         return mean, tuple(deviation or 1.0 for deviation in std)
-    # A stream's own would take a pass over it.
-    channels = image_shape(config, train)[2]
-    return IMAGENET_MEAN[:channels], IMAGENET_STD[:channels]
+    elif model.channels == channels and model.mean and model.std:
+        return model.mean, model.std
+    else:
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
+    if len(mean) == channels:
+        return mean, std
+    return (statistics.fmean(mean),) * channels, (statistics.fmean(std),) * channels
+
+
+def _has_own_statistics(
+    config: TrainConfig, train: data.Source | data.Batches, how: Preprocessing
+) -> bool:
+    """Returns whether images are normalised by their own mean and deviation."""
+    # The colour of a border is the mean.
+    if (
+        isinstance(train, data.Batches)
+        or config.pretrained is not None
+        or how.crop_mode == "border"
+    ):
+        return False
+    if isinstance(train, data.Dataset) and train.origin is None:
+        return True
+    return data.is_small(train, data.own_size(train))

@@ -141,6 +141,7 @@ class Loop:
                 self._macs_per_example, images_per_second, self._compiled.devices
             ),
             bad_images=self._parts.bad_images,
+            images=self._parts.images.to_dict(),
             peak_memory_bytes=self._compiled.peak_memory_bytes,
             state_digest=digest,
             run_dir=self._config.run_dir,

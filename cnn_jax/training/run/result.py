@@ -70,6 +70,8 @@ class FitResult:
       environment_changes: `{"step", "changed"}` for each time that the run was resumed
         in another environment (see `run.directory.environment`), `changed` being part
         -> [before, since].
+      images: How images were prepared: the fields of a `Preprocessing`, and
+        `input_shape`.
     """
 
     state: TrainState
@@ -92,6 +94,7 @@ class FitResult:
     state_digest: str
     run_dir: str | None
     environment_changes: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    images: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:
         metrics = self.test or {}

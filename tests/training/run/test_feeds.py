@@ -17,9 +17,11 @@ from PIL import Image
 
 from cnn_jax import data, sharding
 from cnn_jax.checkpoint import ResumeRefusedError
+from cnn_jax.preprocessing import Preprocessing
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.run.feeds import StreamEvaluation, StreamFeed, make_feed
 from cnn_jax.training.run.fit import fit
+from cnn_jax.training.run.images import ImageFormat
 
 ROOT = pathlib.Path(__file__).parents[3]
 REAL = pathlib.Path(os.environ.get("CNN_JAX_DATA") or ROOT / ".." / "shared") / "tfds"
@@ -206,7 +208,9 @@ def test_a_run_says_which_part_of_an_image_evaluation_sees(
     config = dataclasses.replace(
         config, epochs=1, mixup_alpha=0, cutmix_alpha=0, erasing_probability=0
     )
-    streamed = dataclasses.replace(config, run_dir=str(tmp_path / "streamed"))
+    streamed = dataclasses.replace(
+        config, image_size=72, run_dir=str(tmp_path / "streamed")
+    )
     train(tiny_net, streamed, folder)
     whole = dataclasses.replace(
         config, augmentation="none", run_dir=str(tmp_path / "whole")
@@ -233,8 +237,9 @@ def test_validation_is_held_out_of_a_stream(tiny_net, config, folder):
 
 
 def test_the_batch_is_split_over_the_devices(config, folder):
-    mesh, shape = sharding.make_mesh(), (config.image_size, config.image_size, 3)
-    feed = make_feed(splits(folder)[0], config, mesh, shape)
+    mesh = sharding.make_mesh()
+    images = ImageFormat.of(Preprocessing(config.image_size))
+    feed = make_feed(splits(folder)[0], config, mesh, images)
     assert isinstance(feed, StreamFeed)
     batch = feed.inputs(2)
     feed.close()
@@ -242,7 +247,7 @@ def test_the_batch_is_split_over_the_devices(config, folder):
         assert (batch[name].shape, batch[name].dtype) == (wanted.shape, wanted.dtype)
         assert batch[name].sharding == wanted.sharding
     assert feed.waited_seconds > 0
-    evaluation = StreamEvaluation(splits(folder)[1], config, mesh, shape)
+    evaluation = StreamEvaluation(splits(folder)[1], config, mesh, images)
     (batch,) = evaluation.batches()
     assert {name: array.shape for name, array in batch.items()} == {
         name: wanted.shape for name, wanted in evaluation.specification.items()

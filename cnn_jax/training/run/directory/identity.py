@@ -189,10 +189,7 @@ def describe(
         # What the weights expect of an image, for whoever classifies with them.
         "images": {
             "class_names": list(train.class_names),
-            "mean": None if images.mean is None else list(images.mean),
-            "std": None if images.std is None else list(images.std),
-            "input_shape": list(images.shape),
-            "crop_fraction": images.crop_fraction,
+            **images.to_dict(),
         },
         "versions": checkpoint.installed_versions(),
     }

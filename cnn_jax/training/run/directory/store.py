@@ -37,7 +37,7 @@ from cnn_jax.training.run.directory.resuming import (
     resumed_place,
 )
 from cnn_jax.training.run.early_stopping import RunProgress
-from cnn_jax.training.run.images import ImageFormat
+from cnn_jax.training.run.images import ImageFormat, recorded_format
 from cnn_jax.training.run.result import FitResult
 
 _OF_TRAINING: Mapping[str, Any] = {
@@ -64,13 +64,14 @@ class Store:
       config: The run's configuration, with a `run_dir`.
       splits: The datasets by name, whose fingerprints a resumed run must find again.
       identity: The model, from `identity.identify_model`.
-      images: The format of the model's images.
+      images: The format of the model's images, if the run is not resumed.
       own_parts: The caller's own parts, from `identity.identify_parts`.
       mesh: The devices.
       given: The configuration before it named what the run is of, as older runs have
         it; None for the same.
 
     Attributes:
+      images: The format of the model's images: of a resumed run, as it recorded it.
       environment_changes: `{"step", "changed"}` for each time that the run was resumed
         in another environment, `changed` being part -> [before, since].
 
@@ -117,8 +118,13 @@ class Store:
                     f"{self.checkpoints.directory} already holds a run's checkpoints. "
                     "Choose another directory (--checkpoint-dir)."
                 )
+            self.images: ImageFormat = self._recorded_images(
+                config, images, splits["train"]
+            )
             self._environment = numeric_environment(mesh.devices.flat)
-            self._description = describe(config, splits, identity, images, own_parts)
+            self._description = describe(
+                config, splits, identity, self.images, own_parts
+            )
             self._description["environment"] = self._environment
             self._check_description(config, given or config, about)
             self._saved_step: int | None = None
@@ -137,6 +143,25 @@ class Store:
             place = resumed_place(self.files.directory, place, about)
         # The others may not see the main one's run directory.
         return gather_texts(place or "")[0] or None
+
+    def _recorded_images(
+        self,
+        config: TrainConfig,
+        images: ImageFormat,
+        train: data.Source | data.Batches,
+    ) -> ImageFormat:
+        """Returns the format that the newest checkpoint says, else the one given."""
+        try:
+            recorded = self.checkpoints.metadata().get("images", {})
+        except FileNotFoundError:
+            return images
+        try:
+            return recorded_format(images, recorded, config, train)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise checkpoint.CheckpointError(
+                f"{self.checkpoints.directory}: got a checkpoint whose images no "
+                f"training run wrote ({error}), expected one of a run to resume."
+            ) from error
 
     def restore(
         self, template: Any, step: int | None = None

@@ -21,6 +21,7 @@ from cnn_jax import data
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.run.feeds.resident import ResidentEvaluation, ResidentFeed
 from cnn_jax.training.run.feeds.streamed import StreamEvaluation, StreamFeed
+from cnn_jax.training.run.images import ImageFormat
 
 __all__ = ["EvaluationFeed", "Feed", "make_evaluation", "make_feed"]
 
@@ -73,7 +74,7 @@ def make_feed(
     source: data.Source | data.Batches,
     config: TrainConfig,
     mesh: Mesh,
-    image_shape: tuple[int, int, int],
+    images: ImageFormat,
 ) -> Feed:
     """Returns the feed that fits a training split.
 
@@ -82,7 +83,7 @@ def make_feed(
       config: Read are `batch_size`, `seed`, `augmentation`, `num_workers` and
         `max_bad_images`.
       mesh: The devices.
-      image_shape: `(height, width, channels)` that a stream's images are brought to.
+      images: The images that the model gets.
 
     Raises:
       ValueError: If the configuration asks for what the feed cannot do.
@@ -97,16 +98,32 @@ def make_feed(
         )
     if isinstance(source, data.Dataset):
         return ResidentFeed(source, config.batch_size, config.seed, mesh)
-    return StreamFeed(source, config, mesh, image_shape)
+    return StreamFeed(source, config, mesh, images)
 
 
 def make_evaluation(
     source: data.Source | data.Batches,
     config: TrainConfig,
     mesh: Mesh,
-    image_shape: tuple[int, int, int],
+    images: ImageFormat,
 ) -> EvaluationFeed:
-    """Returns the feed that fits a split to evaluate on; arguments as `make_feed`."""
+    """Returns the feed that fits a split to evaluate on.
+
+    It is what evaluates during training; outside of it, too, a split is evaluated by
+    what this returns, so that both see the same pixels.
+
+    Args:
+      source: The split, in memory or not.
+      config: Read are `batch_size`, `num_workers` and `max_bad_images`.
+      mesh: The devices.
+      images: The images that the model gets, `ImageFormat.of(preprocessing)` say. The
+        feed crops and resizes; `images.prepare` normalises, on the devices.
+
+    Raises:
+      ValueError: If images in memory cannot be prepared so.
+    """
     if isinstance(source, data.Dataset):
+        if source.image_shape != images.shape or images.shape[0] == images.shape[1]:
+            source = data.evaluated(source, images.preprocessing)
         return ResidentEvaluation(source, config.batch_size, mesh)
-    return StreamEvaluation(source, config, mesh, image_shape)
+    return StreamEvaluation(source, config, mesh, images)

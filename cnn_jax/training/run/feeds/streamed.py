@@ -14,8 +14,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cnn_jax import data, sharding
-from cnn_jax.preprocessing import Preprocessing
 from cnn_jax.training.config import TrainConfig
+from cnn_jax.training.run.images import ImageFormat
 
 WORTH_WORKERS = 5000
 """The size of a split from which on evaluating it is left to worker processes."""
@@ -31,7 +31,7 @@ class StreamFeed:
       source: The examples, or batches of them in an order of their own.
       config: What says how they are read.
       mesh: The devices.
-      image_shape: `(height, width, channels)` of the model's images.
+      images: The images that the model gets.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class StreamFeed:
         source: data.Source | data.Batches,
         config: TrainConfig,
         mesh: Mesh,
-        image_shape: tuple[int, int, int],
+        images: ImageFormat,
     ):
         self._mesh = mesh
         self._stream = (
@@ -48,7 +48,9 @@ class StreamFeed:
             else data.TrainStream(
                 source,
                 batch_size=config.batch_size,
-                transform=data.train_transform(config.augmentation, image_shape[0]),
+                transform=data.train_transform(
+                    config.augmentation, images.preprocessing
+                ),
                 seed=config.seed,
                 num_workers=config.num_workers,
                 process_index=jax.process_index(),
@@ -58,7 +60,7 @@ class StreamFeed:
         )
         self.steps_per_epoch: int = self._stream.steps_per_epoch
         self.specification: Specification = _batch_specification(
-            source, config, mesh, image_shape
+            source, config, mesh, images.shape
         )
         self.waited_seconds: float = 0.0
         self._batches: Generator[data.Arrays] | None = None
@@ -102,7 +104,7 @@ class StreamEvaluation:
       source: The examples, or batches of them.
       config: What says how they are read.
       mesh: The devices.
-      image_shape: `(height, width, channels)` of the model's images.
+      images: The images that the model gets.
     """
 
     def __init__(
@@ -110,7 +112,7 @@ class StreamEvaluation:
         source: data.Source | data.Batches,
         config: TrainConfig,
         mesh: Mesh,
-        image_shape: tuple[int, int, int],
+        images: ImageFormat,
     ):
         self._mesh = mesh
         self._stream = (
@@ -121,7 +123,7 @@ class StreamEvaluation:
             else data.EvalStream(
                 source,
                 batch_size=config.batch_size,
-                transform=data.eval_transform(Preprocessing(image_shape[0])),
+                transform=data.eval_transform(images.preprocessing),
                 # Each pass starts its workers anew, which takes seconds.
                 num_workers=config.num_workers if len(source) > WORTH_WORKERS else 0,
                 process_index=jax.process_index(),
@@ -130,7 +132,7 @@ class StreamEvaluation:
             )
         )
         self.specification: Specification = _batch_specification(
-            source, config, mesh, image_shape, mask=True
+            source, config, mesh, images.shape, mask=True
         )
 
     @property
