@@ -20,10 +20,16 @@ from cnn_jax.checkpoint import CheckpointError
 from cnn_jax.models import create_model
 from cnn_jax.pretrained import load_pretrained
 from cnn_jax.pretrained.files import describe_own
+from cnn_jax.pretrained.load import stored_channels
 from cnn_jax.report.run_page import write_run_page
 from cnn_jax.report.words import duration
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.devices.processes import connected_hosts, is_main_process
+from cnn_jax.training.run.channels import (
+    input_channels,
+    weights_channels,
+    with_input_channels,
+)
 from cnn_jax.training.run.fit import fit
 from cnn_jax.training.run.images import image_shape
 from cnn_jax.training.run.keys import make_keys
@@ -59,11 +65,14 @@ def run(
     model = create_model(
         config.model,
         num_classes=len(train.class_names),
+        in_channels=config.in_channels,
         dtype=config.dtype,
         **config.model_overrides(),
     )
     known, variables = None, None
     if config.pretrained is not None:
+        splits = with_input_channels(splits, _channels(config, model, train))
+        train = splits["train"]
         known, variables = _load_pretrained(config, model, train)
         config = _with_normalization(config, known)
     if config.run_dir is not None and is_main_process():
@@ -76,7 +85,13 @@ def run(
         validation=splits.get("validation"),
         initial_variables=variables,
         callbacks=[EpochLines(config.epochs)],
-        macs_per_example=_count_macs(model, image_shape(config, train)),
+        macs_per_example=_count_macs(
+            model,
+            (
+                *image_shape(config, train)[:2],
+                input_channels(config, model, train.features.image_shape),
+            ),
+        ),
         weights_preprocessing=known,
     )
 
@@ -95,14 +110,30 @@ def open_splits(config: TrainConfig) -> dict[str, data.Source]:
     }
 
 
+def _channels(config: TrainConfig, model: Any, train: data.Source) -> int:
+    """Returns how many channels images get that meet the pretrained weights.
+
+    Raises:
+      ValueError: If these are of a model that has no name.
+    """
+    weights = config.pretrained
+    assert weights is not None  # that is why it is called
+    own = describe_own(weights)
+    if own is not None:
+        own.require_name(weights)
+    return weights_channels(
+        config,
+        model,
+        train.features.image_shape,
+        lambda: stored_channels(model, weights),
+    )
+
+
 def _load_pretrained(
     config: TrainConfig, model: Any, train: data.Source
 ) -> tuple[Mapping[str, Any], Any]:
     """Returns what weights say of their images, and the variables to start from."""
     assert config.pretrained is not None  # that is why it is called
-    own = describe_own(config.pretrained)
-    if own is not None:
-        own.require_name(config.pretrained)
     variables, report = load_pretrained(
         model,
         config.pretrained,

@@ -18,6 +18,7 @@ from PIL import Image, PngImagePlugin
 
 from cnn_jax.analysis.overlay import overlay
 from cnn_jax.analysis.saliency import grad_cam
+from cnn_jax.data.channels import RGB
 from cnn_jax.data.device import normalize
 from cnn_jax.files import FileError, check_output, open_regular, whole_file
 from cnn_jax.messages import printable
@@ -46,6 +47,8 @@ class Prediction:
       names: Their names.
       probabilities: Their probabilities, after softmax.
       picture: Where the annotated picture was written, or None.
+      is_grey: Whether the network reads three channels and the image's are equal: a
+        grey image's, which is repeated.
     """
 
     image: str
@@ -53,6 +56,7 @@ class Prediction:
     names: tuple[str, ...]
     probabilities: tuple[float, ...]
     picture: str | None = None
+    is_grey: bool = False
 
 
 def predict(
@@ -152,6 +156,7 @@ def predict(
             names=tuple(names[index] for index in chosen),
             probabilities=tuple(float(found[0, index]) for index in chosen),
             picture=None if place is None else str(place),
+            is_grey=crop.shape[-1] == RGB and bool((crop == crop[..., :1]).all()),
         )
         if place is not None:
             _write_picture(place, annotated(crop, maps[0], prediction))

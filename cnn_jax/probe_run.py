@@ -18,13 +18,14 @@ from typing import Any
 
 import jax
 
-from cnn_jax import data, files, trees
+from cnn_jax import data, files, messages, trees
 from cnn_jax.checkpoint import installed_versions
 from cnn_jax.checkpoint.lock import lock_new
 from cnn_jax.models import create_model
 from cnn_jax.pretrained import ConversionReport, load_pretrained
 from cnn_jax.pretrained.convert import write_weights
 from cnn_jax.pretrained.files.own_weights import KIND
+from cnn_jax.pretrained.load import stored_channels
 from cnn_jax.report import html, study
 from cnn_jax.report.environment import without_private_paths
 from cnn_jax.report.run_page import PAGE, SPLIT_COLUMNS
@@ -32,6 +33,7 @@ from cnn_jax.report.statistics import accuracy_interval
 from cnn_jax.report.table import table_of
 from cnn_jax.report.words import count, duration
 from cnn_jax.training import TrainConfig
+from cnn_jax.training.run.channels import weights_channels, with_input_channels
 from cnn_jax.training.run.images import ImageFormat, image_format, image_shape
 from cnn_jax.training.run.keys import make_keys
 from cnn_jax.transfer.policies import ProbeResult, feature_extraction
@@ -55,14 +57,27 @@ def run(config: TrainConfig, splits: Mapping[str, data.Source]) -> ProbeResult:
     assert config.run_dir is not None
     train, test = splits["train"], splits["test"]
     model = create_model(
-        config.model, num_classes=len(train.class_names), dtype=config.dtype
+        config.model,
+        num_classes=len(train.class_names),
+        in_channels=config.in_channels,
+        dtype=config.dtype,
     )
+    weights = config.pretrained
+    channels = weights_channels(
+        config,
+        model,
+        train.features.image_shape,
+        lambda: stored_channels(model, weights),
+    )
+    splits = with_input_channels(splits, channels)
+    train, test = splits["train"], splits["test"]
     variables, report = load_pretrained(
         model,
         config.pretrained,
         key=make_keys(config.seed).parameters,
         input_shape=image_shape(config, train),
     )
+    messages.say(f"{config.pretrained}: {report}")
     images = image_format(config, train, weights=report.provenance.preprocessing)
     _check_head(model, variables, images.specification)
     result = feature_extraction(model, variables, config, train, test, images=images)
@@ -111,7 +126,9 @@ def _metadata(
     return {
         "kind": KIND,
         "model": config.model,
-        "fields": {},
+        "fields": {}
+        if config.in_channels is None
+        else {"in_channels": config.in_channels},
         "dtype": config.dtype,
         "num_classes": len(train.class_names),
         "class_names": list(train.class_names),

@@ -88,6 +88,8 @@ class Facts:
       is_pretrained: Whether the run starts from weights.
       has_new_head: Whether the last layer starts anew all the same.
       preprocessing: What the weights say of their images, see `pretrained.Provenance`.
+      in_channels: Channels of the images that the model gets, grey ones repeated; None
+        for those of `image_shape`.
     """
 
     model: ModelInfo
@@ -100,6 +102,12 @@ class Facts:
     is_pretrained: bool = False
     has_new_head: bool = True
     preprocessing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    in_channels: int | None = None
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images that the model gets."""
+        return self.in_channels or self.image_shape[2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +172,7 @@ Rule = Callable[[Facts, Mapping[str, Any]], tuple[dict[str, Any], str]]
 
 
 def _images(facts: Facts, decided: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    height, width, channels = facts.image_shape
+    height, width, _ = facts.image_shape
     known = facts.preprocessing.get("input_shape")
     side = height if height is not None and height == width else None
     if known is not None:
@@ -177,7 +185,7 @@ def _images(facts: Facts, decided: Mapping[str, Any]) -> tuple[dict[str, Any], s
     is_one_size = height is not None and width is not None
     # Larger ones lose less by random crops, which are cut out on the host.
     fits = is_one_size and max(height or 0, width or 0) <= size
-    fits = fits and facts.num_train * size * size * channels <= RESIDENT_BYTES
+    fits = fits and facts.num_train * size * size * facts.channels <= RESIDENT_BYTES
     fits = fits and decided.get("augmentation", "none") == "none"
     return {"image_size": size, "data_path": "resident" if fits else "stream"}, reason
 
@@ -198,7 +206,7 @@ def _normalization(
     known, info = facts.preprocessing, facts.model
     if None not in (known.get("mean"), known.get("std")):
         mean, std, reason = known["mean"], known["std"], "as the weights know images"
-    elif len(info.mean) == facts.image_shape[2]:
+    elif len(info.mean) == facts.channels:
         mean, std, reason = info.mean, info.std, f"{info.name}'s usual"
     else:
         channels = count(len(info.mean), "channel")

@@ -98,6 +98,17 @@ def test_summary_takes_size_and_classes(capsys):
     assert run(capsys, *arguments[:3], "40", "--json")[0] == 0
 
 
+def test_summary_takes_channels(capsys):
+    arguments = ("summary", "lenet5", "--in-channels", "4", "--json")
+    status, out, _ = run(capsys, *arguments)
+    content = json.loads(out)
+    assert status == 0
+    assert content["input_shape"] == [32, 32, 4]
+    info = model_info("lenet5")
+    assert content["parameters"] == info.parameters + 3 * 25 * 6
+    assert content["macs"] == info.macs + 3 * 25 * 6 * 28 * 28
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -107,6 +118,7 @@ def test_summary_takes_size_and_classes(capsys):
         (["summary", "resnet21"], ["unknown name 'resnet21'", "'resnet20'"]),
         (["summary", "lenet5", "--input-size", "3"], ["3 x 3", "resize"]),
         (["summary", "lenet5", "--input-size", "0"], ["got '0'", "positive"]),
+        (["summary", "lenet5", "--in-channels", "0"], ["in_channels: got 0, expe"]),
         (["summary", "lenet5", "--num-classes", "-1"], ["num_classes: got -1"]),
         (["summary", "lenet5", "--num-classes", str(10**12)], ["num_classes: got 10"]),
         (["summary", "lenet5", "--num-classes", "9" * 5000], ["--num-classes: inv"]),

@@ -98,18 +98,29 @@ def test_a_run_on_grey_images_starts_another_on_such(calls, model, tmp_path):
     assert calls[0].config.mean == (0.4,)
 
 
-@pytest.mark.parametrize(
-    ("channels", "found"), [(3, r"3 channels \(RGB\)"), (2, "2 channels")]
-)
-def test_weights_for_other_channels_than_the_datas_are_refused(
-    calls, channels, found, tmp_path
-):
+def test_weights_for_other_channels_than_the_datas_are_refused(calls, tmp_path):
     network = cnn_jax.create_model("lenet5", num_classes=10)
-    run = run_on_noise(tmp_path / "run", network, (32, 32, channels))
-    match = rf"run: got weights for images of {found}, expected .* 1 channel \(grey\)"
+    run = run_on_noise(tmp_path / "run", network, (32, 32, 2))
+    match = r"run: got weights for images of 2 channels, expected .* 1 channel \(grey\)"
     with pytest.raises(ValueError, match=match):
         experiment.run(TrainConfig(model="lenet5", pretrained=str(run)))
     assert not calls
+
+
+@pytest.mark.parametrize("in_channels", [None, 1])
+def test_rgb_weights_meet_grey_images(calls, in_channels, tmp_path, capsys):
+    network = cnn_jax.create_model("lenet5", num_classes=10)
+    run = run_on_noise(tmp_path / "run", network, (32, 32, 3))
+    experiment.run(
+        TrainConfig(model="lenet5", pretrained=str(run), in_channels=in_channels)
+    )
+    channels = in_channels or 3
+    kernel = calls[0].variables["params"]["c1"]["kernel"]
+    np.testing.assert_array_equal(kernel, np.full((5, 5, channels, 6), 3 / channels))
+    assert len(calls[0].config.mean) == channels
+    out = capsys.readouterr().out
+    assert ("images: grey, repeated to 3 channels" in out) == (channels == 3)
+    assert ("first filters: 3 to 1 channels, summed" in out) == (channels == 1)
 
 
 def run_on_noise(path, model, shape):

@@ -156,5 +156,9 @@ def run(options: argparse.Namespace) -> int:
         for prediction in predictions
         if prediction.picture is not None
     ]
+    num_grey = sum(prediction.is_grey for prediction in predictions)
+    if num_grey:
+        of = f"{num_grey} of {count(len(predictions), 'image')}"
+        notes.append(f"{of}: grey, repeated to 3 channels")
     print_table(Table(count(len(predictions), "image"), columns, rows, notes))
     return 0

@@ -12,6 +12,7 @@ from cnn_jax.cli.usage import (
     working,
 )
 from cnn_jax.models import create_model, model_info
+from cnn_jax.models.registry import sized_for
 from cnn_jax.ranges import MAX_SIDE, shown
 from cnn_jax.report.table import Column, Table, print_table
 
@@ -45,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="COUNT",
         help="the number of logits; the model's own if not given",
     )
+    parser.add_argument(
+        "--in-channels",
+        type=int,
+        metavar="COUNT",
+        help="the number of channels of the images; the model's own if not given",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -54,9 +61,13 @@ def run(options: argparse.Namespace) -> int:
     try:
         info = model_info(options.model)
         size = options.input_size or info.input_size
-        model = create_model(options.model, num_classes=options.num_classes)
+        model = create_model(
+            options.model,
+            num_classes=options.num_classes,
+            in_channels=options.in_channels,
+        )
         with working(f"tracing {options.model}"):
-            summary = summarize(model, (*size, info.input_shape[-1]))
+            summary = summarize(model, (*size, sized_for(model)[-1]))
     except ValueError as error:
         raise UsageError(str(error)) from error
     if options.json:

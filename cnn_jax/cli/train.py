@@ -128,6 +128,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--mesh", str, "AXES"),
         ("--num-workers", int, "N"),
         ("--max-bad-images", int, "N"),
+        ("--in-channels", int, "N"),
         ("--data-dir", str, "PATH"),
         ("--train-split", str, "NAME"),
         ("--test-split", str, "NAME"),

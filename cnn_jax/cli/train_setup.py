@@ -26,8 +26,10 @@ from cnn_jax.models import create_model, model_info
 from cnn_jax.pretrained import load_pretrained
 from cnn_jax.pretrained.files import describe_own, open_weights
 from cnn_jax.pretrained.files.own_weights import as_fields
+from cnn_jax.pretrained.load import stored_channels
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.config import RESUME_MAY_CHANGE
+from cnn_jax.training.run.channels import input_channels, weights_channels
 from cnn_jax.training.run.checks import check_model
 from cnn_jax.training.run.directory.files import holds_run
 from cnn_jax.training.run.images import image_format
@@ -66,12 +68,17 @@ class Setup:
         """Returns what `experiment.run` takes: None for what it opens by itself."""
         if self.shares is None:
             return None
+        size, channels = self.config.image_size, self.config.in_channels
+        parts = dict(self.parts)
+        if channels is not None:  # files are decoded to it
+            parts = {
+                name: data.with_channels(part, channels) for name, part in parts.items()
+            }
         if self.config.data_path != "resident":
-            return self.parts
-        size = self.config.image_size
+            return parts
         return {
             name: data.read_source(part, image_size=size)
-            for name, part in self.parts.items()
+            for name, part in parts.items()
         }
 
     def write_split(self) -> None:
@@ -113,7 +120,9 @@ def set_up(options: argparse.Namespace, given: Mapping[str, Any]) -> Setup:
         pretrained=options.pretrained,
         run_dir=_new_run_dir(options) if options.run_dir is None else options.run_dir,
         **{
-            name: given[name] for name in ("data_dir", "mesh", "dtype") if name in given
+            name: given[name]
+            for name in ("data_dir", "in_channels", "mesh", "dtype")
+            if name in given
         },
     )
     dataclasses.replace(config, **given).validate()
@@ -150,7 +159,7 @@ def set_up(options: argparse.Namespace, given: Mapping[str, Any]) -> Setup:
         fields |= choice.fields
     config = dataclasses.replace(config, **{**fields, **given})
     config.validate()
-    _check(config, parts["train"], num_train)
+    _check(config, parts["train"], num_train, facts.channels)
     return Setup(config, parts, tuple(choices), shares)
 
 
@@ -299,8 +308,16 @@ def _open_other(
         return {"train": train, "test": open_split("validation")}
 
 
-def _check(config: TrainConfig, train: data.Source, num_train: int) -> None:
+def _check(
+    config: TrainConfig, train: data.Source, num_train: int, channels: int
+) -> None:
     """Checks what else would end the run, before it has a directory.
+
+    Args:
+      config: The run's configuration.
+      train: The training images.
+      num_train: How many there will be.
+      channels: Those of the images that the model gets.
 
     Raises:
       ValueError: If the batch, the augmentation, the mean or the size of images is
@@ -316,9 +333,9 @@ def _check(config: TrainConfig, train: data.Source, num_train: int) -> None:
     sharding.check_batch_size(config.batch_size, mesh)
     data.train_transform(config.augmentation, config.image_size)
     if config.mean is not None:
-        image_format(config, train)
+        image_format(config, data.with_channels(train, channels))
     model = _model(config, train)
-    shape = (config.image_size, config.image_size, train.features.image_shape[2])
+    shape = (config.image_size, config.image_size, channels)
     check_model(model, shape, len(train.class_names), config.dtype)
 
 
@@ -326,6 +343,7 @@ def _model(config: TrainConfig, train: data.Source) -> Any:
     return create_model(
         config.model,
         num_classes=len(train.class_names),
+        in_channels=config.in_channels,
         dtype=config.dtype,
         **config.model_overrides(),
     )
@@ -337,14 +355,17 @@ def _facts(config: TrainConfig, train: data.Source, info: Any) -> recipe.Facts:
     model = _model(config, train)
     known: dict[str, Any] = {}
     has_new_head = True
-    if config.pretrained is not None:
-        known, has_new_head = _check_weights(config, model, train, info)
+    if config.pretrained is None:
+        channels = input_channels(config, model, shape)
+    else:
+        channels = _channels_beside(config, model, shape)
+        known, has_new_head = _check_weights(config, model, channels, info)
     height, width = info.input_shape[:2]
-    variables = abstract_variables(model, _image(height, width, shape[2]))
+    variables = abstract_variables(model, _image(height, width, channels))
     takes_images = True
     if None not in shape:
         try:
-            abstract_variables(model, _image(*shape))
+            abstract_variables(model, _image(*shape[:2], channels))
         except ValueError:
             takes_images = False
     mesh = sharding.make_mesh(specification=config.mesh)
@@ -352,6 +373,7 @@ def _facts(config: TrainConfig, train: data.Source, info: Any) -> recipe.Facts:
         model=info,
         num_train=len(train),
         image_shape=shape,
+        in_channels=channels,
         takes_images=takes_images,
         has_batch_norm=bool(variables.get("batch_stats")),
         num_shards=sharding.num_batch_shards(mesh),
@@ -361,13 +383,18 @@ def _facts(config: TrainConfig, train: data.Source, info: Any) -> recipe.Facts:
     )
 
 
-def _check_weights(
-    config: TrainConfig, model: Any, train: data.Source, info: Any
-) -> tuple[dict[str, Any], bool]:
-    """Returns what the weights say of images, and whether the last layer starts anew.
+def _channels_beside(
+    config: TrainConfig, model: Any, shape: tuple[int | None, int | None, int]
+) -> int:
+    """Returns how many channels images get that meet the weights.
+
+    Args:
+      config: Says which weights and model.
+      model: The model.
+      shape: `(height, width, channels)` of the training images.
 
     Raises:
-      UsageError: If they are another model's.
+      UsageError: If the weights are another model's.
     """
     weights = config.pretrained
     assert weights is not None  # that is why it is called
@@ -377,6 +404,24 @@ def _check_weights(
             f"--pretrained: got weights of {own.model} in {weights}, expected those "
             f"of {config.model}; train {own.model}, or name other weights."
         )
+    return weights_channels(
+        config, model, shape, lambda: stored_channels(model, weights)
+    )
+
+
+def _check_weights(
+    config: TrainConfig, model: Any, channels: int, info: Any
+) -> tuple[dict[str, Any], bool]:
+    """Returns what the weights say of images, and whether the last layer starts anew.
+
+    Args:
+      config: Says which weights.
+      model: The model.
+      channels: Those of the images that it gets.
+      info: The registry's entry.
+    """
+    weights = config.pretrained
+    assert weights is not None  # that is why it is called
     with open_weights(weights) as opened:
         said = opened.provenance.preprocessing
     size = said.get("input_shape", info.input_shape)[:2]
@@ -384,7 +429,7 @@ def _check_weights(
         model,
         weights,
         key=jax.random.key(0),
-        input_shape=(*size, train.features.image_shape[2]),
+        input_shape=(*size, channels),
     )
     return dict(report.provenance.preprocessing), bool(report.initialized)
 

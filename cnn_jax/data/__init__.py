@@ -7,12 +7,14 @@ partition.py folders of images into parts to train, validate and test on
 resident.py  small sets: on the device as bytes, batches cut inside jit
 stream.py    other sets: read, decoded and transformed on the host, by Grain
 batches.py   iterables of the caller's own, such as Grain datasets
+channels.py  splits of another number of channels
 given.py     from what `fit` is given to one of these
 host/        transforms of single images with Pillow and NumPy
 device/      transforms of batches, inside jit
 """
 
 from cnn_jax.data.batches import Batches
+from cnn_jax.data.channels import num_channels, with_channels
 from cnn_jax.data.dataset import Dataset, Origin
 from cnn_jax.data.device import (
     mixup_or_cutmix,
@@ -96,6 +98,7 @@ __all__ = [
     "mixup_or_cutmix",
     "normalize",
     "num_batches",
+    "num_channels",
     "one_hot_targets",
     "open_source",
     "open_split",
@@ -111,4 +114,5 @@ __all__ = [
     "stored",
     "train_transform",
     "training_batch",
+    "with_channels",
 ]

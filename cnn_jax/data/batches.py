@@ -7,6 +7,7 @@ that a resumed run finds out whether it would see others.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -73,6 +74,7 @@ class Batches:
         self.image_shape: tuple[int, int, int] = image.shape
         self.dtype: np.dtype[Any] = image.dtype
         self.batch_size: int = 0
+        self._repeats = 1
         self._sizes: list[int] = []
         total = hashlib.sha256(repr(self.class_names).encode())
         for batch in self._read(0):
@@ -94,6 +96,24 @@ class Batches:
     def __len__(self) -> int:
         """Returns the number of examples of a pass."""
         return sum(self._sizes)
+
+    def with_channels(self, channels: int) -> Batches:
+        """Returns the batches with their grey images repeated to so many channels.
+
+        Raises:
+          ValueError: If the images are not grey.
+        """
+        if self.image_shape[2] != 1:
+            raise ValueError(
+                f"channels: got {channels} for images of {self.image_shape[2]}, "
+                "expected grey images, whose channel can be repeated."
+            )
+        repeated = copy.copy(self)
+        repeated._repeats = channels
+        repeated.image_shape = (*self.image_shape[:2], channels)
+        text = f"{self.fingerprint} {channels}"
+        repeated.fingerprint = hashlib.sha256(text.encode()).hexdigest()
+        return repeated
 
     def training(self, process_index: int, process_count: int) -> TrainingBatches:
         """Returns this process's blocks of the full batches, pass after pass.
@@ -152,6 +172,8 @@ class Batches:
         for number, element in enumerate(_from(self._batches, start), start):
             where = f"{self.split}: batch {number} of {self.name}"
             images, labels = _arrays_of(element, where)
+            if self._repeats > 1 and images.shape[-1] == 1:
+                images = np.repeat(images, self._repeats, axis=-1)
             if images.shape[1:] != self.image_shape or images.dtype != self.dtype:
                 raise ValueError(
                     f"{where}: got images {images.dtype}{list(images.shape)}, expected "

@@ -43,7 +43,7 @@ from cnn_jax.layers import (
     layer_factories,
 )
 from cnn_jax.layers.types import Activation, Dtype
-from cnn_jax.models.interface import Output, check_images, finish
+from cnn_jax.models.interface import ImageNetwork, Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
 
@@ -64,7 +64,7 @@ class Stage:
     padding: int = 0
 
 
-class AlexNet(nn.Module):
+class AlexNet(ImageNetwork):
     """Stages of convolutions, each closed by a 3x3 max-pool, and a classifier.
 
     Attributes:
@@ -111,7 +111,7 @@ class AlexNet(nn.Module):
           train: Whether features are dropped (which needs `rngs={"dropout": key}`).
           endpoints: Whether to return `(logits, {"stage1", ..., "features"})`.
         """
-        check_images(x, minimum_size=self._smallest_image(), model="AlexNet")
+        check_images(self, x, minimum_size=self._smallest_image())
         make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
         layer = functools.partial(
             ConvNormActivation,

@@ -37,7 +37,7 @@ from cnn_jax.layers import (
     rematerialized,
 )
 from cnn_jax.layers.types import Activation, Dtype
-from cnn_jax.models.interface import Output, check_images, finish
+from cnn_jax.models.interface import ImageNetwork, Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
 
@@ -79,7 +79,7 @@ class ConvNeXtBlock(nn.Module):
         return x.astype(y.dtype) + self.stochastic_depth(name="stochastic_depth")(y)
 
 
-class ConvNeXt(nn.Module):
+class ConvNeXt(ImageNetwork):
     """Patches, stages of blocks with a 2x2 convolution between them, a classifier.
 
     Attributes:
@@ -120,7 +120,7 @@ class ConvNeXt(nn.Module):
           train: Whether branches are dropped (which needs `rngs={"dropout": key}`).
           endpoints: Whether to return `(logits, {"stem", "stage1", ..., "features"})`.
         """
-        check_images(x, minimum_size=32, model="ConvNeXt")
+        check_images(self, x, minimum_size=32)
         make = layer_factories(
             self,
             train=train,

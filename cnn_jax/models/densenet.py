@@ -51,7 +51,7 @@ from cnn_jax.layers import (
     rematerialized,
 )
 from cnn_jax.layers.types import Activation, Dtype, NormAndActivation
-from cnn_jax.models.interface import Output, check_images, finish
+from cnn_jax.models.interface import ImageNetwork, Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
 
@@ -91,7 +91,7 @@ class DenseLayer(nn.Module):
         return self.dropout(name="dropout")(x)
 
 
-class DenseNet(nn.Module):
+class DenseNet(ImageNetwork):
     """Blocks of dense layers, and transitions between that halve width and resolution.
 
     Attributes:
@@ -139,7 +139,7 @@ class DenseNet(nn.Module):
         """
         # The stem rounds up where it halves, the transitions round down.
         smallest = 2 ** (len(self.stage_sizes) + 1) - 3
-        check_images(x, minimum_size=smallest, model="DenseNet")
+        check_images(self, x, minimum_size=smallest)
         make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
         parts: NormAndActivation = {"norm": make.norm, "activation": self.activation}
         layer = functools.partial(

@@ -58,7 +58,7 @@ from cnn_jax.layers import (
 )
 from cnn_jax.layers.factories import LayerFactories
 from cnn_jax.layers.types import Activation, Dtype, NormAndActivation
-from cnn_jax.models.interface import Output, check_images, finish
+from cnn_jax.models.interface import ImageNetwork, Output, check_images, finish
 from cnn_jax.models.registry import (
     CIFAR10_MEAN,
     CIFAR10_STD,
@@ -89,7 +89,7 @@ class Stage:
     fused: bool = False
 
 
-class EfficientNet(nn.Module):
+class EfficientNet(ImageNetwork):
     """A stem, stages of inverted bottlenecks, a 1x1 convolution and a classifier.
 
     Attributes:
@@ -145,7 +145,7 @@ class EfficientNet(nn.Module):
         total_strides = self.stem_strides
         for stage in self.stages:
             total_strides *= stage.strides
-        check_images(x, minimum_size=total_strides, model="EfficientNet")
+        check_images(self, x, minimum_size=total_strides)
         make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
         parts: NormAndActivation = {"norm": make.norm, "activation": self.activation}
         named = {}

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 
+from cnn_jax.preprocessing import MAX_CHANNELS
 from cnn_jax.ranges import MAX_SIDE, Length, Real, Whole, problem, shown
 
 MAX_FEATURES = 2**20
@@ -35,6 +36,7 @@ RANGES: Mapping[str, Any] = {
     "growth_rate": _Features,
     "head_features": _Features,
     "hidden_features": _Features,
+    "in_channels": Annotated[int, Whole(1, MAX_CHANNELS)] | None,
     "inner_ratio": _Small,
     "last_features": _Features,
     "layer_scale_init": Annotated[float, Real(1e-12, 10.0, or_zero=True)],

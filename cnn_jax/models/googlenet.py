@@ -49,7 +49,7 @@ from cnn_jax.layers import (
     rematerialized,
 )
 from cnn_jax.layers.types import Activation, ConvNormAndActivation, Dtype
-from cnn_jax.models.interface import Output, check_images, finish
+from cnn_jax.models.interface import ImageNetwork, Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
 # The paper's table 1: the features of the 1x1 branch, of the 3x3 branch before and in
@@ -69,7 +69,7 @@ _AUXILIARY_AFTER = {"stage2_block1": "aux1", "stage2_block4": "aux2"}
 _pool_around = functools.partial(K.max_pool, window=3, strides=1, padding=1)
 
 
-class GoogLeNet(nn.Module):
+class GoogLeNet(ImageNetwork):
     """A convolutional stem and three stages of Inception blocks.
 
     Attributes:
@@ -120,7 +120,7 @@ class GoogLeNet(nn.Module):
           endpoints: Whether auxiliary heads run in inference too, to return `(logits,
             {"stem", "stage1", ..., "aux1", ..., "features"})`.
         """
-        check_images(x, minimum_size=15, model="GoogLeNet")
+        check_images(self, x, minimum_size=15)
         make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
         parts: ConvNormAndActivation = {
             "conv": make.conv,

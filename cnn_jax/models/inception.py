@@ -47,7 +47,7 @@ from cnn_jax.layers import (
 )
 from cnn_jax.layers.branches import BranchStep
 from cnn_jax.layers.types import Activation, ConvNormAndActivation, Dtype
-from cnn_jax.models.interface import Output, check_images, finish
+from cnn_jax.models.interface import ImageNetwork, Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
 _average_around = functools.partial(K.avg_pool, window=3, strides=1, padding=1)
@@ -110,7 +110,7 @@ Block = tuple[tuple[BranchStep, ...], ...]
 """The branches of one block."""
 
 
-class InceptionV3(nn.Module):
+class InceptionV3(ImageNetwork):
     """A convolutional stem and three stages of factorised Inception blocks.
 
     Attributes:
@@ -159,7 +159,7 @@ class InceptionV3(nn.Module):
           endpoints: Whether the auxiliary head runs in inference too, to return
             `(logits, {"stem", "stage1", ..., "aux1", "features"})`.
         """
-        check_images(x, minimum_size=75, model="InceptionV3")
+        check_images(self, x, minimum_size=75)
         make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
         parts: ConvNormAndActivation = {
             "conv": make.conv,

@@ -1,7 +1,8 @@
-"""Checks of a model's input, and the endpoints of its output."""
+"""The base of all models, checks of their input, and the endpoints of their output."""
 
 from __future__ import annotations
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -11,17 +12,30 @@ Output = jax.Array | tuple[jax.Array, dict[str, jax.Array]]
 """The logits, or with `endpoints=True` the logits and the named features."""
 
 
-def check_images(x: jax.Array, *, minimum_size: int, model: str) -> None:
-    """Checks a model's input before anything is traced.
+class ImageNetwork(nn.Module, kw_only=True):
+    """A network that reads images `(n, height, width, channels)`.
+
+    Attributes:
+      in_channels: The number of channels of the images, which are refused with another
+        one. None takes the number that the parameters were made with.
+    """
+
+    in_channels: int | None = None
+
+
+def check_images(network: ImageNetwork, x: jax.Array, *, minimum_size: int) -> None:
+    """Checks a network's input before anything is traced.
 
     Args:
+      network: The network.
       x: Normalised images `(n, height, width, channels)`.
       minimum_size: The least height and width that leave something to the last stage.
-      model: The model's class name, for the message.
 
     Raises:
-      ValueError: If the rank, the dtype or the size is not what the model takes.
+      ValueError: If the rank, the dtype, the size or the number of channels is not what
+        the network takes.
     """
+    model = type(network).__name__
     if x.ndim != 4:
         raise ValueError(
             f"{model}: got an input of shape {x.shape}, expected (n, height, width, "
@@ -41,6 +55,12 @@ def check_images(x: jax.Array, *, minimum_size: int, model: str) -> None:
         raise ValueError(
             f"{model}: got images of {x.shape[1]} x {x.shape[2]}, expected at least "
             f"{minimum_size} x {minimum_size}; resize them."
+        )
+    if network.in_channels not in (None, x.shape[3]):
+        raise ValueError(
+            f"{model}: got an input of shape {x.shape}, expected (n, height, width, "
+            f"{network.in_channels}), as the model's in_channels says; give it such "
+            f"images, or make one with in_channels={x.shape[3]}."
         )
 
 

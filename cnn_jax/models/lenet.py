@@ -33,11 +33,11 @@ import jax.numpy as jnp
 from cnn_jax import kernels as K
 from cnn_jax.layers import Conv, Dense, apply_stage
 from cnn_jax.layers.types import Activation, Dtype, Dtypes
-from cnn_jax.models.interface import Output, check_images, finish
+from cnn_jax.models.interface import ImageNetwork, Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
 
-class LeNet5(nn.Module):
+class LeNet5(ImageNetwork):
     """The network; its layers bear the paper's names.
 
     Attributes:
@@ -67,7 +67,7 @@ class LeNet5(nn.Module):
             "features"})`.
         """
         del train
-        check_images(x, minimum_size=32, model="LeNet5")
+        check_images(self, x, minimum_size=32)
         dtypes: Dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = functools.partial(Conv, kernel_size=5, padding="VALID", **dtypes)
         dense = functools.partial(Dense, **dtypes)

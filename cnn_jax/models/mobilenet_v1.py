@@ -44,11 +44,11 @@ from cnn_jax.layers import (
     rematerialized,
 )
 from cnn_jax.layers.types import Activation, Dtype
-from cnn_jax.models.interface import Output, check_images, finish
+from cnn_jax.models.interface import ImageNetwork, Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
 
-class MobileNetV1(nn.Module):
+class MobileNetV1(ImageNetwork):
     """A stem and stages of depthwise separable convolutions.
 
     Every stage but the first halves the resolution at its start.
@@ -95,7 +95,7 @@ class MobileNetV1(nn.Module):
           endpoints: Whether to return `(logits, {"stem", "stage1", ...,
             "features"})`.
         """
-        check_images(x, minimum_size=2 ** len(self.stage_sizes), model="MobileNetV1")
+        check_images(self, x, minimum_size=2 ** len(self.stage_sizes))
         make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
         block = rematerialized(DepthwiseSeparable) if self.remat else DepthwiseSeparable
         named = {}

@@ -40,7 +40,7 @@ from cnn_jax.layers import (
     rematerialized,
 )
 from cnn_jax.layers.types import Activation, Dtype, NormAndActivation
-from cnn_jax.models.interface import Output, check_images, finish
+from cnn_jax.models.interface import ImageNetwork, Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
 
@@ -63,7 +63,7 @@ class Stage:
     strides: int = 1
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(ImageNetwork):
     """A stem, stages of inverted bottlenecks, a 1x1 convolution and a classifier.
 
     Attributes:
@@ -107,7 +107,7 @@ class MobileNetV2(nn.Module):
             "features"})`.
         """
         smallest = 2 * math.prod(stage.strides for stage in self.stages)
-        check_images(x, minimum_size=smallest, model="MobileNetV2")
+        check_images(self, x, minimum_size=smallest)
         make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
         parts: NormAndActivation = {"norm": make.norm, "activation": self.activation}
         block = rematerialized(InvertedBottleneck) if self.remat else InvertedBottleneck

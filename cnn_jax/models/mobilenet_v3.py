@@ -42,7 +42,7 @@ from cnn_jax.layers import (
     round_channels,
 )
 from cnn_jax.layers.types import Activation, Dtype
-from cnn_jax.models.interface import Output, check_images, finish
+from cnn_jax.models.interface import ImageNetwork, Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
 
@@ -65,7 +65,7 @@ class Block:
     activation: Activation
 
 
-class MobileNetV3(nn.Module):
+class MobileNetV3(ImageNetwork):
     """A stem, stages of inverted bottlenecks and a classifier of two layers.
 
     Attributes:
@@ -111,7 +111,7 @@ class MobileNetV3(nn.Module):
           endpoints: Whether to return `(logits, {"stem", "stage1", ..., "last_conv",
             "features"})`.
         """
-        check_images(x, minimum_size=32, model="MobileNetV3")
+        check_images(self, x, minimum_size=32)
         make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
         gate = functools.partial(
             SqueezeExcite,

@@ -46,7 +46,7 @@ from cnn_jax.layers import (
     rematerialized,
 )
 from cnn_jax.layers.types import Activation, Dtype
-from cnn_jax.models.interface import Output, check_images, finish
+from cnn_jax.models.interface import ImageNetwork, Output, check_images, finish
 from cnn_jax.models.registry import (
     CIFAR10_MEAN,
     CIFAR10_STD,
@@ -122,7 +122,7 @@ class Stage:
     dropout: bool = False
 
 
-class NiN(nn.Module):
+class NiN(ImageNetwork):
     """Mlpconv layers, of which the last ends in the classes, and their average.
 
     Attributes:
@@ -159,7 +159,7 @@ class NiN(nn.Module):
           train: Whether features are dropped (which needs `rngs={"dropout": key}`).
           endpoints: Whether to return `(logits, {"stage1", ..., "features"})`.
         """
-        check_images(x, minimum_size=self._smallest_image(), model="NiN")
+        check_images(self, x, minimum_size=self._smallest_image())
         make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
         block = functools.partial(
             rematerialized(MlpConv) if self.remat else MlpConv,

@@ -81,7 +81,8 @@ class Family:
     Attributes:
       name: The family's name.
       module: The linen module class; it has the fields `num_classes`, `dtype` and
-        `param_dtype` and the call `(x, *, train=False, endpoints=False)`.
+        `param_dtype`, those here also `in_channels` (see `interface.ImageNetwork`), and
+        the call `(x, *, train=False, endpoints=False)`.
       paper: Authors and title.
       year: The year of publication.
       url: Where the paper is.
@@ -255,11 +256,17 @@ def _preprocessing(
 def sized_for(model: nn.Module) -> tuple[int, int, int]:
     """Returns an input shape (height, width, channels) that a model accepts.
 
-    That of the registered variant that it is most like; ImageNet's for a module that no
-    family has.
+    That of the registered variant that it is most like, with the model's `in_channels`
+    if it has any; ImageNet's for a module that no family has.
     """
     found = registered_as(model)
-    return Family.input_shape if found is None else model_info(found[0]).input_shape
+    shape = Family.input_shape if found is None else model_info(found[0]).input_shape
+    return (*shape[:2], in_channels_of(model) or shape[2])
+
+
+def in_channels_of(model: Any) -> int | None:
+    """Returns the number of channels that a model insists on; None for any number."""
+    return getattr(model, "in_channels", None)
 
 
 def registered_as(
@@ -297,6 +304,7 @@ def create_model(
     name: str,
     *,
     num_classes: int | None = None,
+    in_channels: int | None = None,
     dtype: Any = None,
     param_dtype: Any = jnp.float32,
     **overrides: Any,
@@ -307,6 +315,9 @@ def create_model(
       name: One of `list_models()`.
       num_classes: The number of logits; 0 for the features that the last layer would
         see; None for the number that the model was sized for.
+      in_channels: The number of channels of the images, at most
+        `cnn_jax.preprocessing.MAX_CHANNELS`; others are then refused. None for that of
+        the images that the parameters are made with.
       dtype: The dtype of the computation, such as `jnp.bfloat16`; None takes the one
         that inputs and parameters promote to. Logits are never narrower than float32.
       param_dtype: The dtype in which the parameters are stored.
@@ -326,6 +337,8 @@ def create_model(
         num_classes = family.num_classes
     fields = {field.name for field in dataclasses.fields(family.module)}
     fields -= set(_MADE_APART)
+    if in_channels is not None:
+        overrides["in_channels"] = in_channels
     unknown = sorted(set(overrides) - fields)
     if unknown:
         raise ValueError(

@@ -66,11 +66,11 @@ from cnn_jax.layers import (
     zero_padded_shortcut,
 )
 from cnn_jax.layers.types import Activation, Dtype, NormAndActivation
-from cnn_jax.models.interface import Output, check_images, finish
+from cnn_jax.models.interface import ImageNetwork, Output, check_images, finish
 from cnn_jax.models.registry import Family, PaperAndModule, Variant
 
 
-class ResNet(nn.Module):
+class ResNet(ImageNetwork):
     """Stages of blocks, of which all but the first halve the resolution at their start.
 
     Attributes:
@@ -128,7 +128,7 @@ class ResNet(nn.Module):
             "features"})`.
         """
         smallest = 2 ** (len(self.stage_sizes) - (1 if self.small_images else -1))
-        check_images(x, minimum_size=smallest, model="ResNet")
+        check_images(self, x, minimum_size=smallest)
         make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
         parts: NormAndActivation = {"norm": make.norm, "activation": self.activation}
         block = rematerialized(self.block) if self.remat else self.block

@@ -47,11 +47,11 @@ from cnn_jax.layers import (
     rematerialized,
 )
 from cnn_jax.layers.types import Activation, Dtype
-from cnn_jax.models.interface import Output, check_images, finish
+from cnn_jax.models.interface import ImageNetwork, Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
 
-class ResNetV2(nn.Module):
+class ResNetV2(ImageNetwork):
     """Stages of pre-activation blocks, then the last normalisation and activation.
 
     Attributes:
@@ -103,7 +103,7 @@ class ResNetV2(nn.Module):
             "features"})`; those before `features` are sums, not yet normalised.
         """
         smallest = 2 ** (len(self.stage_sizes) - (1 if self.small_images else -1))
-        check_images(x, minimum_size=smallest, model="ResNetV2")
+        check_images(self, x, minimum_size=smallest)
         make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
         block = rematerialized(self.block) if self.remat else self.block
         named = {}

@@ -46,7 +46,7 @@ from cnn_jax.layers.types import (
     Dtype,
     NormAndActivation,
 )
-from cnn_jax.models.interface import Output, check_images, finish
+from cnn_jax.models.interface import ImageNetwork, Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
 
@@ -111,7 +111,7 @@ class ShuffleUnit(nn.Module):
         return channel_shuffle(jnp.concatenate([shortcut, x], axis=-1), 2)
 
 
-class ShuffleNetV2(nn.Module):
+class ShuffleNetV2(ImageNetwork):
     """A stem, stages of which each halves the resolution, and a 1x1 convolution.
 
     Attributes:
@@ -154,7 +154,7 @@ class ShuffleNetV2(nn.Module):
             "features"})`.
         """
         smallest = 2 ** (len(self.stage_sizes) + 2)
-        check_images(x, minimum_size=smallest, model="ShuffleNetV2")
+        check_images(self, x, minimum_size=smallest)
         make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
         parts: NormAndActivation = {"norm": make.norm, "activation": self.activation}
         unit = rematerialized(ShuffleUnit) if self.remat else ShuffleUnit

@@ -42,7 +42,7 @@ from cnn_jax.layers import (
     rematerialized,
 )
 from cnn_jax.layers.types import Activation, Dtype
-from cnn_jax.models.interface import Output, check_images, finish
+from cnn_jax.models.interface import ImageNetwork, Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
 
@@ -83,7 +83,7 @@ class Fire(nn.Module):
         return jnp.concatenate(halves, axis=-1)
 
 
-class SqueezeNet(nn.Module):
+class SqueezeNet(ImageNetwork):
     """Stages of fire blocks with a max-pool in front of each, and no dense layer.
 
     Attributes:
@@ -127,7 +127,7 @@ class SqueezeNet(nn.Module):
         """
         # Every pool, its windows rounded up, needs twice what it is to leave.
         smallest = 2 * (2 ** len(self.stages) - 1) + self.stem_size
-        check_images(x, minimum_size=smallest, model="SqueezeNet")
+        check_images(self, x, minimum_size=smallest)
         make = layer_factories(
             self,
             train=train,

@@ -55,7 +55,7 @@ from cnn_jax.layers import (
     layer_factories,
 )
 from cnn_jax.layers.types import Activation, Dtype
-from cnn_jax.models.interface import Output, check_images, finish
+from cnn_jax.models.interface import ImageNetwork, Output, check_images, finish
 from cnn_jax.models.registry import (
     CIFAR10_MEAN,
     CIFAR10_STD,
@@ -65,7 +65,7 @@ from cnn_jax.models.registry import (
 )
 
 
-class VGG(nn.Module):
+class VGG(ImageNetwork):
     """Stages of 3x3 convolutions, each closed by a 2x2 max-pool, and a classifier.
 
     Attributes:
@@ -107,7 +107,7 @@ class VGG(nn.Module):
             are dropped (which needs `rngs={"dropout": key}`).
           endpoints: Whether to return `(logits, {"stage1", ..., "features"})`.
         """
-        check_images(x, minimum_size=2 ** len(self.stages), model="VGG")
+        check_images(self, x, minimum_size=2 ** len(self.stages))
         make = layer_factories(self, train=train)
         layer = functools.partial(
             ConvNormActivation,

@@ -42,7 +42,7 @@ from cnn_jax.layers import (
 )
 from cnn_jax.layers.residual import Shortcut
 from cnn_jax.layers.types import Activation, ConvAndNorm, Dtype
-from cnn_jax.models.interface import Output, check_images, finish
+from cnn_jax.models.interface import ImageNetwork, Output, check_images, finish
 from cnn_jax.models.registry import Family, Variant
 
 
@@ -129,7 +129,7 @@ _STAGES = (
 )
 
 
-class Xception(nn.Module):
+class Xception(ImageNetwork):
     """A convolutional stem and four stages of blocks of separable convolutions.
 
     Attributes:
@@ -163,7 +163,7 @@ class Xception(nn.Module):
           endpoints: Whether to return `(logits, {"stem", "stage1", ...,
             "features"})`.
         """
-        check_images(x, minimum_size=7, model="Xception")
+        check_images(self, x, minimum_size=7)
         make = layer_factories(self, train=train, space_to_depth=self.space_to_depth)
         layer = functools.partial(
             ConvNormActivation, padding=0, norm=make.norm, activation=self.activation

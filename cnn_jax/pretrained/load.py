@@ -19,13 +19,16 @@ import jax.numpy as jnp
 from cnn_jax import trees
 from cnn_jax.layers import abstract_variables
 from cnn_jax.models import create_model
-from cnn_jax.models.registry import sized_for
+from cnn_jax.models.fields import RANGES
+from cnn_jax.models.registry import in_channels_of, sized_for
 from cnn_jax.pretrained import placement
-from cnn_jax.pretrained.files import Weights, describe_own, open_weights
+from cnn_jax.pretrained.channels import RGB, convert_preprocessing
+from cnn_jax.pretrained.files import Provenance, Weights, describe_own, open_weights
 from cnn_jax.pretrained.files.own_checkpoints import again_if_removed
 from cnn_jax.pretrained.report import ConversionReport, some
 from cnn_jax.pretrained.rules import Origin
 from cnn_jax.pretrained.source_preprocessing import with_preprocessing
+from cnn_jax.ranges import problem, shown
 
 
 def load_pretrained(
@@ -34,6 +37,7 @@ def load_pretrained(
     *,
     source: Origin | None = None,
     num_classes: int | None = None,
+    in_channels: int | None = None,
     key: jax.Array | None = None,
     input_shape: Sequence[int] | None = None,
 ) -> tuple[dict[str, Any], ConversionReport]:
@@ -62,10 +66,16 @@ def load_pretrained(
       num_classes: The number of logits, to go with a name. None, or the number that
         the file has, keeps its last layer; another number initialises a new one.
         A `Module` has its own number.
+      in_channels: The number of channels of the images that the model will get, where
+        `model_or_name` and `input_shape` do not say it. The first filters of RGB
+        weights are made into ones for it: summed for grey images, else repeated and
+        scaled, see `cnn_jax.pretrained.channels`. None keeps them as they are. (Grey
+        images, repeated to three channels, need no other filters.)
       key: A key for the new last layer, needed if there is one.
       input_shape: (height, width, channels) of the images that the model will get, for
-        weights that must fit them. None takes what the weights are for: what they say,
-        or what the model was sized for with as many channels as their first filters.
+        weights that must fit them; its channels count as `in_channels`. None takes
+        what the weights are for: what they say, or what the model was sized for with as
+        many channels as their first filters.
 
     Returns:
       The variables, `{"params": ..., "batch_stats": ...}`, and the report.
@@ -77,9 +87,11 @@ def load_pretrained(
         unexpected, of another shape or not of floating-point numbers; the message
         lists them all. If all that is in order but some values are not finite, or too
         large for the model's dtype; likewise. If the weights are for images of another
-        number of channels than `input_shape`. Or if the arguments contradict each
-        other.
+        number of channels than wanted, and not for RGB images. Or if the arguments
+        contradict each other.
     """
+    if (expected := problem(in_channels, RANGES["in_channels"])) is not None:
+        raise ValueError(f"in_channels: got {shown(in_channels)}, expected {expected}.")
     if not isinstance(model_or_name, nn.Module):
         known = describe_own(path)
         if known is not None:
@@ -99,8 +111,26 @@ def load_pretrained(
         source=source,
         num_classes=num_classes,
         key=key,
+        in_channels=in_channels,
         input_shape=input_shape,
     )
+
+
+@again_if_removed
+def stored_channels(
+    model: nn.Module, path: str | os.PathLike[str] | Mapping[str, Any]
+) -> int:
+    """Returns how many channels the images have that weights are for; reads no array.
+
+    Args:
+      model: Their model, made for any number of channels.
+      path: See `load_pretrained`.
+
+    Raises:
+      FileNotFoundError, ImportError, ValueError: As `load_pretrained` does.
+    """
+    with open_weights(path) as weights:
+        return _fit(model, weights, None, None, None).input_shape[-1]
 
 
 @again_if_removed
@@ -111,6 +141,7 @@ def fill(
     source: Origin | None,
     num_classes: int | None,
     key: jax.Array | None,
+    in_channels: int | None = None,
     input_shape: Sequence[int] | None = None,
 ) -> tuple[dict[str, Any], ConversionReport]:
     """Returns a model's variables; as `load_pretrained`, which made the model.
@@ -122,10 +153,12 @@ def fill(
       num_classes: The model's number of classes if it was requested, so that a last
         layer for another number may be replaced; else None.
       key: See `load_pretrained`.
+      in_channels: See `load_pretrained`.
       input_shape: See `load_pretrained`.
     """
+    channels = _wanted_channels(model, in_channels, input_shape)
     with open_weights(path) as weights:
-        fit = _fit(model, weights, source, input_shape)
+        fit = _fit(model, weights, source, input_shape, channels)
         expected = trees.named_leaves(fit.shapes)
         has_head = _num_classes(model) != 0
         location = weights.provenance.location
@@ -159,11 +192,40 @@ def fill(
             if dtype != expected[path].dtype
         },
         initialized=tuple(plan.heads),
-        provenance=with_preprocessing(
-            weights.provenance, model, fit.source, fit.input_shape[-1]
-        ),
+        provenance=_provenance(weights.provenance, model, fit),
         input_shape=fit.input_shape,
+        converted=fit.converted,
     )
+
+
+def _wanted_channels(
+    model: nn.Module, in_channels: int | None, input_shape: Sequence[int] | None
+) -> int | None:
+    """Returns how many channels the images have; None for as many as the weights'.
+
+    Raises:
+      ValueError: If two of the three disagree.
+    """
+    said = {
+        "in_channels": in_channels,
+        f"the {type(model).__name__}'s in_channels": in_channels_of(model),
+        "input_shape": None if input_shape is None else tuple(input_shape)[-1],
+    }
+    given = {name: number for name, number in said.items() if number is not None}
+    if len(set(given.values())) > 1:
+        listed = " and ".join(f"{number} ({name})" for name, number in given.items())
+        raise ValueError(f"channels of the images: got {listed}, expected one number.")
+    return next(iter(given.values()), None)
+
+
+def _provenance(provenance: Provenance, model: nn.Module, fit: _Fit) -> Provenance:
+    """Returns where weights come from, with what goes with their filters now."""
+    channels, _ = next(iter(fit.converted.values()), (fit.input_shape[-1], None))
+    provenance = with_preprocessing(provenance, model, fit.source, channels)
+    if not fit.converted:
+        return provenance
+    said = convert_preprocessing(provenance.preprocessing, fit.input_shape[-1])
+    return dataclasses.replace(provenance, preprocessing=said)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,12 +237,15 @@ class _Fit:
       places: Name -> place, or None.
       shapes: The model's variables, as shapes and dtypes.
       input_shape: (height, width, channels) that these were traced with.
+      converted: Path -> (channels of the arrays' filters, those of the model's), where
+        they are to be converted.
     """
 
     source: Origin
     places: Mapping[str, placement.Place | None]
     shapes: Any
     input_shape: tuple[int, int, int]
+    converted: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
 
 def _fit(
@@ -188,29 +253,42 @@ def _fit(
     weights: Weights,
     source: Origin | None,
     input_shape: Sequence[int] | None,
+    wanted: int | None,
 ) -> _Fit:
     """Finds places in the model for the images that are given, or that arrays are for.
 
+    Args:
+      model: The model.
+      weights: The arrays.
+      source: Whose names they have, or None.
+      input_shape: (height, width, channels) of the images, or None.
+      wanted: The number of their channels, or None.
+
     Raises:
-      ValueError: If the arrays are for images of another number of channels than given,
-        or as `placement.find_places` does.
+      ValueError: If the arrays are for images of another number of channels than wanted
+        and for no RGB images, or as `placement.find_places` does.
     """
     said = weights.provenance.preprocessing.get("input_shape")
     shape = tuple(input_shape or said or sized_for(model))
+    shape = (*shape[:-1], shape[-1] if wanted is None else wanted)
     fit = _fit_to(model, weights, source, shape)
     expected = trees.named_leaves(fit.shapes)
-    channels = placement.other_channels(weights.arrays, fit.places, expected, shape[-1])
-    if channels is None:
+    filters = placement.other_filters(weights.arrays, fit.places, expected, shape[-1])
+    if not filters:
         return fit
-    if input_shape is not None:
+    (channels,) = set(filters.values())
+    if wanted is None:
+        return _fit_to(model, weights, source, (*shape[:-1], channels))
+    if channels != RGB:
         raise ValueError(
             f"{weights.provenance.location}: got weights for images of "
             f"{_channels_text(channels)}, expected some for the model's images of "
-            f"{_channels_text(shape[-1])}. Filters are not converted from one to the "
-            f"other: start from weights for {_channels_text(shape[-1])}, or give "
-            f"the model images of {_channels_text(channels)}."
+            f"{_channels_text(wanted)}. Only filters for RGB are converted to another "
+            f"number of channels: start from weights for {_channels_text(wanted)} or "
+            f"for RGB, or give the model images of {_channels_text(channels)}."
         )
-    return _fit_to(model, weights, source, (*shape[:-1], channels))
+    places, converted = placement.converting(fit.places, filters, wanted)
+    return dataclasses.replace(fit, places=places, converted=converted)
 
 
 def _fit_to(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax.files import FileError
+from cnn_jax.pretrained.channels import convert_filters
 from cnn_jax.pretrained.files import FLOATS, StoredArray
 from cnn_jax.pretrained.files.own_weights import HEAD
 from cnn_jax.pretrained.key_maps import KEY_MAPS
@@ -88,13 +89,13 @@ def find_places(
     return found, candidates[found]
 
 
-def other_channels(
+def other_filters(
     arrays: Mapping[str, StoredArray],
     places: Mapping[str, Place | None],
     expected: Mapping[str, jax.ShapeDtypeStruct],
     channels: int,
-) -> int | None:
-    """Returns how many channels the images of the arrays' model have, if it differs.
+) -> dict[str, int]:
+    """Returns the first filters among arrays for images of other channels.
 
     Args:
       arrays: All of them.
@@ -103,10 +104,11 @@ def other_channels(
       channels: The number that may be another in the arrays.
 
     Returns:
-      The other number, if all that is mis-shaped (but for last layers of another number
-      of classes) are filters that would fit but for it; else None.
+      Name -> the number of channels of each, one number for all, if all that is
+      mis-shaped (but for last layers of another number of classes) are filters that
+      would fit but for it; else nothing.
     """
-    found = set()
+    found: dict[str, int] = {}
     for name, place in places.items():
         if place is None or place.path is None or place.path not in expected:
             continue
@@ -116,11 +118,38 @@ def other_channels(
             continue
         is_filter = len(wanted) > 2 and wanted[-2] == channels
         if not is_filter or moved is None or len(moved) != len(wanted):
-            return None
+            return {}
         if (*moved[:-2], moved[-1]) != (*wanted[:-2], wanted[-1]):
-            return None
-        found.add(moved[-2])
-    return found.pop() if len(found) == 1 else None
+            return {}
+        found[name] = moved[-2]
+    return found if len(set(found.values())) == 1 else {}
+
+
+def converting(
+    places: Mapping[str, Place | None], filters: Mapping[str, int], channels: int
+) -> tuple[dict[str, Place | None], dict[str, tuple[int, int]]]:
+    """Returns places whose filters are converted to another number of channels.
+
+    Args:
+      places: Name -> place.
+      filters: Name -> the number of channels, of those to convert.
+      channels: The number that the model's filters have.
+
+    Returns:
+      The places, and path -> (channels in the arrays, channels in the model).
+    """
+    changed, converted = dict(places), {}
+    for name, before in filters.items():
+        place = places[name]
+        assert place is not None  # `other_filters` found it
+        assert place.path is not None
+        changed[name] = Place(place.path, _converter(place.transform, channels))
+        converted[place.path] = (before, channels)
+    return changed, converted
+
+
+def _converter(transform: Transform, channels: int) -> Transform:
+    return lambda array: convert_filters(transform(array), channels)
 
 
 def plan(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 
+from cnn_jax.pretrained.channels import describe
 from cnn_jax.pretrained.files import Provenance
 from cnn_jax.pretrained.rules import Origin
 
@@ -22,6 +23,9 @@ class ConversionReport:
         classes.
       provenance: Where the arrays come from.
       input_shape: (height, width, channels) of images that the variables are for.
+      converted: Path -> (channels in the source, channels here), of first filters that
+        were made into ones of another number of channels; `provenance.preprocessing`
+        says what goes with these.
     """
 
     source: Origin
@@ -31,6 +35,7 @@ class ConversionReport:
     initialized: tuple[str, ...]
     provenance: Provenance
     input_shape: tuple[int, int, int]
+    converted: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
     def known_class_names(self, num_classes: int) -> tuple[str, ...] | None:
         """Returns the names of the classes if these are still those of the source.
@@ -52,6 +57,9 @@ class ConversionReport:
         if self.cast:
             changes = sorted({f"{old} to {new}" for old, new in self.cast.values()})
             lines.append(f"{len(self.cast)} cast from {', '.join(changes)}")
+        if self.converted:
+            changes = sorted({describe(*pair) for pair in self.converted.values()})
+            lines.append(f"first filters: {', '.join(changes)}")
         if self.initialized:
             lines.append(f"initialised afresh: {', '.join(self.initialized)}")
         if self.provenance.preprocessing:

@@ -25,6 +25,7 @@ from cnn_jax import data, messages, sharding, trees
 from cnn_jax.files import FileError, open_regular, reading, whole_file
 from cnn_jax.layers import abstract_variables
 from cnn_jax.training.config import TrainConfig
+from cnn_jax.training.run.channels import input_channels
 from cnn_jax.training.run.feeds import make_evaluation
 from cnn_jax.training.run.images import ImageFormat, image_format
 from cnn_jax.transfer.probe import extract_features
@@ -70,7 +71,8 @@ def split_features(
     mesh = sharding.make_mesh(specification=config.mesh) if mesh is None else mesh
     backbone = model.clone(num_classes=0)
     if images is None:
-        images = image_format(config, train)
+        channels = input_channels(config, model, train.features.image_shape, variables)
+        images = image_format(config, data.with_channels(train, channels))
     image = images.specification
     variables = _backbone_variables(backbone, variables, image)
     path = None

@@ -32,6 +32,7 @@ from cnn_jax import data
 from cnn_jax import kernels as K
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.optimizers import roles
+from cnn_jax.training.run.channels import input_channels, with_input_channels
 from cnn_jax.training.run.checks import check_source
 from cnn_jax.training.run.fit import fit
 from cnn_jax.training.run.images import ImageFormat, image_format
@@ -121,7 +122,11 @@ def feature_extraction(
     for name, split in (("train", train), ("test", test)):
         check_source(name, split)
     started = time.perf_counter()
-    images = image_format(config, train) if images is None else images
+    if images is None:
+        channels = input_channels(config, model, train.features.image_shape, variables)
+        splits = with_input_channels({"train": train, "test": test}, channels)
+        train, test = splits["train"], splits["test"]
+        images = image_format(config, train)
     found = [
         split_features(
             model,

@@ -8,30 +8,84 @@ import numpy as np
 import pytest
 
 import cnn_jax
-from cnn_jax.data import load_dataset, normalize
+from cnn_jax import sharding
+from cnn_jax.data import load_dataset, normalize, open_split
+from cnn_jax.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from cnn_jax.pretrained.channels import convert_preprocessing
+from cnn_jax.training import TrainConfig
+from cnn_jax.training.run.feeds import make_evaluation
+from cnn_jax.training.run.images import image_format
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHARED = pathlib.Path(os.environ.get("CNN_JAX_DATA") or ROOT / ".." / "shared")
 WEIGHTS = SHARED / "weights" / "cifar10_resnet20.safetensors"
 
 
-@pytest.mark.slow
-def test_resnet20_classifies_as_many_of_cifar10_as_its_authors_say():
+@pytest.fixture(scope="module")
+def split():
     if not WEIGHTS.is_file() or not (SHARED / "tfds" / "cifar10").is_dir():
         pytest.skip(f"no {WEIGHTS} or no tfds/cifar10 beside it; set CNN_JAX_DATA")
+    return load_dataset("cifar10", "test", data_dir=SHARED / "tfds", progress=False)
+
+
+def num_right(variables, images, labels, mean, std):
+    """Returns how many images a ResNet-20 classifies right."""
+    model = cnn_jax.create_model("resnet20")
+
+    @jax.jit
+    def count(images, labels):
+        logits = model.apply(variables, normalize(images, mean, std), train=False)
+        return (logits.argmax(-1) == labels).sum()
+
+    batches = zip(np.split(images, 10), np.split(labels, 10), strict=True)
+    return sum(int(count(*batch)) for batch in batches)
+
+
+@pytest.mark.slow
+def test_resnet20_classifies_as_many_of_cifar10_as_its_authors_say(split):
     variables, report = cnn_jax.load_pretrained("resnet20", WEIGHTS)
     assert len(report.loaded) == 97
     assert not report.cast
+    images, labels = split.images, split.labels
+    assert num_right(variables, images, labels, IMAGENET_MEAN, IMAGENET_STD) == 8103
+
+
+@pytest.mark.slow
+def test_summed_filters_classify_grey_images_as_well_as_three_copies_of_them(
+    split,
+):
+    weights = np.asarray([0.299, 0.587, 0.114])
+    grey = np.round(split.images @ weights).astype(np.uint8)[..., None]
+    variables, _ = cnn_jax.load_pretrained("resnet20", WEIGHTS)
+    copied = num_right(
+        *(variables, grey.repeat(3, axis=-1), split.labels),
+        *(IMAGENET_MEAN, IMAGENET_STD),
+    )
+    variables, _ = cnn_jax.load_pretrained("resnet20", WEIGHTS, in_channels=1)
+    said = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    said = convert_preprocessing(said, 1)
+    summed = num_right(variables, grey, split.labels, said["mean"], said["std"])
+    assert copied == pytest.approx(7460, abs=2)
+    assert summed == pytest.approx(7448, abs=2)
+
+
+@pytest.mark.slow
+def test_a_stream_is_evaluated_as_the_set_in_memory(split):
     model = cnn_jax.create_model("resnet20")
-    info = cnn_jax.model_info("resnet50")  # ImageNet's mean and deviation
-
-    @jax.jit
-    def num_right(images, labels):
-        logits = model.apply(
-            variables, normalize(images, info.mean, info.std), train=False
+    variables, report = cnn_jax.load_pretrained(model, WEIGHTS)
+    found = []
+    for path in ("resident", "stream"):
+        config = TrainConfig(
+            model="resnet20", image_size=32, pretrained=str(WEIGHTS), batch_size=200
         )
-        return (logits.argmax(-1) == labels).sum()
-
-    test = load_dataset("cifar10", "test", data_dir=SHARED / "tfds", progress=False)
-    batches = zip(np.split(test.images, 10), np.split(test.labels, 10), strict=True)
-    assert sum(int(num_right(*batch)) for batch in batches) == 8103
+        part = open_split("cifar10", "test[:1000]", data_dir=SHARED / "tfds", path=path)
+        images = image_format(config, part, weights=report.provenance.preprocessing)
+        feed = make_evaluation(part, config, sharding.make_mesh(), images)
+        found.append(
+            [
+                model.apply(variables, images.prepare(batch["image"]), train=False)
+                for batch in feed.batches()
+            ]
+        )
+    np.testing.assert_allclose(*map(np.concatenate, found), atol=1e-5)
+    assert (np.concatenate(found[1]).argmax(-1) == split.labels[:1000]).sum() == 830

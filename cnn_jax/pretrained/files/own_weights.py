@@ -79,11 +79,13 @@ class OwnWeights:
     def require_plain(self, source: object) -> None:
         """Raises ValueError if the model cannot be made by its name alone.
 
+        Its number of channels is that of its first filters, whatever it was made with.
+
         Args:
           source: What was described.
         """
         self.require_name(source)
-        if self.fields:
+        if self.fields.keys() - {"in_channels"}:
             changed = ", ".join(
                 f"{name}={value}" for name, value in self.fields.items()
             )

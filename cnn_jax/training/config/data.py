@@ -6,7 +6,14 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from cnn_jax.preprocessing import CropFraction, CropMode, Interpolation, Mean, Std
+from cnn_jax.preprocessing import (
+    MAX_CHANNELS,
+    CropFraction,
+    CropMode,
+    Interpolation,
+    Mean,
+    Std,
+)
 from cnn_jax.ranges import MAX_SIDE, Real, Text, Whole
 from cnn_jax.training.config.requirements import Path, Requirement, Share
 
@@ -33,6 +40,10 @@ class DataConfig:
     """Images of a stream that may be unreadable; they are skipped and reported."""
     image_size: Annotated[int, Whole(1, MAX_SIDE)] | None = None
     """Height and width to bring images to. Default: the dataset's own."""
+    in_channels: Annotated[int, Whole(1, MAX_CHANNELS)] | None = None
+    """Channels of the network's images. Grey images are repeated to 3; the first
+    filters of pretrained RGB weights become ones for any other number. Default: the
+    dataset's, and 3 for grey images that meet RGB weights."""
     augmentation: Annotated[str, Text("a policy's name", 100)] = "none"
     """Augmentation of a stream's images on the host; see
     `cnn_jax.data.host.POLICIES`."""
@@ -47,12 +58,12 @@ class DataConfig:
     middle. Default: all of images of the input's own size or of up to 64 pixels; else
     what the weights say, else the model's."""
     crop_mode: CropMode | None = None
-    """Way in which evaluation brings images to the input's size: `center` crops the longer side,
-    `squash` stretches, `border` and `pad` add borders. Default: `pad` for small images
-    of one size; else what the weights say, else the model's."""
+    """Way in which evaluation brings images to the input's size: `center` crops the
+    longer side, `squash` stretches, `border` and `pad` add borders. Default: what the
+    weights say; else `pad` for small images of one size, else the model's."""
     interpolation: Interpolation | None = None
-    """Filter that images are resized with. Default: as for `crop_mode`, with `bicubic`
-    for small images of one size."""
+    """Filter that images are resized with. Default: what the weights say; else
+    `bicubic` for small images of one size, else the model's."""
     validation_fraction: Share = 0.0
     """Share of the training split held out, stratified, for early stopping."""
     batch_size: Annotated[int, Whole(1, 2**24)] = 128

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from cnn_jax import data, sharding
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.run.build import Split, build_run, check_compiled_for, compile_run
+from cnn_jax.training.run.channels import input_channels, with_input_channels
 from cnn_jax.training.run.checks import (
     check_is_model,
     check_losses,
@@ -129,7 +130,7 @@ def fit(
     config.validate()
     check_is_model(model)
     given = {"train": train, "validation": validation, "test": test}
-    splits = _splits(model, config, given)
+    splits = _splits(model, config, given, initial_variables)
     check_regularizers(model, config)
     identity, configured = identify_model(model, config.model), config
     config = described(config, identity, splits["train"], splits.get("test"))
@@ -194,23 +195,33 @@ def fit(
 
 
 def _splits(
-    model: Any, config: TrainConfig, given: Mapping[str, Any]
+    model: Any,
+    config: TrainConfig,
+    given: Mapping[str, Any],
+    initial_variables: Mapping[str, Any] | None,
 ) -> dict[str, Split]:
     """Returns the splits that were given, and the one to validate on if it is held out.
 
-    Classes without names are numbered, as many as the model has logits.
+    Classes without names are numbered, as many as the model has logits. Grey images are
+    repeated for a network that reads colour.
     """
     image = data.given_image("train", given["train"])
     if image is None:
         class_names = given["train"].class_names
+        known = given["train"]
+        is_batches = isinstance(known, data.Batches)
+        shape = known.image_shape if is_batches else known.features.image_shape
+        channels = input_channels(config, model, shape, initial_variables)
     else:
-        count = num_logits(model, image.shape, config.dtype)
+        channels = input_channels(config, model, image.shape, initial_variables)
+        count = num_logits(model, (*image.shape[:2], channels), config.dtype)
         class_names = tuple(map(str, range(count)))
-    splits = {
+    made = {
         name: data.as_split(name, split, class_names)
         for name, split in given.items()
         if split is not None or name == "train"
     }
+    splits: dict[str, Split] = with_input_channels(made, channels)
     if not config.validation_fraction:
         return splits
     if "validation" in splits:

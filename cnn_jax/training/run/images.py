@@ -116,9 +116,11 @@ def image_format(
         )
     _check_fields(config, train, shape)
     said = known_fields(weights or {})
+    # Once: headers of images may be read for it.
+    size = shape[:2] if isinstance(train, data.Batches) else data.own_size(train)
     fields = {name: said[name] for name in CROP_FIELDS if name in said}
-    fields = {**_of_data(train, shape, said), **fields}
-    if _is_whole(train, shape):
+    fields = {**_of_data(train, size, shape, said), **fields}
+    if shape[0] <= SMALL_SIDE or size == shape[:2]:
         fields["crop_fraction"] = 1.0
     fields |= _given(config, *CROP_FIELDS)
     model = _model_preprocessing(config.model).at(shape[0])
@@ -126,7 +128,7 @@ def image_format(
         model, mean=None, std=None, channels=shape[2], size=shape[0], **fields
     )
     if pixel_dtype(train) == np.uint8:
-        mean, std = _normalization(config, train, said, model, how)
+        mean, std = _normalization(config, train, size, said, model, how)
         how = dataclasses.replace(how, mean=mean, std=std)
     return ImageFormat(shape, config.dtype, how)
 
@@ -281,6 +283,7 @@ def _check_fields(
 
 def _of_data(
     train: data.Source | data.Batches,
+    size: tuple[int, int] | None,
     shape: tuple[int, int, int],
     said: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -288,23 +291,16 @@ def _of_data(
 
     They are brought to it as sets in memory are, whose training images are no others.
     """
-    if isinstance(train, data.Batches):
+    if size is None or size == shape[:2] or isinstance(train, data.Batches):
         return {}
-    size, side = data.own_size(train), shape[0]
-    if size in (None, shape[:2]) or not data.is_small(train, size):
+    if not data.is_small(train, size):
         return {}
+    side = shape[0]
     is_near = all(3 * side <= 4 * length <= 4 * side for length in size)
     if not (is_near or side <= SMALL_SIDE) or "crop_mode" in said:
         return {}
     how = data.stored(side, shape[2])
     return {name: getattr(how, name) for name in CROP_FIELDS}
-
-
-def _is_whole(train: data.Source | data.Batches, shape: tuple[int, int, int]) -> bool:
-    """Returns whether images are small or of the input's size."""
-    if isinstance(train, data.Batches) or shape[0] <= SMALL_SIDE:
-        return True
-    return data.own_size(train) == shape[:2]
 
 
 def _model_preprocessing(name: str) -> Preprocessing:
@@ -317,6 +313,7 @@ def _model_preprocessing(name: str) -> Preprocessing:
 def _normalization(
     config: TrainConfig,
     train: data.Source | data.Batches,
+    size: tuple[int, int] | None,
     said: Mapping[str, Any],
     model: Preprocessing,
     how: Preprocessing,
@@ -327,7 +324,7 @@ def _normalization(
     channels = how.channels
     if None not in (said.get("mean"), said.get("std")):
         mean, std = said["mean"], said["std"]
-    elif _has_own_statistics(config, train, how):
+    elif _has_own_statistics(config, train, size, how):
         assert not isinstance(train, data.Batches)  # those have none
         mean, std = data.channel_statistics(train, how.size)
         # A constant channel has no deviation to divide by; it becomes zero.
@@ -342,7 +339,10 @@ def _normalization(
 
 
 def _has_own_statistics(
-    config: TrainConfig, train: data.Source | data.Batches, how: Preprocessing
+    config: TrainConfig,
+    train: data.Source | data.Batches,
+    size: tuple[int, int] | None,
+    how: Preprocessing,
 ) -> bool:
     """Returns whether images are normalised by their own mean and deviation."""
     # The colour of a border is the mean.
@@ -354,4 +354,4 @@ def _has_own_statistics(
         return False
     if isinstance(train, data.Dataset) and train.origin is None:
         return True
-    return data.is_small(train, data.own_size(train))
+    return data.is_small(train, size)

@@ -88,6 +88,7 @@ def make_feed(
     Raises:
       ValueError: If the configuration asks for what the feed cannot do.
     """
+    source = data.with_channels(source, images.shape[2])
     if config.augmentation != "none" and isinstance(
         source, data.Dataset | data.Batches
     ):
@@ -117,11 +118,13 @@ def make_evaluation(
       config: Read are `batch_size`, `num_workers` and `max_bad_images`.
       mesh: The devices.
       images: The images that the model gets, `ImageFormat.of(preprocessing)` say. The
-        feed crops and resizes; `images.prepare` normalises, on the devices.
+        feed crops, resizes and repeats grey to three channels; `images.prepare`
+        normalises, on the devices.
 
     Raises:
       ValueError: If images in memory cannot be prepared so.
     """
+    source = data.with_channels(source, images.shape[2])
     if isinstance(source, data.Dataset):
         if source.image_shape != images.shape or images.shape[0] == images.shape[1]:
             source = data.evaluated(source, images.preprocessing)
