@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cnn_jax import kernels, testing
+    from cnn_jax.export import load_exported
     from cnn_jax.models import create_model, list_models, model_info
     from cnn_jax.pretrained import load_pretrained
     from cnn_jax.training import TrainConfig
@@ -24,6 +25,7 @@ __all__ = [
     "fit",
     "kernels",
     "list_models",
+    "load_exported",
     "load_pretrained",
     "model_info",
     "testing",
@@ -37,6 +39,7 @@ _LAZY = {
     "create_model": "cnn_jax.models",
     "fit": "cnn_jax.training.run.fit",
     "list_models": "cnn_jax.models",
+    "load_exported": "cnn_jax.export",
     "load_pretrained": "cnn_jax.pretrained",
     "model_info": "cnn_jax.models",
 }

@@ -5,11 +5,12 @@ A file in `experiments/` is a docstring, a `TrainConfig` and a call of `main`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ import jax
 from cnn_jax import data, messages, program
 from cnn_jax.analysis.summary import summarize
 from cnn_jax.checkpoint import CheckpointError
+from cnn_jax.evaluation.of_run import write_test_scores
 from cnn_jax.models import create_model
 from cnn_jax.pretrained import load_pretrained
 from cnn_jax.pretrained.files import describe_own
@@ -77,7 +79,7 @@ def run(
         config = _with_normalization(config, known)
     if config.run_dir is not None and is_main_process():
         messages.say(f"every option as it is: {config.run_dir}/config.json")
-    return fit(
+    result = fit(
         model,
         train,
         test=splits["test"],
@@ -94,6 +96,10 @@ def run(
         ),
         weights_preprocessing=known,
     )
+    if config.run_dir is not None:
+        with _concluding(result):
+            write_test_scores(model, result, splits["test"], config)
+    return result
 
 
 def open_splits(config: TrainConfig) -> dict[str, data.Source]:
@@ -270,15 +276,22 @@ def _main(default: TrainConfig, description: str, arguments: list[str] | None) -
         result = run(config)
         speaks = is_main_process()
     if speaks:
-        try:
+        with _concluding(result):
             conclude(result)
-        except program.Stopped as stopped:
-            if result.run_dir is not None:
-                stopped.sentence = (
-                    f"{stopped}: the run in {result.run_dir} is over and saved, but "
-                    "its page is not written. Resume it with --resume to write it."
-                )
-            raise
+
+
+@contextlib.contextmanager
+def _concluding(result: FitResult) -> Iterator[None]:
+    """Says of a signal that the run itself is over."""
+    try:
+        yield
+    except program.Stopped as stopped:
+        if result.run_dir is not None:
+            stopped.sentence = (
+                f"{stopped}: the run in {result.run_dir} is over and saved, but its "
+                "page is not written. Resume it with --resume to write it."
+            )
+        raise
 
 
 def conclude(result: FitResult) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:  # a bare host may lack it, and it takes time to import
     import rich.console
+    import rich.progress
 
 
 def printable(text: str, *, keep: str = "") -> str:
@@ -106,6 +107,30 @@ def console(stream: TextIO | None) -> rich.console.Console:
 
     steady: Any = Steady(stream)
     return rich.console.Console(file=steady, highlight=False)
+
+
+def progress(*, shown: bool = True, transient: bool = False) -> rich.progress.Progress:
+    """Returns what shows bars with the time left on standard error.
+
+    Args:
+      shown: Whether to, if it is a terminal or a notebook; nothing else gets a bar.
+      transient: Whether they disappear at the end.
+    """
+    import rich.progress
+
+    error = console(sys.stderr)
+    can_show = error.is_jupyter or error.file.isatty()
+    return rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}", markup=False),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TextColumn("left"),
+        rich.progress.TimeRemainingColumn(),
+        console=error,
+        disable=not (shown and can_show),
+        transient=transient,
+    )
 
 
 _GIVEN_UP = "standard output cannot be written ({}); the run goes on."

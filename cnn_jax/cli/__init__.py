@@ -17,7 +17,11 @@ import cnn_jax
 from cnn_jax import messages, program
 from cnn_jax.cli.usage import Parser, UsageError, listed, nearest
 
-COMMANDS = ("models", "summary", "gradcheck", "train", "prepare", "convert", "predict")
+COMMANDS = (
+    *("models", "summary", "gradcheck", "train", "prepare", "convert", "predict"),
+    "evaluate",
+    "export",
+)
 """Each is a module of this package, with `HELP`, `add_arguments` and `run`. They are
 imported when signals are listened to: it takes seconds."""
 

@@ -85,25 +85,11 @@ def with_progress(steps: Mapping[str, int]) -> Iterator[str]:
     Args:
       steps: Name -> how much work it is, in any unit.
     """
-    import rich.progress
-
-    console = messages.console(sys.stderr)
-    is_terminal = console.file.isatty()
-    with rich.progress.Progress(
-        rich.progress.TextColumn("{task.description}", markup=False),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TimeElapsedColumn(),
-        rich.progress.TextColumn("left"),
-        rich.progress.TimeRemainingColumn(),
-        console=console,
-        disable=not is_terminal,
-        transient=True,
-    ) as progress:
+    with messages.progress(transient=True) as progress:
         task = progress.add_task("", total=sum(steps.values()))
         for number, (name, amount) in enumerate(steps.items(), start=1):
             progress.update(task, description=messages.printable(name))
-            if not is_terminal:
+            if progress.disable:
                 messages.warn(f"[{number}/{len(steps)}] {name}")
             yield name
             progress.advance(task, amount)

@@ -3,6 +3,7 @@
 source.py    the protocol: examples by number; `dataset.py` holds one in memory
 sources/     digits, TFDS sets, folders, made-up images
 prepared.py  images in memory as evaluation sees them
+channels.py  a split in gray or in colour
 partition.py folders of images into parts to train, validate and test on
 resident.py  small sets: on the device as bytes, batches cut inside jit
 stream.py    other sets: read, decoded and transformed on the host, by Grain

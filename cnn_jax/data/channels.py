@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cnn_jax.data.batches import Batches
-from cnn_jax.data.dataset import Dataset
+from cnn_jax.data.dataset import Dataset, in_channels
 from cnn_jax.data.source import Example, Features, Source, cached_property
 
 GREY, RGB = 1, 3
@@ -26,8 +26,8 @@ def num_channels(split: Source | Batches) -> int:
 def with_channels(split: Any, channels: int) -> Any:
     """Returns a split whose images have so many channels.
 
-    Grey images are repeated to three channels. Image files are decoded to as many,
-    colour ones to grey, too.
+    Grey images are repeated to three channels; of colour ones grey is made as Pillow
+    does. Image files are decoded to as many.
 
     Args:
       split: A `Source` or `Batches`.
@@ -43,8 +43,10 @@ def with_channels(split: Any, channels: int) -> Any:
     found = num_channels(split)
     if found == channels:
         return split
-    is_file = not isinstance(split, Batches) and split.features.encoded
-    if (found, channels) != (GREY, RGB) and not (is_file and channels == GREY):
+    has_grey = not isinstance(split, Batches) and (found, channels) == (RGB, GREY)
+    if isinstance(split, Dataset) and split.images.dtype != np.uint8:
+        has_grey = False
+    if (found, channels) != (GREY, RGB) and not has_grey:
         also = " (or 3: grey images are repeated)" if found == GREY else ""
         raise ValueError(
             f"channels: got images of {found} in {split.name!r} for a network of "
@@ -102,4 +104,5 @@ class _Converted:
         example = self.source[index]
         if isinstance(example.image, bytes):  # who decodes it goes by `features`
             return example
-        return example._replace(image=np.repeat(example.image, self.channels, axis=-1))
+        (pixels,) = in_channels(example.image[np.newaxis], self.channels)
+        return example._replace(image=pixels)

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
 
 from cnn_jax.data.source import Example, Features, Source, cached_property
 from cnn_jax.data.subset import Subset, check_both_sides, check_fraction
@@ -202,20 +203,23 @@ class Dataset:
         )
 
     def with_channels(self, channels: int) -> Dataset:
-        """Returns the images with so many channels: gray ones are repeated.
+        """Returns the images with so many channels.
+
+        Gray ones are repeated; gray ones are made of uint8 images in colour.
 
         Raises:
-          ValueError: If the images have another number and are not gray.
+          ValueError: If the images have another number and are neither.
         """
-        if self.image_shape[2] == channels:
+        found = self.image_shape[2]
+        if found == channels:
             return self
-        if self.image_shape[2] != 1:
+        is_colour = (found, channels) == (3, 1) and self.images.dtype == np.uint8
+        if found != 1 and not is_colour:
             raise ValueError(
-                f"channels: got {channels} for images of {self.image_shape[2]}, "
-                "expected as many, or gray images, whose channel can be repeated."
+                f"channels: got {channels} for images of {found}, expected as many, or "
+                "gray images, whose channel can be repeated."
             )
-        images = np.repeat(self.images, channels, axis=-1)
-        return dataclasses.replace(self, images=images)
+        return dataclasses.replace(self, images=in_channels(self.images, channels))
 
     def split_off(self, fraction: float, seed: int = 0) -> tuple[Dataset, Dataset]:
         """Holds out a part of every class.
@@ -245,6 +249,19 @@ class Dataset:
             self.take(np.flatnonzero(~held), f"{self.split} without validation"),
             self.take(np.flatnonzero(held), f"validation from {self.split}"),
         )
+
+
+def in_channels(images: np.ndarray, channels: int) -> np.ndarray:
+    """Returns gray images repeated to so many channels, or gray ones of uint8 colour.
+
+    Args:
+      images: `(n, height, width, c)`, one channel or three.
+      channels: Any number for gray images, 1 for colour, weighed as Pillow does.
+    """
+    if images.shape[3] == 1:
+        return np.repeat(images, channels, axis=-1)
+    grays = [np.asarray(Image.fromarray(pixels).convert("L")) for pixels in images]
+    return np.stack(grays)[..., np.newaxis]
 
 
 def count_values(images: np.ndarray) -> np.ndarray:

@@ -55,8 +55,7 @@ def evaluated(dataset: Dataset, preprocessing: Preprocessing) -> Dataset:
       The set, whose origin says so: the same again changes nothing.
 
     Raises:
-      ValueError: If an image cannot be read again, or has a number of channels that
-        images cannot be resized with.
+      ValueError: If an image cannot be read again (`ImageError`).
     """
     size, height, width = preprocessing.size, *dataset.image_shape[:2]
     if dataset.images.dtype != np.uint8 or _is_same(dataset, preprocessing):
@@ -98,21 +97,26 @@ def prepare_pixels(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarra
     Args:
       image: uint8 `(height, width, channels)`.
       preprocessing: How.
-
-    Raises:
-      ValueError: If it has a number of channels that Pillow cannot resize.
     """
     if keeps(image.shape[:2], preprocessing):
         return image
     channels = image.shape[2]
-    if channels not in (1, 3):
-        raise ValueError(
-            f"image: got {channels} channels and {image.shape[0]} x {image.shape[1]} "
-            f"pixels to bring to {preprocessing.size} x {preprocessing.size}; expected "
-            "images of that size, or 1 or 3 channels."
-        )
+    if channels not in (1, 3):  # Pillow takes others for transparency, or not at all
+        each = [
+            prepare_pixels(image[..., [channel]], _of_channel(preprocessing, channel))
+            for channel in range(channels)
+        ]
+        return np.concatenate(each, axis=-1)
     opened = Image.fromarray(image[..., 0] if channels == 1 else image)
     return to_array(eval_transform(preprocessing)(opened))
+
+
+def _of_channel(preprocessing: Preprocessing, channel: int) -> Preprocessing:
+    mean, std = (
+        None if value is None else (value[channel],)
+        for value in (preprocessing.mean, preprocessing.std)
+    )
+    return dataclasses.replace(preprocessing, mean=mean, std=std, channels=1)
 
 
 def pixels_of(example: Example, channels: int) -> np.ndarray:
@@ -131,8 +135,12 @@ def own_size(split: Source) -> tuple[int, int] | None:
     Returns:
       None if they differ, or are too many to tell.
     """
-    if isinstance(split, Dataset):
-        return split.image_shape[:2] if split.origin is None else split.origin.size
+    if isinstance(split, Dataset) and split.origin is None:
+        return split.image_shape[:2]
+    if isinstance(split, Dataset) and split.origin is not None:
+        source, known = split.origin.source, split.origin.size
+        is_declared = None not in source.features.image_shape
+        return known if is_declared or is_small(source, known) else None
     height, width, channels = split.features.image_shape
     if height is not None and width is not None:
         return height, width

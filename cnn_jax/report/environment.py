@@ -159,6 +159,18 @@ def without_private_paths(argument: str) -> str:
     return f"{name}{equals}{short}"
 
 
+def public_text(value: object) -> str:
+    """Returns a value as text, without the absolute part of a path in it.
+
+    `folder:PATH` is one with a path, too.
+    """
+    if not isinstance(value, str):
+        return str(value)
+    if value.startswith("folder:"):
+        return "folder:" + public_text(value.removeprefix("folder:"))
+    return without_private_paths(value)
+
+
 def _quote(word: str) -> str:
     """Quotes as `shlex.quote`, but lets the shell expand a leading `~/`."""
     return "~/" + shlex.quote(word[2:]) if word.startswith("~/") else shlex.quote(word)

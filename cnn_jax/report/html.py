@@ -1,9 +1,9 @@
 """A self-contained HTML page from blocks: nothing is loaded, everything is escaped.
 
 A page is a title, a summary and sections; a section is a heading and blocks, which
-are data (`Paragraph`, `Table`, `Chart`, `Picture`, `Facts`, `Code`, `Details`). The
-style sheet is part of the page. It has one light theme, a print form, and boxes that
-scroll by themselves on a narrow screen.
+are data (`Paragraph`, `Table`, `Grid`, `Chart`, `Picture`, `Facts`, `Code`,
+`Details`). The style sheet is part of the page. It has one light theme, a print form,
+and boxes that scroll by themselves on a narrow screen.
 """
 
 from __future__ import annotations
@@ -60,6 +60,32 @@ class Charts:
     """Charts or pictures side by side, or below each other where they are too wide."""
 
     charts: Sequence[Chart | Picture]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """Small pictures side by side, as many as fit."""
+
+    pictures: Sequence[Picture]
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Counts by two names, the more the darker: a confusion matrix.
+
+    Attributes:
+      title: What it shows.
+      rows: A name for each row.
+      columns: A name for each column.
+      counts: One row of numbers for each row, shaded by their share of it.
+      note: A sentence below.
+    """
+
+    title: str
+    rows: Sequence[str]
+    columns: Sequence[str]
+    counts: Sequence[Sequence[int]]
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +211,43 @@ def _(block: Picture) -> str:
 def _(block: Charts) -> str:
     charts = "\n".join(map(render_block, block.charts))
     return f'<div class="charts">\n{charts}\n</div>'
+
+
+@render_block.register
+def _(block: Pictures) -> str:
+    pictures = "\n".join(map(render_block, block.pictures))
+    return f'<div class="pictures">\n{pictures}\n</div>'
+
+
+@render_block.register
+def _(block: Grid) -> str:
+    title = html.escape(block.title)
+    head = "".join(
+        f'<th scope="col"><span>{html.escape(name)}</span></th>'
+        for name in block.columns
+    )
+    body = "\n".join(
+        f'<tr><th scope="row">{html.escape(name)}</th>{_shaded(counts)}</tr>'
+        for name, counts in zip(block.rows, block.counts, strict=True)
+    )
+    return (
+        f'<div class="scroll" role="region" aria-label="{title}" tabindex="0">\n'
+        f'<table class="grid"><caption>{title}</caption>\n'
+        f"<thead><tr><td></td>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>"
+        f'</table></div>\n<p class="note">{html.escape(block.note)}</p>'
+    )
+
+
+def _shaded(counts: Sequence[int]) -> str:
+    """Returns the cells of a row, shaded by their share of it."""
+    total = max(1, sum(counts))
+    cells = []
+    for number in counts:
+        share = number / total
+        ink = ";color:#fff" if share > 0.5 else ""
+        style = f' style="background:rgb(0 114 178/{share:.2f}){ink}"' if number else ""
+        cells.append(f"<td{style}>{number:,}</td>")
+    return "".join(cells)
 
 
 @render_block.register

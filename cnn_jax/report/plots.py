@@ -100,6 +100,23 @@ class Point:
     style: int = 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Bar:
+    """One bar of a reliability diagram.
+
+    Attributes:
+      low: Where it begins, a fraction.
+      high: Where it ends.
+      height: How high it is, a fraction.
+      weight: How many examples are in it.
+    """
+
+    low: float
+    high: float
+    height: float
+    weight: int
+
+
 def line_chart(
     curves: Sequence[Curve],
     *,
@@ -238,6 +255,90 @@ def scatter_chart(
         _label_points(
             axes, [(p.label, p.x, p.value.mean * scale, p.style) for p in points], bars
         )
+        return _inline_svg(figure, title, description)
+
+
+def reliability_chart(
+    bars: Sequence[Bar], *, title: str, description: str, x_label: str, y_label: str
+) -> str:
+    """Draws accuracy over confidence, in percent, with the line where both are equal.
+
+    Args:
+      bars: At least one; the more weight, the fuller their colour.
+      title: As for `line_chart`.
+      description: As for `line_chart`.
+      x_label: What x is.
+      y_label: What y is.
+
+    Returns:
+      An `<svg>` element to be put into an HTML page.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": title}):
+        figure, axes = _empty_figure(x_label, y_label)
+        most = max(bar.weight for bar in bars)
+        for bar in bars:
+            axes.bar(
+                100 * bar.low,
+                100 * bar.height,
+                width=100 * (bar.high - bar.low),
+                align="edge",
+                color=COLORS[0],
+                edgecolor="white",
+                # Their weights differ by orders of magnitude.
+                alpha=0.25 + 0.75 * math.log1p(bar.weight) / math.log1p(most),
+            )
+        axes.plot([0, 100], [0, 100], linestyle="--", color=INK, lw=1)
+        axes.set_xlim(0, 100)
+        axes.set_ylim(0, 100)
+        return _inline_svg(figure, title, description)
+
+
+def bar_chart(
+    bars: Sequence[tuple[str, Interval]],
+    *,
+    title: str,
+    description: str,
+    x_label: str,
+    scale: float,
+    limits: tuple[float, float],
+) -> str:
+    """Draws a horizontal bar with its interval for each name, from top to bottom.
+
+    Args:
+      bars: Names and values, at least one.
+      title: As for `line_chart`.
+      description: As for `line_chart`.
+      x_label: What the values are, with their unit.
+      scale: What they are multiplied by before they are drawn.
+      limits: The ends of the axis.
+
+    Returns:
+      An `<svg>` element to be put into an HTML page.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": title}):
+        figure, axes = _empty_figure(x_label, "")
+        names = [name if len(name) <= 24 else f"{name[:23]}…" for name, _ in bars]
+        values = [interval for _, interval in bars]
+        means = [scale * value.mean for value in values]
+        ends = [
+            [scale * (value.mean - value.low) for value in values],
+            [scale * (value.high - value.mean) for value in values],
+        ]
+        axes.barh(
+            range(len(bars)), means, xerr=ends, color=COLORS[5], ecolor=INK, capsize=2
+        )
+        axes.set_yticks(range(len(bars)), names)
+        axes.set_ylim(len(bars) - 0.4, -0.6)
+        axes.set_xlim(*limits)
+        axes.grid(visible=False, axis="y")
+        width = max(_text_width(axes, name) for name in names) + 12
+        left = min(width / figure.bbox.width, 0.6)
+        _, bottom, _, height = axes.get_position().bounds
+        axes.set_position((left, bottom, 0.97 - left, height))
         return _inline_svg(figure, title, description)
 
 

@@ -97,7 +97,6 @@ def converted(tmp_path, lenet_arrays):
     ids=str,
 )
 def test_predict_prepares_images_as_the_weights_say(said, converted, tmp_path):
-    """On the base, the mode is dropped and all filters but bicubic are bilinear."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 61)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")
     weights = converted(mean=[0.3], std=[0.2], **said)

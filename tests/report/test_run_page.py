@@ -15,7 +15,8 @@ from helpers.page import Page as PlainPage
 from cnn_jax.checkpoint import DirectoryInUseError
 from cnn_jax.checkpoint.lock import DirectoryLock
 from cnn_jax.files import FileError
-from cnn_jax.report.run_page import MAX_POINTS, write_run_page
+from cnn_jax.report.learning_curves import MAX_POINTS
+from cnn_jax.report.run_page import write_run_page
 from cnn_jax.training import TrainConfig
 
 
@@ -149,6 +150,30 @@ def test_its_numbers_are_those_of_the_files(tmp_path):
     assert "Last values: loss 1.5." in page.text
     assert page.fact("Versions") == "python 3.12.1, jax 0.10.5"
     assert page.fact("Fingerprints") == "train abc, test def"
+
+
+def test_scores_of_the_test_split_are_shown_if_they_are_the_results(tmp_path):
+    run_dir = write_files(tmp_path / "run", [epoch(1)])
+    counts = {"index": 0, "name": "a cat", "num_examples": 4, "num_correct": 3}
+    scores = {
+        "state_digest": "0123456789",
+        "bins": [{"low": 0.9, "high": 1.0, "accuracy": 0.75, "num_examples": 4}],
+        "class_names": ["a cat", "a dog"],
+        "classes": [counts],
+        "confusions": [{"label": 0, "predicted": 1, "num_examples": 1}],
+        "mistakes": [],
+    }
+    (run_dir / "scores.json").write_text(json.dumps(scores))
+    page = Page(write_run_page(run_dir).read_text())
+    assert "Confusions on the test split" in page.text
+    assert ["a cat", "4", "75.0 (30.1-95.4)"] in page.rows
+    assert page.tags.count("svg") == 6
+    changed = scores | {"state_digest": "of other weights"}
+    (run_dir / "scores.json").write_text(json.dumps(changed))
+    assert "Confusions" not in Page(write_run_page(run_dir).read_text()).text
+    (run_dir / "scores.json").write_text('{"state_digest": "0123456789"}')
+    with pytest.raises(FileError, match="the files of a finished run"):
+        write_run_page(run_dir)
 
 
 def test_it_lists_the_fields_that_differ_and_folds_the_others(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import get_args
 
 import numpy as np
 from PIL import Image
@@ -107,6 +108,10 @@ class CenterCrop:
         if not 0 < self.fraction <= 1:
             raise ValueError(
                 f"fraction: got {self.fraction}, expected a number in (0, 1]."
+            )
+        if self.mode not in get_args(CropMode):
+            raise ValueError(
+                f"mode: got {self.mode!r}, expected one of {get_args(CropMode)}."
             )
 
     def __call__(

@@ -270,8 +270,6 @@ def _check_fields(
         reason = "an iterable of batches"
     elif shape[0] != shape[1]:
         reason = f"images of {shape[0]} x {shape[1]} in memory"
-    elif isinstance(train, data.Dataset) and shape[2] not in (1, 3):
-        reason = f"images of {shape[2]} channels"
     given = _given(config, *CROP_FIELDS)
     if reason is not None and given:
         name, value = next(iter(given.items()))

@@ -6,15 +6,12 @@ import contextlib
 import math
 import pathlib
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
-import rich.console
-import rich.progress
 
 from cnn_jax import messages
 from cnn_jax.training.devices.processes import is_main_process
@@ -171,18 +168,7 @@ def progress_bar(
     num_steps: int, *, shown: bool
 ) -> Iterator[Callable[[int, str], None]]:
     """Shows a bar with the time left; yields what moves it."""
-    console = messages.console(sys.stderr)
-    can_show = console.is_jupyter or console.file.isatty()
-    bar = rich.progress.Progress(
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TimeElapsedColumn(),
-        rich.progress.TextColumn("left"),
-        rich.progress.TimeRemainingColumn(),
-        console=console,
-        disable=not (shown and is_main_process() and can_show),
-    )
+    bar = messages.progress(shown=shown and is_main_process())
     with bar:
         task = bar.add_task("starting", total=num_steps)
         yield lambda step, text: bar.update(task, completed=step, description=text)

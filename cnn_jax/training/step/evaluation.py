@@ -60,10 +60,36 @@ def eval_step(
       ValueError: If a loss or a metric is not one number per example.
     """
     logits = state.apply_fn(state.evaluated_variables, batch["image"], train=False)
-    losses = losses_of(loss_fn or K.softmax_cross_entropy, logits, batch["label"])
+    mask = batch.get("mask")
+    return logit_sums(
+        logits, batch["label"], mask, loss_fn=loss_fn, metric_fns=metric_fns
+    )
+
+
+def logit_sums(
+    logits: jax.Array,
+    labels: jax.Array,
+    mask: jax.Array | None = None,
+    *,
+    loss_fn: LossFn | None = None,
+    metric_fns: MetricFns | None = None,
+) -> Metrics:
+    """Returns the sums of `eval_step` for a batch whose logits are known.
+
+    Args:
+      logits: `(n, classes)`.
+      labels: As in `train_step`.
+      mask: `(n,)`, 1.0 for an example that counts; None if all do.
+      loss_fn: As for `eval_step`.
+      metric_fns: As for `eval_step`.
+
+    Raises:
+      ValueError: As `eval_step`.
+    """
+    losses = losses_of(loss_fn or K.softmax_cross_entropy, logits, labels)
     losses = losses.astype(jnp.float32)
-    counts = batch.get("mask", jnp.ones(losses.shape)) > 0
-    correct = counts & is_correct(logits, batch["label"])
+    counts = (jnp.ones(losses.shape) if mask is None else mask) > 0
+    correct = counts & is_correct(logits, labels)
     confidence = jnp.max(jax.nn.softmax(logits.astype(jnp.float32)), axis=-1)
     # A padded example may give anything: zero times NaN would be NaN.
     losses, confidence = (jnp.where(counts, each, 0.0) for each in (losses, confidence))
@@ -77,10 +103,10 @@ def eval_step(
         "bin_confidence": jnp.sum(jnp.where(in_bin, confidence[:, None], 0.0), axis=0),
     }
     if logits.shape[-1] >= TOP:
-        found = jax.lax.top_k(logits, TOP)[1] == _classes(batch["label"])[:, None]
+        found = jax.lax.top_k(logits, TOP)[1] == _classes(labels)[:, None]
         sums["top5_correct"] = _number(counts & jnp.any(found, axis=-1))
     for name, metric_fn in (metric_fns or {}).items():
-        values = losses_of(metric_fn, logits, batch["label"], name=f"metrics[{name!r}]")
+        values = losses_of(metric_fn, logits, labels, name=f"metrics[{name!r}]")
         sums[f"metric/{name}"] = jnp.sum(
             jnp.where(counts, values.astype(jnp.float32), 0.0)
         )

@@ -23,13 +23,22 @@ from cnn_jax.transfer.policies import feature_extraction
 from cnn_jax.trees import named_leaves
 
 SAID = "images: grey, repeated to 3 channels"
-SHAPE = (1, 8, 8, 3)
+
+
+def drawn(channels):
+    """Returns a `TinyNet`'s variables for so many channels; compiles nothing."""
+    images = jax.ShapeDtypeStruct((1, 8, 8, channels), np.float32)
+    generator = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: generator.random(leaf.shape, np.float32) * 0.2,
+        abstract_variables(TinyNet(), images),
+    )
 
 
 @pytest.fixture(scope="module")
 def rgb():
     """Variables of a `TinyNet` for colour images."""
-    return TinyNet().init(jax.random.key(1), np.zeros(SHAPE, np.float32))
+    return drawn(3)
 
 
 @pytest.fixture
@@ -53,7 +62,7 @@ def test_grey_images_are_repeated_for_variables_of_rgb(short, digits, rgb, capsy
 
 def test_what_fits_grey_images_stays_so(digits, rgb):
     config, image = TrainConfig(image_size=8), digits[0].image_shape
-    grey = TinyNet().init(jax.random.key(1), np.zeros((1, 8, 8, 1), np.float32))
+    grey = drawn(1)
     assert input_channels(config, TinyNet(), image) == 1
     assert input_channels(config, TinyNet(), image, grey) == 1
     assert input_channels(config, TinyNet(), image, rgb) == 3

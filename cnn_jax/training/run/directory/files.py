@@ -8,6 +8,8 @@ A module of its own beside the loop, because what a run leaves behind is a contr
     events.out.tfevents* the same numbers for TensorBoard
     checkpoints/         see cnn_jax.checkpoint; elsewhere with `checkpoint_dir`
     result.json          written at the end
+    scores.json          see cnn_jax.evaluation.of_run; of the test split, written by
+                         experiments
     report.html          see cnn_jax.report.run_page; written by experiments, for each
                          run of a study too, and by write_run_page after `fit`
 

@@ -1,0 +1,246 @@
+"""`evaluate`: weights, a split and a recipe for images, put together and scored."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import jax
+
+from cnn_jax import data, files, messages, trees
+from cnn_jax.evaluation.classes import ClassMap, match_classes
+from cnn_jax.evaluation.scores import Scores
+from cnn_jax.evaluation.split import num_batches, score_split
+from cnn_jax.models import model_info
+from cnn_jax.preprocessing import Preprocessing
+from cnn_jax.pretrained import ConversionReport, preprocessing_of
+from cnn_jax.pretrained.files import OwnWeights, describe_own, hub
+from cnn_jax.pretrained.load import fill
+from cnn_jax.pretrained.rebuild import rebuild
+from cnn_jax.report.environment import (
+    Environment,
+    command_line,
+    describe_environment,
+    public_text,
+)
+from cnn_jax.training.config import TrainConfig
+from cnn_jax.training.run.images import ImageFormat
+
+_FOLDER = "folder:"
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A published accuracy.
+
+    Attributes:
+      top1: As a fraction.
+      source: Who published it, and of which data.
+    """
+
+    top1: float
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The scores of weights on a split, and all that they follow from.
+
+    Attributes:
+      weights: What was evaluated, as it was named.
+      sha256: Of the file of weights; None where it is no single file.
+      digest: `trees.digest` of the variables where there is no such file; else None.
+      model: The model's name.
+      dataset: The dataset's name.
+      split: The split's.
+      fingerprint: The split's, see `data.Source`.
+      data_channels: The channels of its images, before they get the network's.
+      preprocessing: The recipe that the images went through.
+      scores: The scores.
+      bad_images: The images that could not be read; a folder's by their place in it.
+      published: The accuracy that the model's registry entry quotes, if the weights are
+        known to be those published for ImageNet, and the data are of its classes.
+      environment: Versions, hardware and date.
+      command: The command of this process.
+    """
+
+    weights: str
+    sha256: str | None
+    digest: str | None
+    model: str
+    dataset: str
+    split: str
+    fingerprint: str
+    data_channels: int
+    preprocessing: Preprocessing
+    scores: Scores
+    bad_images: tuple[data.BadImage, ...]
+    published: Published | None
+    environment: Environment
+    command: str
+
+
+def evaluate(
+    weights: str | os.PathLike[str],
+    *,
+    dataset: str | data.Source,
+    split: str | None = None,
+    model: str | None = None,
+    num_classes: int | None = None,
+    class_names: Sequence[str] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    batch_size: int = 128,
+    num_workers: int = 0,
+    max_bad_images: int = 0,
+    num_mistakes: int = 12,
+    show_progress: bool = False,
+) -> Evaluation:
+    """Scores weights on a split, with images as the weights want them.
+
+    Args:
+      weights: What `load_pretrained` reads: a file, a name on the Hub or of a package,
+        or a directory that `cnn-jax convert` or a training run wrote.
+      dataset: The dataset's name, see `data.open_source`; or a split that is open.
+      split: Its split; None for `"test"`, or all images of a folder without splits.
+      model: The model's name; None takes the one that weights of this project name.
+      num_classes: How many classes the weights are for; None takes what they say, or
+        the model's usual number.
+      class_names: The names of the logits; None takes what the weights say, or
+        ImageNet's for weights that are known to be published for it.
+      data_dir: The directory of TFDS sets.
+      batch_size: The most images that are classified at once, over all devices.
+      num_workers: Processes that decode images; 0 for threads of this one.
+      max_bad_images: How many images may be unreadable; they are left out.
+      num_mistakes: How many of the surest mistakes to keep.
+      show_progress: Whether to show a bar on standard error, if that is a terminal.
+
+    Returns:
+      The scores. The data's classes and the weights' are matched by their names where
+      both are known, and folders named by WordNet ids are ImageNet's classes.
+
+    Warns:
+      UserWarning: If mean and deviation are a guess, see `preprocessing_of`.
+
+    Raises:
+      FileNotFoundError: If there are no such weights or data.
+      ImportError: If what reads such weights is not installed.
+      ValueError: If the data's classes are not those of the weights, more images are
+        unreadable than allowed, there is no such model, or the weights do not fit it.
+      OSError: If the data cannot be read.
+    """
+    config = TrainConfig(
+        batch_size=batch_size, num_workers=num_workers, max_bad_images=max_bad_images
+    )
+    config.validate()
+    known = describe_own(weights)
+    model = model or (None if known is None else known.model)
+    network = rebuild(weights, known, name=model, num_classes=num_classes)
+    assert model is not None  # else there were no network
+    dtype = "float32" if network.dtype is None else str(network.dtype)
+    with messages.progress(shown=show_progress) as bar:
+        task = bar.add_task(messages.printable(f"reading {weights}"), total=None)
+        variables, report = fill(
+            network, weights, source=None, num_classes=num_classes, key=None
+        )
+        is_run = known is not None and known.is_run
+        preprocessing = preprocessing_of(report, model, is_run=is_run)
+        source = dataset
+        if isinstance(source, str):
+            bar.update(task, description=messages.printable(f"opening {dataset}"))
+            source = _open(source, split, data_dir)
+        given, data_channels = source, source.features.image_shape[2]
+        source = data.with_channels(source, preprocessing.channels)
+        classes = match_classes(
+            source.class_names,
+            class_names or _names_of_logits(known, report, network.num_classes),
+            network.num_classes,
+            data=f"{source.name}, split {source.split!r}",
+        )
+        config = _with_batches_for(config, len(source))
+        bar.update(task, total=num_batches(source, config))
+        scores, bad_images = score_split(
+            network,
+            variables,
+            source,
+            ImageFormat.of(preprocessing, dtype),
+            config,
+            classes,
+            num_mistakes=num_mistakes,
+            advance=lambda done, text: bar.update(
+                task, completed=done, description=text
+            ),
+        )
+        bar.update(task, description="hashing the data")
+        fingerprint = given.fingerprint
+    file = report.provenance.file
+    sha256 = files.sha256(file) if file is not None and file.is_file() else None
+    return Evaluation(
+        weights=public_text(os.fspath(weights)),
+        sha256=sha256,
+        digest=trees.digest(variables) if sha256 is None else None,
+        model=model,
+        dataset=public_text(source.name),
+        split=source.split,
+        fingerprint=fingerprint,
+        data_channels=data_channels,
+        preprocessing=preprocessing,
+        scores=scores,
+        bad_images=tuple(_placed(image, source.name) for image in bad_images),
+        published=_published(model, report, classes),
+        environment=describe_environment(),
+        command=command_line(),
+    )
+
+
+def _open(
+    dataset: str, split: str | None, data_dir: str | os.PathLike[str] | None
+) -> data.Source:
+    """Opens a split whose images are read on demand: memory does not grow with it."""
+    try:
+        return data.open_source(dataset, split or "test", data_dir=data_dir)
+    except FileNotFoundError:
+        if split is not None or not dataset.startswith(_FOLDER):
+            raise
+        try:
+            whole = data.Folder(dataset.removeprefix(_FOLDER), "train")
+        except FileNotFoundError:
+            whole = None
+        if whole is None or whole.directory != whole.root:  # that has splits
+            raise
+        return whole
+
+
+def _with_batches_for(config: TrainConfig, num_examples: int) -> TrainConfig:
+    """Returns the configuration with batches that are not much larger than a split."""
+    devices = jax.device_count()
+    enough = -(-num_examples // devices) * devices
+    return dataclasses.replace(config, batch_size=min(config.batch_size, enough))
+
+
+def _placed(image: data.BadImage, dataset: str) -> data.BadImage:
+    root = f"{dataset.removeprefix(_FOLDER)}{os.sep}"
+    return image._replace(origin=image.origin.removeprefix(root))
+
+
+def _names_of_logits(
+    known: OwnWeights | None, report: ConversionReport, num_classes: int
+) -> Sequence[str] | None:
+    if known is not None and known.class_names is not None:
+        return known.class_names
+    return report.known_class_names(num_classes)
+
+
+def _published(
+    model: str, report: ConversionReport, classes: ClassMap
+) -> Published | None:
+    """Returns the registry's accuracy where it is that of these very weights.
+
+    Of a repository on the Hub it is not known which of several weights it has.
+    """
+    info = model_info(model)
+    is_hub = report.provenance.location.startswith(hub.PREFIX)
+    is_known = report.known_class_names(len(classes.names)) is not None and not is_hub
+    if info.top1 is None or not (is_known and classes.is_imagenet):
+        return None
+    return Published(info.top1 / 100, info.top1_source)
