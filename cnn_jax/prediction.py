@@ -23,10 +23,7 @@ from cnn_jax.data.device import normalize
 from cnn_jax.files import FileError, check_output, open_regular, whole_file
 from cnn_jax.messages import printable
 from cnn_jax.preprocessing import Preprocessing
-from cnn_jax.pretrained import preprocessing_of
-from cnn_jax.pretrained.files import describe_own
-from cnn_jax.pretrained.load import fill
-from cnn_jax.pretrained.rebuild import rebuild
+from cnn_jax.pretrained import load_network
 from cnn_jax.report.captions import with_caption
 from cnn_jax.report.images import contact_sheet
 
@@ -112,43 +109,26 @@ def predict(
         )
     places = _picture_paths(images, cam_directory)
     _check_pictures(places, images)
-    known = describe_own(weights)
-    if known is not None:
-        model = model or known.model
-        num_classes = known.num_classes if num_classes is None else num_classes
-        class_names = known.class_names if class_names is None else class_names
-    if num_classes is None and class_names is not None:
-        num_classes = len(class_names)
-    network = rebuild(weights, known, name=model, num_classes=num_classes)
-    assert model is not None  # else there were no network
-    _check_class_names(class_names, network.num_classes, model)
-    variables, report = fill(
-        network, weights, source=None, num_classes=num_classes, key=None
+    network = load_network(
+        weights, name=model, num_classes=num_classes, class_names=class_names
     )
-    preprocessing = preprocessing_of(
-        report, model, is_run=known is not None and known.is_run
-    )
-    mean, std = _normalization(weights, preprocessing)
-    crops = _read_images(images, preprocessing)
-    names = (
-        class_names
-        or report.known_class_names(network.num_classes)
-        or [f"class {index}" for index in range(network.num_classes)]
-    )
-    dtype = "float32" if network.dtype is None else network.dtype
+    mean, std = _normalization(weights, network.preprocessing)
+    crops = _read_images(images, network.preprocessing)
+    num_classes = network.model.num_classes
+    names = network.class_names or [f"class {index}" for index in range(num_classes)]
 
     @jax.jit
     def classify(variables, pixels):
-        x = normalize(pixels, mean, std, dtype)
-        logits: Any = network.apply(variables, x, train=False)
+        x = normalize(pixels, mean, std, network.dtype)
+        logits: Any = network.model.apply(variables, x, train=False)
         probabilities = jax.nn.softmax(logits)
         if cam_directory is None:
             return probabilities, None
-        return probabilities, grad_cam(network, variables, x, endpoint=endpoint)
+        return probabilities, grad_cam(network.model, variables, x, endpoint=endpoint)
 
     predictions = []
     for path, crop, place in zip(images, crops, places, strict=True):
-        found, maps = jax.device_get(classify(variables, crop[None]))
+        found, maps = jax.device_get(classify(network.variables, crop[None]))
         chosen = np.argsort(-found[0], kind="stable")[:top]
         prediction = Prediction(
             image=os.fspath(path),
@@ -184,16 +164,6 @@ def annotated(image: np.ndarray, cam: np.ndarray, prediction: Prediction) -> np.
     lines += [f"{probability:6.1%}  {name}" for name, probability in named]
     lines = list(map(printable, lines))
     return with_caption(sheet, "\n".join(lines))
-
-
-def _check_class_names(
-    class_names: Sequence[str] | None, num_classes: int, model: str
-) -> None:
-    if class_names is not None and len(class_names) != num_classes:
-        raise ValueError(
-            f"class names: got {len(class_names)}, expected {num_classes}, one for "
-            f"each class of this {model}."
-        )
 
 
 def _normalization(

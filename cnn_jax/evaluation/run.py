@@ -14,10 +14,8 @@ from cnn_jax.evaluation.scores import Scores
 from cnn_jax.evaluation.split import num_batches, score_split
 from cnn_jax.models import model_info
 from cnn_jax.preprocessing import Preprocessing
-from cnn_jax.pretrained import ConversionReport, preprocessing_of
-from cnn_jax.pretrained.files import OwnWeights, describe_own, hub
-from cnn_jax.pretrained.load import fill
-from cnn_jax.pretrained.rebuild import rebuild
+from cnn_jax.pretrained import LoadedNetwork, load_network
+from cnn_jax.pretrained.files import hub
 from cnn_jax.report.environment import (
     Environment,
     command_line,
@@ -133,18 +131,12 @@ def evaluate(
         batch_size=batch_size, num_workers=num_workers, max_bad_images=max_bad_images
     )
     config.validate()
-    known = describe_own(weights)
-    model = model or (None if known is None else known.model)
-    network = rebuild(weights, known, name=model, num_classes=num_classes)
-    assert model is not None  # else there were no network
-    dtype = "float32" if network.dtype is None else str(network.dtype)
     with messages.progress(shown=show_progress) as bar:
         task = bar.add_task(messages.printable(f"reading {weights}"), total=None)
-        variables, report = fill(
-            network, weights, source=None, num_classes=num_classes, key=None
+        network = load_network(
+            weights, name=model, num_classes=num_classes, class_names=class_names
         )
-        is_run = known is not None and known.is_run
-        preprocessing = preprocessing_of(report, model, is_run=is_run)
+        preprocessing = network.preprocessing
         source = dataset
         if isinstance(source, str):
             bar.update(task, description=messages.printable(f"opening {dataset}"))
@@ -153,17 +145,17 @@ def evaluate(
         source = data.with_channels(source, preprocessing.channels)
         classes = match_classes(
             source.class_names,
-            class_names or _names_of_logits(known, report, network.num_classes),
-            network.num_classes,
+            network.class_names,
+            network.model.num_classes,
             data=f"{source.name}, split {source.split!r}",
         )
         config = _with_batches_for(config, len(source))
         bar.update(task, total=num_batches(source, config))
         scores, bad_images = score_split(
-            network,
-            variables,
+            network.model,
+            network.variables,
             source,
-            ImageFormat.of(preprocessing, dtype),
+            ImageFormat.of(preprocessing, network.dtype),
             config,
             classes,
             num_mistakes=num_mistakes,
@@ -173,13 +165,13 @@ def evaluate(
         )
         bar.update(task, description="hashing the data")
         fingerprint = given.fingerprint
-    file = report.provenance.file
+    file = network.report.provenance.file
     sha256 = files.sha256(file) if file is not None and file.is_file() else None
     return Evaluation(
         weights=public_text(os.fspath(weights)),
         sha256=sha256,
-        digest=trees.digest(variables) if sha256 is None else None,
-        model=model,
+        digest=trees.digest(network.variables) if sha256 is None else None,
+        model=network.name,
         dataset=public_text(source.name),
         split=source.split,
         fingerprint=fingerprint,
@@ -187,7 +179,7 @@ def evaluate(
         preprocessing=preprocessing,
         scores=scores,
         bad_images=tuple(_placed(image, source.name) for image in bad_images),
-        published=_published(model, report, classes),
+        published=_published(network, classes),
         environment=describe_environment(),
         command=command_line(),
     )
@@ -223,22 +215,12 @@ def _placed(image: data.BadImage, dataset: str) -> data.BadImage:
     return image._replace(origin=image.origin.removeprefix(root))
 
 
-def _names_of_logits(
-    known: OwnWeights | None, report: ConversionReport, num_classes: int
-) -> Sequence[str] | None:
-    if known is not None and known.class_names is not None:
-        return known.class_names
-    return report.known_class_names(num_classes)
-
-
-def _published(
-    model: str, report: ConversionReport, classes: ClassMap
-) -> Published | None:
+def _published(network: LoadedNetwork, classes: ClassMap) -> Published | None:
     """Returns the registry's accuracy where it is that of these very weights.
 
     Of a repository on the Hub it is not known which of several weights it has.
     """
-    info = model_info(model)
+    info, report = model_info(network.name), network.report
     is_hub = report.provenance.location.startswith(hub.PREFIX)
     is_known = report.known_class_names(len(classes.names)) is not None and not is_hub
     if info.top1 is None or not (is_known and classes.is_imagenet):

@@ -14,13 +14,8 @@ import numpy as np
 from cnn_jax.checkpoint import installed_versions
 from cnn_jax.data.device import normalize
 from cnn_jax.export.description import Description
-from cnn_jax.models import model_info
-from cnn_jax.models.registry import ModelInfo
-from cnn_jax.preprocessing import SMALL_SIDE, Preprocessing
-from cnn_jax.pretrained.files import describe_own
-from cnn_jax.pretrained.load import fill
-from cnn_jax.pretrained.rebuild import rebuild
-from cnn_jax.pretrained.report import ConversionReport
+from cnn_jax.preprocessing import Preprocessing
+from cnn_jax.pretrained import load_network
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,28 +91,22 @@ def open_network(
       FileNotFoundError, ImportError, ValueError: As `load_pretrained`. If pixels cannot
         be normalised, since nobody says how.
     """
-    known = describe_own(weights)
-    if known is not None:
-        model = model or known.model
-        num_classes = known.num_classes if num_classes is None else num_classes
-    made = rebuild(weights, known, name=model, num_classes=num_classes)
-    assert model is not None  # else there were no network
-    variables, report = fill(
-        made, weights, source=None, num_classes=num_classes, key=None
-    )
-    names = None if known is None else known.class_names
-    names = names or report.known_class_names(made.num_classes)
-    if names is not None and len(names) != made.num_classes:
-        names = None
-    preprocessing = _preprocessing(model_info(model), report)
+    loaded = load_network(weights, name=model, num_classes=num_classes)
+    preprocessing = loaded.preprocessing
     if preprocessing.mean is None and not normalized:
         raise ValueError(
             f"{weights}: got the weights of a run on floating-point images, which its "
             "caller had prepared, so that pixels cannot be normalised likewise; export "
             "with --normalized, and give the file such images."
         )
-    description = describe(model, made, preprocessing, names, normalized=normalized)
-    return Network(made, jax.device_get(variables), description)
+    description = describe(
+        loaded.name,
+        loaded.model,
+        preprocessing,
+        loaded.class_names,
+        normalized=normalized,
+    )
+    return Network(loaded.model, jax.device_get(loaded.variables), description)
 
 
 def describe(
@@ -138,20 +127,4 @@ def describe(
         preprocessing=preprocessing,
         normalized=normalized,
         versions={"cnn_jax": cnn_jax.__version__, **installed_versions()},
-    )
-
-
-def _preprocessing(info: ModelInfo, report: ConversionReport) -> Preprocessing:
-    said = report.provenance.preprocessing
-    shape = (*said.get("input_shape", info.input_shape)[:2], report.input_shape[-1])
-    mean, std = said.get("mean", info.mean), said.get("std", info.std)
-    return Preprocessing(
-        size=shape[0],
-        channels=shape[2],
-        mean=None if mean is None else tuple(mean),
-        std=None if std is None else tuple(std),
-        crop_fraction=said.get(
-            "crop_fraction", 1.0 if shape[0] <= SMALL_SIDE else 0.875
-        ),
-        interpolation=said.get("interpolation", "bilinear"),
     )
