@@ -197,13 +197,16 @@ def kill_until_done(server, work, seed, expected):
     server.pids.clear()
     for attempt in range(generator.randint(1, MOST_KILLS)):
         kind, moment = draw_kill(generator, num_steps)
+        status = disturb(server, plan, kind, moment, resume=attempt > 0)
+        while status == 0 and attempt == 0 and "delay" in moment:
+            # The run was over before: a seed that kills nothing would test nothing.
+            shutil.rmtree(run_dir)
+            moment = {**moment, "delay": moment["delay"] / 2}
+            status = disturb(server, plan, kind, moment, resume=False)
         if kind == STARTING:
-            status = start_afresh(server, {**plan, "resume": attempt > 0}, **moment)
             outcome.signals += status == STOPPED_EXIT_CODE
             if status == STOPPED_EXIT_CODE and "Traceback" in log.read_text():
                 break
-        else:
-            status = server(**plan, kill=moment, resume=attempt > 0)
         if status not in (-signal.SIGKILL, -signal.SIGTERM, STOPPED_EXIT_CODE):
             break
         if status != -signal.SIGKILL:
@@ -225,6 +228,13 @@ def kill_until_done(server, work, seed, expected):
         shutil.rmtree(run_dir)
         log.unlink()
     return outcome
+
+
+def disturb(server, plan, kind, moment, *, resume):
+    """Runs with a kill as `draw_kill` gave it; returns the exit status."""
+    if kind == STARTING:
+        return start_afresh(server, {**plan, "resume": resume}, **moment)
+    return server(**plan, kill=moment, resume=resume)
 
 
 def in_save(run_dir):

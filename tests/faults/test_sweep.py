@@ -38,3 +38,17 @@ def test_all_kinds_of_kills_and_runs_are_drawn():
     times = {"at a random time", "behind a random step", "while it stopped"}
     assert times | {sweep.STARTING, *points.POINTS} == {*drawn}
     assert {sweep.variant_of(seed) for seed in range(SLOW_SEEDS)} == {*VARIANTS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["at a random time", sweep.STARTING])
+def test_a_kill_behind_the_end_is_moved_forward(
+    runner, tmp_path, expected, kind, monkeypatch
+):
+    late = {"delay": 30.0}
+    late |= {"number": 15} if kind == sweep.STARTING else {"group": False}
+    monkeypatch.setattr(sweep, "MOST_KILLS", 1)
+    monkeypatch.setattr(sweep, "draw_kill", lambda *arguments: (kind, late))
+    outcome = sweep.kill_until_done(runner, tmp_path, 0, expected("resident"))
+    assert outcome.problem == ""
+    assert outcome.kills or outcome.stops
