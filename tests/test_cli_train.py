@@ -247,6 +247,7 @@ def test_weights_of_another_task_are_tuned(capsys, photographs, other, tmp_path)
     assert result_of(tmp_path / "run")["test"]["accuracy"] > 0.7
 
 
+@pytest.mark.slow
 def test_a_probe_leaves_what_predicts(capsys, photographs, trained, tmp_path):
     directory = tmp_path / "probe"
     arguments = ["train", "lenet5", "--data", f"folder:{photographs}"]

@@ -165,6 +165,7 @@ def test_each_run_has_a_page_of_its_own(finished):
     assert "lenet5 on digits" in pages[0].read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_page_terminal_and_json_show_the_same_numbers(finished):
     texts = finished.content["table"]["texts"]
     page = Page(finished.page)
@@ -293,6 +294,7 @@ def test_a_damaged_run_is_one_sentence(compare, tmp_path, content):
         compare._is_finished(config, {})
 
 
+@pytest.mark.slow
 def test_resume_with_another_recipe_is_refused(compare, finished, capsys):
     arguments = ("--seeds", "2", "--resume", "--learning-rate", "0.07")
     assert start(compare, finished.run_dir, *arguments).status == 2

@@ -88,6 +88,7 @@ class Net(nn.Module):
         return x.mean((1, 2))
 
 
+@pytest.mark.slow
 def test_training_takes_the_same_course(x64):
     """20 steps of SGD with momentum, float64: equal losses at every step."""
     labels = jnp.arange(8) % 4

@@ -8,7 +8,7 @@ import chex
 import jax
 import numpy as np
 import pytest
-from helpers.quick import LONG, NAMES, QUICK, nightly_except
+from helpers.quick import LONG, NAMES, QUICK, nightly_except, slow_except
 from references import ours
 from references.record_outputs import shown_logits
 from references.table import REFERENCES
@@ -21,12 +21,22 @@ GRADIENT_TOLERANCE = {"plain110": 2e-2}
 the gradient's norm by 0.9 % in float32."""
 
 
+SECONDS = {"alexnet", "efficientnet_cifar", "mobilenet_v1_0_25", "shufflenet_v2_x0_5"}
+"""Networks whose gradient takes 3 seconds or more to compile."""
+
+
 def test_every_model_has_a_reference():
     assert sorted(REFERENCES) == NAMES
     assert sorted(path.stem for path in ours.RECORDED.glob("*.json")) == NAMES
 
 
-@pytest.mark.parametrize("name", nightly_except({*QUICK} - LONG, NAMES))
+@pytest.mark.parametrize(
+    "name",
+    [
+        *slow_except({*QUICK} - SECONDS, sorted({*QUICK} - LONG)),
+        *nightly_except((), sorted({*NAMES} - {*QUICK} | LONG)),
+    ],
+)
 def test_equals_its_reference(name):
     recorded, info = ours.read_recorded(name), cnn_jax.model_info(name)
     assert recorded["parameters"] == info.parameters

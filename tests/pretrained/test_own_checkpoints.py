@@ -140,7 +140,13 @@ def test_reading_beside_the_run_that_writes(tmp_path, lenet, image):
 class TestWhatARunReports:
     """`fit` itself wrote these runs."""
 
-    @pytest.mark.parametrize("decides", [False, True], ids=["newest", "best average"])
+    @pytest.mark.parametrize(
+        "decides",
+        [
+            pytest.param(False, id="newest", marks=pytest.mark.slow),
+            pytest.param(True, id="best average"),
+        ],
+    )
     def test_is_what_is_loaded(self, decides, tmp_path, image):
         generator = np.random.default_rng(0)
         train, test = (

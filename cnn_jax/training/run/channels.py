@@ -74,7 +74,7 @@ def weights_channels(
 def with_input_channels(
     splits: Mapping[str, Any], channels: int, *, quiet: bool = False
 ) -> dict[str, Any]:
-    """Returns splits with so many channels; says it where grey images are repeated.
+    """Returns splits with so many channels; says it where that changes the images.
 
     Args:
       splits: The splits by name.
@@ -84,12 +84,14 @@ def with_input_channels(
     Raises:
       ValueError: As `data.with_channels`.
     """
-    is_repeated = channels > data.num_channels(splits["train"])
+    found = data.num_channels(splits["train"])
     converted = {
         name: data.with_channels(split, channels) for name, split in splits.items()
     }
-    if is_repeated and not quiet and is_main_process():
-        messages.say(f"images: grey, repeated to {channels} channels")
+    if found != channels and not quiet and is_main_process():
+        is_grey = found < channels
+        done = f"grey, repeated to {channels} channels" if is_grey else "made grey"
+        messages.say(f"images: {done}")
     return converted
 
 

@@ -213,8 +213,11 @@ def _splits(
         shape = known.image_shape if is_batches else known.features.image_shape
         channels = input_channels(config, model, shape, initial_variables)
     else:
-        channels = input_channels(config, model, image.shape, initial_variables)
-        count = num_logits(model, (*image.shape[:2], channels), config.dtype)
+        channels, shape = 0, image.shape
+        if len(shape) == 3:  # `as_split` refuses all others
+            channels = input_channels(config, model, shape, initial_variables)
+            shape = (*shape[:2], channels)
+        count = num_logits(model, shape, config.dtype)
         class_names = tuple(map(str, range(count)))
     made = {
         name: data.as_split(name, split, class_names)

@@ -75,6 +75,7 @@ def test_every_quantity_can_be_looked_at(benchmark):
     assert len(list(benchmark.find_excesses(results, 1.0, benchmark.QUANTITIES))) == 3
 
 
+@pytest.mark.slow
 def test_compiles_writes_and_judges(benchmark, monkeypatch, tmp_path, capsys):
     """On CPUs, whose compiler estimates no cycles."""
     monkeypatch.setattr(benchmark.tpu_slice, "prepare_environment", lambda: None)

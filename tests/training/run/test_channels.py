@@ -15,7 +15,11 @@ from cnn_jax.layers import abstract_variables
 from cnn_jax.preprocessing import Preprocessing
 from cnn_jax.pretrained.files import describe_own
 from cnn_jax.training import TrainConfig
-from cnn_jax.training.run.channels import input_channels, weights_channels
+from cnn_jax.training.run.channels import (
+    input_channels,
+    weights_channels,
+    with_input_channels,
+)
 from cnn_jax.training.run.feeds import make_evaluation
 from cnn_jax.training.run.fit import fit
 from cnn_jax.training.run.images import ImageFormat
@@ -120,11 +124,18 @@ def test_a_network_made_for_colour_is_kept_so(tmp_path, capsys):
     assert "repeated" not in capsys.readouterr().out
 
 
+def test_images_in_colour_are_made_grey_if_a_network_is_for_grey(digits, capsys):
+    splits = {"train": digits[0].with_channels(3)}
+    grey = with_input_channels(splits, 1)
+    np.testing.assert_array_equal(grey["train"].images, digits[0].images)
+    assert capsys.readouterr().out == "images: made grey\n"
+
+
 def test_other_numbers_are_refused_before_any_work(tmp_path):
     images = np.zeros((8, 32, 32, 1), np.uint8)
     run = tmp_path / "run"
     config = TrainConfig(epochs=1, batch_size=8, run_dir=str(run))
-    for channels, given in ((5, images), (1, images.repeat(3, axis=-1))):
+    for channels, given in ((5, images), (2, images.repeat(3, axis=-1))):
         model = cnn_jax.create_model("lenet5", num_classes=2, in_channels=channels)
         with pytest.raises(ValueError, match=r"^channels: got images of [13] in "):
             fit(model, (given, np.arange(8) % 2), config=config)

@@ -325,6 +325,7 @@ class TestAResumedRun:
             self.resumed(noise((4, 32, 32, 3)), recorded)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed_says_the_same(tiny_net, tmp_path):
     splits = noise((8, 16, 16, 3)), noise((5, 16, 16, 3))
     weights = {"mean": [0.1] * 3, "std": [0.4] * 3, "interpolation": "lanczos"}

@@ -282,6 +282,7 @@ class NarrowNet(nn.Module):
         return nn.Dense(10, param_dtype=jnp.bfloat16, name="head")(x)
 
 
+@pytest.mark.slow
 def test_a_run_with_narrow_averages_resumes_with_wide_ones(
     digits, with_run, tmp_path, monkeypatch
 ):
@@ -438,6 +439,7 @@ def test_a_field_that_an_older_version_lacked_counts_as_its_default(
         fit(tiny_net(), digits[0], test=digits[1], config=other, progress=False)
 
 
+@pytest.mark.slow
 def test_what_is_allowed_may_change(tiny_net, digits, with_run, capsys):
     train, test = digits
     config = with_run(epochs=1, schedule="constant")

@@ -321,6 +321,7 @@ def trained(model, config, digits, **changes):
     return initial["params"], result
 
 
+@pytest.mark.slow
 def test_the_loop_trains_them(config, digits):
     before, result = trained(TwoHeads(), config, digits)
     assert moved(before, result.state.params) == set(before)

@@ -133,6 +133,7 @@ def snapshot(directory):
 # ----------------------------------------------------------------- one run at a time
 
 
+@pytest.mark.slow
 def test_two_runs_do_not_share_a_directory(train, config, tmp_path):
     """Not even if each has its own place for checkpoints."""
     begun, go_on = threading.Event(), threading.Event()
