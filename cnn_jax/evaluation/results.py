@@ -17,6 +17,7 @@ from cnn_jax.files import (
     read_json,
     whole_file,
 )
+from cnn_jax.preprocessing import Preprocessing
 from cnn_jax.report import html
 from cnn_jax.report.evaluation_page import score_blocks, score_table
 from cnn_jax.report.words import count
@@ -173,13 +174,10 @@ def summarize(record: dict[str, Any]) -> str:
 def facts(record: dict[str, Any]) -> dict[str, str]:
     """Returns what the scores follow from, name by name."""
     environment = record["environment"]
-    recipe = ", ".join(
-        f"{name.replace('_', ' ')} {value}"
-        for name, value in record["preprocessing"].items()
-    )
-    own, channels = record["data_channels"], record["preprocessing"]["channels"]
-    if own != channels:
-        recipe += "; gray repeated" if own == 1 else "; colour made gray"
+    preprocessing = Preprocessing.from_dict(record["preprocessing"])
+    images, own = str(preprocessing), record["data_channels"]
+    if own != preprocessing.channels:
+        images += "; gray repeated" if own == 1 else "; colour made gray"
     versions = [f"{name} {value}" for name, value in environment["versions"].items()]
     made = {
         "Weights": record["weights"],
@@ -187,7 +185,7 @@ def facts(record: dict[str, Any]) -> dict[str, str]:
         "Digest of the arrays": record["digest"],
         "Data": f"{record['dataset']}, split {record['split']}",
         "Fingerprint of the data": record["fingerprint"],
-        "Images": recipe,
+        "Images": images,
         "Date": environment["date"],
         "Hardware": f"{environment['cpu']}, {environment['num_cores']} cores",
         "JAX devices": ", ".join(environment["devices"]),
