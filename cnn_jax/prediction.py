@@ -112,7 +112,15 @@ def predict(
     network = load_network(
         weights, name=model, num_classes=num_classes, class_names=class_names
     )
-    mean, std = _normalization(weights, network.preprocessing)
+    if network.preprocessing.channels not in (1, 3):
+        raise ValueError(
+            f"{weights}: got weights for images of {network.preprocessing.channels} "
+            "channels; image files have 1 or 3, so that cnn_jax.load_pretrained and "
+            "the model's apply are what classifies such arrays."
+        )
+    mean, std = network.normalization(
+        instead="classify with cnn_jax.load_pretrained and the model's apply"
+    )
     crops = _read_images(images, network.preprocessing)
     num_classes = network.model.num_classes
     names = network.class_names or [f"class {index}" for index in range(num_classes)]
@@ -166,30 +174,11 @@ def annotated(image: np.ndarray, cam: np.ndarray, prediction: Prediction) -> np.
     return with_caption(sheet, "\n".join(lines))
 
 
-def _normalization(
-    weights: str | os.PathLike[str], preprocessing: Preprocessing
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns mean and deviation, if image files can be prepared so at all."""
-    if preprocessing.channels not in (1, 3):
-        raise ValueError(
-            f"{weights}: got weights for images of {preprocessing.channels} channels; "
-            "image files have 1 or 3, so that cnn_jax.load_pretrained and the model's "
-            "apply are what classifies such arrays."
-        )
-    if preprocessing.mean is None or preprocessing.std is None:
-        raise ValueError(
-            f"{weights}: got the weights of a run on floating-point images, which its "
-            "caller had prepared; image files cannot be prepared likewise, so that "
-            "cnn_jax.load_pretrained and the model's apply are what classifies."
-        )
-    return preprocessing.mean, preprocessing.std
-
-
 def _read_images(
     paths: Sequence[str | os.PathLike[str]], preprocessing: Preprocessing
 ) -> list[np.ndarray]:
     """Returns each image as uint8 of the input's shape."""
-    from cnn_jax.data.host import ImageError, prepared_image
+    from cnn_jax.data import ImageError, prepared_image
 
     crops, problems = [], []
     for path in paths:

@@ -3,12 +3,11 @@
 source.py    the protocol: examples by number; `dataset.py` holds one in memory
 sources/     digits, TFDS sets, folders, made-up images
 prepared.py  images in memory as evaluation sees them
-channels.py  a split in gray or in colour
 partition.py folders of images into parts to train, validate and test on
 resident.py  small sets: on the device as bytes, batches cut inside jit
 stream.py    other sets: read, decoded and transformed on the host, by Grain
 batches.py   iterables of the caller's own, such as Grain datasets
-channels.py  splits of another number of channels
+channels.py  splits of another number of channels; `converted.py` has their images
 given.py     from what `fit` is given to one of these
 host/        transforms of single images with Pillow and NumPy
 device/      transforms of batches, inside jit
@@ -26,12 +25,7 @@ from cnn_jax.data.device import (
     random_flip,
 )
 from cnn_jax.data.given import Given, as_split, given_image, is_source
-from cnn_jax.data.host import (
-    ImageError,
-    eval_transform,
-    prepared_image,
-    train_transform,
-)
+from cnn_jax.data.host import ImageError, eval_transform, train_transform
 from cnn_jax.data.opening import open_split
 from cnn_jax.data.partition import (
     automatic_validation_share,
@@ -44,6 +38,9 @@ from cnn_jax.data.prepared import (
     evaluated,
     is_small,
     own_size,
+    pixels_of,
+    prepare_pixels,
+    prepared_image,
     stored,
 )
 from cnn_jax.data.reading import BadImage, LabelError
@@ -106,6 +103,8 @@ __all__ = [
     "own_size",
     "pad_to_batches",
     "partition",
+    "pixels_of",
+    "prepare_pixels",
     "prepared_image",
     "random_crop",
     "random_erasing",

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 from typing import Any
 
 import numpy as np
 
 from cnn_jax.data.batches import Batches
-from cnn_jax.data.dataset import Dataset, in_channels
-from cnn_jax.data.source import Example, Features, Source, cached_property
+from cnn_jax.data.converted import Converted
+from cnn_jax.data.dataset import Dataset
+from cnn_jax.data.source import Source
 
 GREY, RGB = 1, 3
 """The channels that image files can be decoded to."""
@@ -55,54 +54,4 @@ def with_channels(split: Any, channels: int) -> Any:
         )
     if isinstance(split, Dataset | Batches):
         return split.with_channels(channels)
-    return _Converted(split, channels)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Converted:
-    """A source whose examples are decoded or repeated to another number of channels.
-
-    Attributes:
-      source: The examples.
-      channels: The number.
-    """
-
-    source: Source
-    channels: int
-
-    @property
-    def name(self) -> str:
-        """The source's name."""
-        return self.source.name
-
-    @property
-    def split(self) -> str:
-        """The source's split."""
-        return self.source.split
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The source's class names."""
-        return self.source.class_names
-
-    @property
-    def features(self) -> Features:
-        """Those of the source, but for the channels."""
-        found = self.source.features
-        return Features((*found.image_shape[:2], self.channels), found.encoded)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """A sha256 over the source's own and the number of channels."""
-        text = f"{self.source.fingerprint} {self.channels}"
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Example:
-        example = self.source[index]
-        if isinstance(example.image, bytes):  # who decodes it goes by `features`
-            return example
-        (pixels,) = in_channels(example.image[np.newaxis], self.channels)
-        return example._replace(image=pixels)
+    return Converted(split, channels)

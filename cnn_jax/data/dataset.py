@@ -7,8 +7,8 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
+from cnn_jax.data.converted import Converted, in_channels
 from cnn_jax.data.source import Example, Features, Source, cached_property
 from cnn_jax.data.subset import Subset, check_both_sides, check_fraction
 from cnn_jax.preprocessing import Preprocessing
@@ -219,7 +219,12 @@ class Dataset:
                 f"channels: got {channels} for images of {found}, expected as many, or "
                 "gray images, whose channel can be repeated."
             )
-        return dataclasses.replace(self, images=in_channels(self.images, channels))
+        origin = self.origin
+        if origin is not None:
+            source = Converted(origin.source, channels)
+            origin = dataclasses.replace(origin, source=source)
+        images = in_channels(self.images, channels)
+        return dataclasses.replace(self, images=images, origin=origin)
 
     def split_off(self, fraction: float, seed: int = 0) -> tuple[Dataset, Dataset]:
         """Holds out a part of every class.
@@ -249,19 +254,6 @@ class Dataset:
             self.take(np.flatnonzero(~held), f"{self.split} without validation"),
             self.take(np.flatnonzero(held), f"validation from {self.split}"),
         )
-
-
-def in_channels(images: np.ndarray, channels: int) -> np.ndarray:
-    """Returns gray images repeated to so many channels, or gray ones of uint8 colour.
-
-    Args:
-      images: `(n, height, width, c)`, one channel or three.
-      channels: Any number for gray images, 1 for colour, weighed as Pillow does.
-    """
-    if images.shape[3] == 1:
-        return np.repeat(images, channels, axis=-1)
-    grays = [np.asarray(Image.fromarray(pixels).convert("L")) for pixels in images]
-    return np.stack(grays)[..., np.newaxis]
 
 
 def count_values(images: np.ndarray) -> np.ndarray:

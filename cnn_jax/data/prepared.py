@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,10 +15,10 @@ from cnn_jax.data.host.decode import (
     ImageError,
     decode_image,
     image_size,
+    read_image_file,
     to_array,
 )
 from cnn_jax.data.host.policies import eval_transform
-from cnn_jax.data.reading import image_of
 from cnn_jax.data.source import Example, Source
 from cnn_jax.preprocessing import Preprocessing
 
@@ -61,13 +62,11 @@ def evaluated(dataset: Dataset, preprocessing: Preprocessing) -> Dataset:
     if dataset.images.dtype != np.uint8 or _is_same(dataset, preprocessing):
         return dataset
     origin = dataset.origin or Origin(dataset, (height, width), preprocessing)
-    channels = origin.source.features.image_shape[2]
+    channels = dataset.image_shape[2]
     images = np.empty((len(dataset), size, size, channels), np.uint8)
     for index, image in enumerate(images):
         found = pixels_of(origin.source[index], channels)
         image[...] = prepare_pixels(found, preprocessing)
-    if channels != dataset.image_shape[2]:  # `with_channels`
-        images = np.repeat(images, dataset.image_shape[2], axis=-1)
     origin = dataclasses.replace(origin, prepared=preprocessing)
     return dataclasses.replace(dataset, images=images, origin=origin)
 
@@ -117,6 +116,28 @@ def _of_channel(preprocessing: Preprocessing, channel: int) -> Preprocessing:
         for value in (preprocessing.mean, preprocessing.std)
     )
     return dataclasses.replace(preprocessing, mean=mean, std=std, channels=1)
+
+
+def prepared_image(
+    path: str | os.PathLike[str], preprocessing: Preprocessing
+) -> np.ndarray:
+    """Reads an image file as evaluation sees it.
+
+    Args:
+      path: The file, in one of `cnn_jax.data.host.decode.FORMATS`.
+      preprocessing: How it is brought to the input's size, with 1 or 3 channels.
+
+    Returns:
+      uint8 of the input's shape.
+
+    Raises:
+      ImageError: If it is no image that can be read.
+      OSError: If there is no such file, or it may not be read.
+    """
+    image = decode_image(
+        read_image_file(path), origin=os.fspath(path), channels=preprocessing.channels
+    )
+    return prepare_pixels(image, preprocessing)
 
 
 def pixels_of(example: Example, channels: int) -> np.ndarray:
@@ -203,6 +224,6 @@ def channel_statistics(
 def _readable(split: Source, channels: int) -> Iterator[np.ndarray]:
     for index in range(len(split)):
         try:
-            yield to_array(image_of(split[index], channels))
+            yield pixels_of(split[index], channels)
         except (ImageError, OSError):  # the run counts them
             continue

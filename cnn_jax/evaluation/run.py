@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 
 from cnn_jax import data, files, messages, trees
 from cnn_jax.evaluation.classes import ClassMap, match_classes
@@ -23,7 +24,7 @@ from cnn_jax.report.environment import (
     public_text,
 )
 from cnn_jax.training.config import TrainConfig
-from cnn_jax.training.run.images import ImageFormat
+from cnn_jax.training.run.images import ImageFormat, pixel_dtype
 
 _FOLDER = "folder:"
 
@@ -141,6 +142,7 @@ def evaluate(
         if isinstance(source, str):
             bar.update(task, description=messages.printable(f"opening {dataset}"))
             source = _open(source, split, data_dir)
+        _check_images(source, network)
         given, data_channels = source, source.features.image_shape[2]
         source = data.with_channels(source, preprocessing.channels)
         classes = match_classes(
@@ -203,6 +205,17 @@ def _open(
         return whole
 
 
+def _check_images(source: data.Source, network: LoadedNetwork) -> None:
+    """Raises ValueError unless both are for pixels, or for floating-point images."""
+    if pixel_dtype(source) == np.uint8:
+        network.normalization(instead="evaluate them on such images")
+    elif network.preprocessing.mean is not None:
+        raise ValueError(
+            f"{source.name}, split {source.split!r}: got floating-point images for "
+            "weights that normalise pixels, expected uint8."
+        )
+
+
 def _with_batches_for(config: TrainConfig, num_examples: int) -> TrainConfig:
     """Returns the configuration with batches that are not much larger than a split."""
     devices = jax.device_count()
@@ -221,8 +234,15 @@ def _published(network: LoadedNetwork, classes: ClassMap) -> Published | None:
     Of a repository on the Hub it is not known which of several weights it has.
     """
     info, report = model_info(network.name), network.report
-    is_hub = report.provenance.location.startswith(hub.PREFIX)
-    is_known = report.known_class_names(len(classes.names)) is not None and not is_hub
+    is_known = report.known_class_names(len(classes.names)) is not None
     if info.top1 is None or not (is_known and classes.is_imagenet):
+        return None
+    # A library has several files for a model, with other scores and other images.
+    is_quoted = report.source == "efficientnet_pytorch" or (
+        "torchvision" in info.top1_source
+        and report.source == "torchvision"
+        and network.preprocessing == info.preprocessing
+    )
+    if report.provenance.location.startswith(hub.PREFIX) or not is_quoted:
         return None
     return Published(info.top1 / 100, info.top1_source)

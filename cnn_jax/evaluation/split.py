@@ -13,11 +13,8 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from cnn_jax import data, sharding
-from cnn_jax.data.host.decode import to_array
-from cnn_jax.data.reading import image_of
 from cnn_jax.evaluation.classes import ClassMap
 from cnn_jax.evaluation.scores import Guesses, Mistake, Scores, score_batch, scores_of
-from cnn_jax.preprocessing import Preprocessing
 from cnn_jax.report.images import data_uri
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.run.compiled import BATCHES_PER_SUM
@@ -63,6 +60,7 @@ def score_split(
         names them), or none can be read.
       OSError: If the split cannot be read.
     """
+    source = data.with_channels(source, images.shape[2])
     mesh = sharding.make_mesh() if mesh is None else mesh
     sharding.check_batch_size(config.batch_size, mesh)
     everywhere = sharding.replicated(mesh)
@@ -96,9 +94,7 @@ def score_split(
     scores = scores_of(
         _added(totals), Guesses(*columns), classes.names, num_mistakes=num_mistakes
     )
-    mistakes = tuple(
-        _with_picture(each, source, images.preprocessing) for each in scores.mistakes
-    )
+    mistakes = tuple(_with_picture(each, source, images) for each in scores.mistakes)
     return dataclasses.replace(scores, mistakes=mistakes), list(feed.bad_images)
 
 
@@ -120,23 +116,20 @@ def _added(totals: list[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _with_picture(
-    mistake: Mistake,
-    source: data.Source | data.Batches,
-    preprocessing: Preprocessing,
+    mistake: Mistake, source: data.Source | data.Batches, images: ImageFormat
 ) -> Mistake:
     """Adds what the network saw, where the split has its examples by number."""
     if (
         isinstance(source, data.Batches)  # they come once
-        or preprocessing.mean is None  # numbers that are no pixels
-        or preprocessing.channels not in (1, 3)
+        or images.mean is None  # numbers that are no pixels
+        or images.shape[2] not in (1, 3)
     ):
         return mistake
     if isinstance(source, data.Dataset):
-        one = source.take([mistake.index])
-        pixels = data.evaluated(one, preprocessing).images[0]
+        pixels = images.evaluated(source.take([mistake.index])).images[0]
     else:
-        image = image_of(source[mistake.index], preprocessing.channels)
-        pixels = to_array(data.eval_transform(preprocessing)(image))
+        found = data.pixels_of(source[mistake.index], images.shape[2])
+        pixels = data.prepare_pixels(found, images.preprocessing)
     return dataclasses.replace(mistake, picture=data_uri(_small(pixels)))
 
 

@@ -92,17 +92,14 @@ def open_network(
         be normalised, since nobody says how.
     """
     loaded = load_network(weights, name=model, num_classes=num_classes)
-    preprocessing = loaded.preprocessing
-    if preprocessing.mean is None and not normalized:
-        raise ValueError(
-            f"{weights}: got the weights of a run on floating-point images, which its "
-            "caller had prepared, so that pixels cannot be normalised likewise; export "
-            "with --normalized, and give the file such images."
+    if not normalized:
+        loaded.normalization(
+            instead="export with --normalized, and give the file such images"
         )
     description = describe(
         loaded.name,
         loaded.model,
-        preprocessing,
+        loaded.preprocessing,
         loaded.class_names,
         normalized=normalized,
     )

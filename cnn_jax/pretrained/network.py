@@ -46,6 +46,26 @@ class LoadedNetwork:
         """The name of the dtype that it computes in."""
         return str(np.dtype(self.model.dtype or "float32"))
 
+    def normalization(
+        self, *, instead: str
+    ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Returns the mean and the deviation that pixels are normalised with.
+
+        Args:
+          instead: What to do with a network that has none, for the error.
+
+        Raises:
+          ValueError: If it is for floating-point images.
+        """
+        mean, std = self.preprocessing.mean, self.preprocessing.std
+        if mean is None or std is None:
+            raise ValueError(
+                f"{self.report.provenance.location}: got the weights of a run on "
+                "floating-point images, which its caller had prepared, so that pixels "
+                f"cannot be prepared likewise; {instead}."
+            )
+        return mean, std
+
 
 def load_network(
     weights: str | os.PathLike[str],

@@ -14,7 +14,6 @@ from cnn_jax.data.host.policies import (
     eval_transform,
     train_transform,
 )
-from cnn_jax.data.host.prepared import prepared_image
 
 __all__ = [
     "POLICIES",
@@ -30,6 +29,5 @@ __all__ = [
     "decode_image",
     "eval_transform",
     "open_image",
-    "prepared_image",
     "train_transform",
 ]

@@ -120,10 +120,7 @@ class CenterCrop:
         """Returns the crop, `size` by `size`; draws nothing."""
         if self.mode == "border":
             return self._with_border(image)
-        resized = self.size / self.fraction
-        if self.mode == "pad" and all(
-            3 * resized <= 4 * side <= 4 * resized for side in image.size
-        ):
+        if self.mode == "pad" and self.pads(image.size):
             canvas = Image.new(image.mode, (self.size,) * 2)
             margins = [(self.size - side) // 2 for side in image.size]
             canvas.paste(image, (margins[0], margins[1]))
@@ -134,6 +131,11 @@ class CenterCrop:
         left, top = (image.size[0] - width) / 2, (image.size[1] - height) / 2
         box = (left, top, left + width, top + height)
         return image.resize((self.size,) * 2, self.resample, box=box)
+
+    def pads(self, size: tuple[int, int]) -> bool:
+        """Returns whether mode "pad" gives an image of this size a border."""
+        resized = self.size / self.fraction
+        return all(3 * resized <= 4 * side <= 4 * resized for side in size)
 
     def _with_border(self, image: Image.Image) -> Image.Image:
         scale = self.size / self.fraction / max(image.size)

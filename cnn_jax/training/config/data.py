@@ -55,8 +55,8 @@ class DataConfig:
     """Per channel, what is then divided by. Default: as for `mean`."""
     crop_fraction: CropFraction | None = None
     """Share of the resized image's height and width that evaluation sees, in the
-    middle. Default: all of images of the input's own size or of up to 64 pixels; else
-    what the weights say, else the model's."""
+    middle. Default: what the weights say, but all of images of up to 64 pixels; else
+    all of images of the input's own size, else the model's."""
     crop_mode: CropMode | None = None
     """Way in which evaluation brings images to the input's size: `center` crops the
     longer side, `squash` stretches, `border` and `pad` add borders. Default: what the

@@ -80,6 +80,12 @@ class ImageFormat:
             return images.astype(dtype)
         return data.normalize(images, mean=self.mean, std=self.std, dtype=dtype)
 
+    def evaluated(self, split: data.Dataset) -> data.Dataset:
+        """Returns a set in memory as evaluation sees it, see `data.evaluated`."""
+        if split.image_shape == self.shape and self.shape[0] != self.shape[1]:
+            return split  # nothing resizes images that are not square
+        return data.evaluated(split, self.preprocessing)
+
     def to_dict(self) -> dict[str, Any]:
         """Returns what a run records of its images, for JSON."""
         return {**self.preprocessing.to_dict(), "input_shape": list(self.shape)}
@@ -118,10 +124,13 @@ def image_format(
     said = known_fields(weights or {})
     # Once: headers of images may be read for it.
     size = shape[:2] if isinstance(train, data.Batches) else data.own_size(train)
-    fields = {name: said[name] for name in CROP_FIELDS if name in said}
-    fields = {**_of_data(train, size, shape, said), **fields}
+    fields = _of_data(train, size, shape, said)
     if shape[0] <= SMALL_SIDE or size == shape[:2]:
         fields["crop_fraction"] = 1.0
+    if shape[0] <= SMALL_SIDE < said.get("size", 0):
+        said.pop("crop_fraction", None)  # that is for large images
+    if _reason_to_keep(train, shape) is None:
+        fields |= {name: said[name] for name in CROP_FIELDS if name in said}
     fields |= _given(config, *CROP_FIELDS)
     model = _model_preprocessing(config.model).at(shape[0])
     how = dataclasses.replace(
@@ -263,13 +272,7 @@ def _check_fields(
             f"mean: got {len(config.mean)} numbers for images of {shape[2]} channels, "
             f"expected {shape[2]} in mean and in std."
         )
-    reason = None
-    if not is_bytes:
-        reason = "floating-point images"
-    elif isinstance(train, data.Batches):
-        reason = "an iterable of batches"
-    elif shape[0] != shape[1]:
-        reason = f"images of {shape[0]} x {shape[1]} in memory"
+    reason = _reason_to_keep(train, shape)
     given = _given(config, *CROP_FIELDS)
     if reason is not None and given:
         name, value = next(iter(given.items()))
@@ -277,6 +280,19 @@ def _check_fields(
             f"{name}: got {value!r} for {reason}, which go to the model as they are; "
             "expected None."
         )
+
+
+def _reason_to_keep(
+    train: data.Source | data.Batches, shape: tuple[int, int, int]
+) -> str | None:
+    """Returns what images are that nothing crops or resizes; None for all others."""
+    if pixel_dtype(train) != np.uint8:
+        return "floating-point images"
+    if isinstance(train, data.Batches):
+        return "an iterable of batches"
+    if shape[0] != shape[1]:
+        return f"images of {shape[0]} x {shape[1]} in memory"
+    return None
 
 
 def _of_data(
@@ -294,10 +310,10 @@ def _of_data(
     if not data.is_small(train, size):
         return {}
     side = shape[0]
-    is_near = all(3 * side <= 4 * length <= 4 * side for length in size)
+    how = data.stored(side, shape[2])
+    is_near = data.eval_transform(how).pads(size)
     if not (is_near or side <= SMALL_SIDE) or "crop_mode" in said:
         return {}
-    how = data.stored(side, shape[2])
     return {name: getattr(how, name) for name in CROP_FIELDS}
 
 

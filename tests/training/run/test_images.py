@@ -148,6 +148,12 @@ class TestEachField:
         found = image_format(small, photographs, weights=WEIGHTS)
         assert found.preprocessing.crop_fraction == 1.0
 
+    def test_is_the_weights_for_images_of_the_inputs_size(self, tmp_path):
+        config = dataclasses.replace(CONFIG, image_size=80, pretrained="somewhere")
+        for split in paths_of(write_images(tmp_path, [(80, 80)] * 4), config):
+            images = image_format(config, split, weights=WEIGHTS)
+            assert images.preprocessing.crop_fraction == 0.95
+
     def test_is_the_models(self, photographs, monkeypatch):
         own = Preprocessing(299, (0.5,) * 3, (0.5,) * 3, 0.9, interpolation="bicubic")
         monkeypatch.setattr(

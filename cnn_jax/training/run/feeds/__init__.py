@@ -126,7 +126,5 @@ def make_evaluation(
     """
     source = data.with_channels(source, images.shape[2])
     if isinstance(source, data.Dataset):
-        if source.image_shape != images.shape or images.shape[0] == images.shape[1]:
-            source = data.evaluated(source, images.preprocessing)
-        return ResidentEvaluation(source, config.batch_size, mesh)
+        return ResidentEvaluation(images.evaluated(source), config.batch_size, mesh)
     return StreamEvaluation(source, config, mesh, images)
