@@ -3,7 +3,7 @@
 Beside `experiment`, which trains networks: what it leaves is read by `predict` and
 `load_pretrained` like the directory of a training run.
 
-    config.json   the configuration, and `"method": "probe"`
+    config.json   the configuration, the images, and `"method": "probe"`
     checkpoints/  the network with the classifier as its last layer
     result.json   how good it is, and how the fit ended
     report.html   the same to look at
@@ -86,10 +86,11 @@ def run(config: TrainConfig, splits: Mapping[str, data.Source]) -> ProbeResult:
         "config": config.to_dict(),
         "method": "probe",
         "dataset": {name: split.fingerprint for name, split in splits.items()},
+        "images": images.to_dict(),
         "versions": installed_versions(),
     }
     metadata = _metadata(config, train, variables, report, images)
-    directory = pathlib.Path(config.run_dir)
+    directory = pathlib.Path(config.run_dir).expanduser()
     with lock_new(directory):
         write_weights(directory / "checkpoints", variables, metadata)
         study.write_json(directory / "config.json", about)

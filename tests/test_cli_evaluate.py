@@ -56,7 +56,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def folder(network, tmp_path_factory):
-    """Weights, and two gray images for each of ten classes."""
+    """Weights, and two grey images for each of ten classes."""
     folder = tmp_path_factory.mktemp("evaluate")
     arrays = named_leaves(network[1])
     safetensors.numpy.save_file(arrays, folder / "weights.safetensors")
@@ -275,6 +275,12 @@ def test_a_full_disk_leaves_what_was_there(evaluation, tmp_path, name):
     with no_space_for(name), pytest.raises(OSError, match="No space left"):
         write_results(out, dataclasses.replace(evaluation, model="another"))
     assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_the_directory_may_be_named_from_the_home(evaluation, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert write_results("~/out", evaluation) == tmp_path / "out" / "evaluation.html"
+    assert names_in(tmp_path / "out") == FILES
 
 
 def test_a_full_disk_is_one_sentence(capsys, arguments, tmp_path):

@@ -15,8 +15,10 @@ from PIL import Image
 
 from cnn_jax import cli, data, experiment, recipe
 from cnn_jax.checkpoint.lock import DirectoryLock
+from cnn_jax.cli import train_setup
 from cnn_jax.cli.train_setup import class_counts
 from cnn_jax.pretrained.files import describe_own
+from cnn_jax.training import TrainConfig
 
 OTHER_CLASSES = {
     "coal": (40, 40, 45),
@@ -151,6 +153,16 @@ def test_a_run_that_is_stopped_says_how_to_go_on(
     assert f"epoch 4/{EPOCHS}" not in out
     assert result_of(directory)["state_digest"] == result_of(trained)["state_digest"]
     predict_command(out)
+
+
+def test_a_run_directory_may_be_named_from_the_home(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = TrainConfig(run_dir="~")
+    train_setup.Setup(config, {}, shares={"seed": 0}).write_split()
+    assert json.loads((tmp_path / "split.json").read_text()) == {"seed": 0, "files": {}}
+    (tmp_path / "config.json").write_text("{}")
+    status, _, err = run(capsys, "train", "--resume", "--run-dir=~")
+    assert (status, f"{tmp_path}: got files that no training" in err) == (2, True)
 
 
 def test_a_resumed_run_is_the_same_run(capsys, photographs, trained, tmp_path):

@@ -85,7 +85,7 @@ class Setup:
         """Writes into the run directory which image went where."""
         if self.shares is None or self.config.run_dir is None:
             return
-        path = pathlib.Path(self.config.run_dir, SPLIT_FILE)
+        path = pathlib.Path(self.config.run_dir).expanduser() / SPLIT_FILE
         files = {name: _file_names(part) for name, part in self.parts.items()}
         content = {**self.shares, "files": files}
         write_text(path, json.dumps(content, indent=2) + "\n")
@@ -172,7 +172,8 @@ def set_up_resumed(options: argparse.Namespace, given: Mapping[str, Any]) -> Set
     run_dir = options.run_dir
     if run_dir is not None:
         TrainConfig(run_dir=run_dir).validate()
-    directory = pathlib.Path(_last_run_dir(options) if run_dir is None else run_dir)
+    place = _last_run_dir(options) if run_dir is None else run_dir
+    directory = pathlib.Path(os.path.expanduser(place))
     try:
         about = read_json(directory / "config.json")
         saved = about["config"]

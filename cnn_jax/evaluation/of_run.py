@@ -13,8 +13,9 @@ import numpy as np
 from cnn_jax import data, sharding
 from cnn_jax.checkpoint.lock import DirectoryLock
 from cnn_jax.evaluation.classes import ClassMap
+from cnn_jax.evaluation.scores import Scores
 from cnn_jax.evaluation.split import score_split
-from cnn_jax.files import json_value, read_json, reading, write_text
+from cnn_jax.files import FileError, json_value, read_json, reading, write_text
 from cnn_jax.preprocessing import Preprocessing
 from cnn_jax.report.finished_run import SCORES
 from cnn_jax.training.config import TrainConfig
@@ -32,7 +33,7 @@ def write_test_scores(
 
     It takes one more pass over the test split, by the variables that the result is of.
     Runs over several processes, and those that were resumed after their end, whose file
-    is there already, do without.
+    is there already and whole, do without.
 
     Args:
       model: The network.
@@ -46,7 +47,7 @@ def write_test_scores(
     """
     if result.run_dir is None or result.test is None or jax.process_count() > 1:
         return
-    directory = pathlib.Path(result.run_dir)
+    directory = pathlib.Path(result.run_dir).expanduser()
     if len(test) > _MOST_EXAMPLES or _is_there(directory, result):
         return
     names = tuple(test.class_names)
@@ -66,10 +67,16 @@ def write_test_scores(
 
 
 def _is_there(directory: pathlib.Path, result: FitResult) -> bool:
+    """Returns whether the file is there, whole, and of the result's variables."""
     path = directory / SCORES
     if not path.is_file():
         return False
-    return read_json(path).get("state_digest") == result.state_digest
+    try:
+        found = read_json(path)
+    except FileError:  # damaged: it is written again
+        return False
+    names = {field.name for field in dataclasses.fields(Scores)}
+    return names <= found.keys() and found.get("state_digest") == result.state_digest
 
 
 def _recorded(directory: pathlib.Path, dtype: str) -> ImageFormat:

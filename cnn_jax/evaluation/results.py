@@ -60,7 +60,7 @@ def check_directory(directory: str | os.PathLike[str]) -> None:
       FileError: If it holds anything else, or is no directory.
       OSError: If it, or the one to make it in, cannot be written.
     """
-    directory = pathlib.Path(directory)
+    directory = pathlib.Path(os.path.expanduser(directory))
     existing = directory
     while not os.path.lexists(existing) and existing != existing.parent:
         existing = existing.parent
@@ -95,9 +95,10 @@ def write_results(
 
     Raises:
       FileError: As `check_directory`.
-      OSError: If a file cannot be written. Results from before then stay.
+      OSError: If a file cannot be written. Results from before then stay, unless both
+        files were complete and one could not take its place: then there are none.
     """
-    directory = pathlib.Path(directory)
+    directory = pathlib.Path(os.path.expanduser(directory))
     record = record_of(evaluation)
     content = json.dumps(record, indent=1, allow_nan=False) + "\n"
     page = render(record)
@@ -177,7 +178,7 @@ def facts(record: dict[str, Any]) -> dict[str, str]:
     preprocessing = Preprocessing.from_dict(record["preprocessing"])
     images, own = str(preprocessing), record["data_channels"]
     if own != preprocessing.channels:
-        images += "; gray repeated" if own == 1 else "; colour made gray"
+        images += "; grey repeated" if own == 1 else "; colour made grey"
     versions = [f"{name} {value}" for name, value in environment["versions"].items()]
     made = {
         "Weights": record["weights"],

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import importlib.util
 import json
+import os
 import pathlib
 import re
 import sys
@@ -83,6 +84,9 @@ def conduct(
     if config.run_dir is None and not config.resume:
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         directory = f"runs/{name}/{re.sub('[/:]', '-', subject)}-{stamp}"
+        config = dataclasses.replace(config, run_dir=directory)
+    if config.run_dir is not None:
+        directory = os.path.expanduser(config.run_dir)
         config = dataclasses.replace(config, run_dir=directory)
     started = time.perf_counter()
     try:

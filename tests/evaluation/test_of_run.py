@@ -7,15 +7,25 @@ import pathlib
 import pytest
 from helpers.full_disk import no_space_for
 
+from cnn_jax.evaluation import of_run
 from cnn_jax.evaluation.of_run import write_test_scores
 from cnn_jax.report.run_page import write_run_page
 from cnn_jax.training.run.fit import fit
 
 
-def test_scores_are_the_results_and_on_the_page(tiny_net, digits, with_run):
+def test_scores_are_the_results_and_on_the_page(
+    tiny_net, digits, with_run, monkeypatch
+):
     train, test = digits
     config, model = with_run(epochs=1), tiny_net()
     result = fit(model, train, test=test, config=config)
+    scored, score_split = [], of_run.score_split
+
+    def score_once(*arguments, **options):
+        scored[:] = scored or [score_split(*arguments, **options)]
+        return scored[0]
+
+    monkeypatch.setattr(of_run, "score_split", score_once)
     run_dir = pathlib.Path(result.run_dir)
     with no_space_for("scores.json"), pytest.raises(OSError, match="No space left"):
         write_test_scores(model, result, test, config)
@@ -34,6 +44,14 @@ def test_scores_are_the_results_and_on_the_page(tiny_net, digits, with_run):
     before = path.stat().st_mtime_ns
     write_test_scores(None, result, test, config)
     assert path.stat().st_mtime_ns == before
+    # A damaged file is written again; a directory may be named from the home.
+    whole = path.read_bytes()
+    monkeypatch.setenv("HOME", str(run_dir.parent))
+    at_home = dataclasses.replace(result, run_dir=f"~/{run_dir.name}")
+    for damaged in ("", "[]", json.dumps({"state_digest": result.state_digest})):
+        path.write_text(damaged)
+        write_test_scores(model, at_home, test, config)
+        assert path.read_bytes() == whole
     # Another result has other scores.
     changed = dataclasses.replace(result, state_digest="of other weights")
     write_test_scores(model, changed, test, config)

@@ -402,6 +402,8 @@ DEEP = b'{"config":' * 900 + b"1" + b"}" * 900
         *(("config.json", text) for text in (b"", b"[]", b"{}", DEEP, b"[" * 100_000)),
         *(("config.json", text) for text in (b'{"config": 5}', b'{"config": {}}')),
         *(("result.json", text) for text in (b"", b"{}", DEEP, b'{"history": 5}')),
+        *(("scores.json", text) for text in (b"", b"[]", DEEP)),
+        ("scores.json", b'{"state_digest": "0123456789"}'),
     ],
 )
 def test_files_of_something_else_are_one_sentence(tmp_path, name, content):

@@ -37,6 +37,15 @@ def test_a_directory_without_a_name_is_refused(capsys):
     assert "run_dir: got '', expected" in capsys.readouterr().err
 
 
+def test_a_directory_may_be_named_from_the_home(tmp_path, monkeypatch, capsys):
+    def run(config):
+        raise ValueError(config.run_dir)
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert study.conduct(Config("~/mine"), run, name="mine", subject="digits") == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}/mine\n"
+
+
 def test_a_directory_that_another_process_writes_into_is_refused(tmp_path, capsys):
     def run(config):
         with lock_new(config.run_dir):

@@ -116,7 +116,9 @@ class StepTrace:
 
     def __init__(self, steps: tuple[int, int] | None, run_dir: str | None):
         self._steps = steps
-        self._directory = None if run_dir is None else pathlib.Path(run_dir) / "profile"
+        self._directory = None
+        if run_dir is not None:
+            self._directory = pathlib.Path(run_dir).expanduser() / "profile"
         self._is_tracing = False
 
     def at(self, step: int, carry: Any) -> None:

@@ -88,6 +88,14 @@ def test_the_chosen_steps_are_traced(tmp_path, monkeypatch):
     assert seen == [0, 0, 1, 1, 2, 2]
 
 
+def test_a_trace_is_where_the_run_is(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("jax.profiler.start_trace", calls.append)
+    StepTrace((0, 1), "~/run").at(0, ())
+    assert calls == [tmp_path / "run" / "profile"]
+
+
 def test_a_trace_ends_with_the_run(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr("jax.profiler.start_trace", lambda path: calls.append("start"))
