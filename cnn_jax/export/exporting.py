@@ -95,8 +95,13 @@ def _check_destination(
     """Checks that what is written takes the place of nothing but another export."""
     if not os.path.lexists(destination):
         return
+    is_other = destination.is_symlink() or destination.is_dir()
+    is_export = not is_other and _is_export(destination)
+    # An export from before may be in the directory that the weights are read from.
+    if is_export and os.path.isdir(weights):
+        return
     check_output(destination, [weights])
-    if destination.is_symlink() or destination.is_dir() or not _is_export(destination):
+    if not is_export:
         raise FileError(
             f"{destination}: got a place where there is something that `cnn-jax "
             "export` did not write; move it, or choose another."

@@ -55,6 +55,22 @@ def test_the_weights_themselves_are_not_replaced(weights):
 
 
 @pytest.mark.parametrize("format", exporting.FORMATS)
+def test_in_a_runs_directory_exports_alone_are_replaced(format, tmp_path, monkeypatch):
+    marks = dict(zip(exporting.FORMATS, exporting._MARKS, strict=True))
+    (tmp_path / "export").write_bytes(b"\x08\x08" + marks[format])
+    names = ("config.json", "link")
+    (tmp_path / "config.json").write_text('{"config": {"model": "lenet5"}}')
+    (tmp_path / "link").symlink_to(tmp_path / "export")
+    for name in names:
+        with pytest.raises(ValueError, match=rf"{name}: got an output that is an inp"):
+            exporting.export(tmp_path, tmp_path / name, format=format)
+    # The place is no obstacle: the next one is the package, which is missing.
+    monkeypatch.setitem(sys.modules, WRITERS[format], None)
+    with pytest.raises(ImportError):
+        exporting.export(tmp_path, tmp_path / "export", format=format)
+
+
+@pytest.mark.parametrize("format", exporting.FORMATS)
 def test_a_missing_package_is_named_first(format, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, WRITERS[format], None)
     with pytest.raises(ImportError, match=r"pip install 'cnn_jax\[export\]'"):

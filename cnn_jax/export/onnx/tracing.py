@@ -132,6 +132,19 @@ def _apply(
         return _walk(graph, branch.jaxpr, branch.consts, operands[1:], layer)
     if name in ("optimization_barrier", "copy", "copy_p", "stop_gradient"):
         return operands
+    graph.layer = layer
+    try:
+        return _results(graph, equation, operands)
+    except UnsupportedOperationError as error:
+        raise UnsupportedOperationError(
+            f"{layer or 'the network itself'}: got operation {name!r}, which {error}; "
+            "expected one that has an ONNX operator. `--format stablehlo` takes any."
+        ) from error
+
+
+def _results(graph: Graph, equation: Any, operands: list[Value]) -> Sequence[Value]:
+    """Returns the results of an operation, computed or added to the graph."""
+    name, params = equation.primitive.name, equation.params
     shapes = [_shape_of(each.aval.shape) for each in equation.outvars]
     constants = [each for each in operands if isinstance(each, np.ndarray)]
     is_constant = len(constants) == len(operands)
@@ -145,20 +158,13 @@ def _apply(
         found = equation.primitive.bind(*map(jnp.asarray, constants), **params)
         several = equation.primitive.multiple_results
         return list(map(np.asarray, found if several else [found]))
-    graph.layer = layer
-    try:
-        if name not in OPERATORS:
-            raise UnsupportedOperationError("is none that ONNX is written for here")
-        if len(constants) == len(operands) and name != "broadcast_in_dim":
-            raise UnsupportedOperationError("makes a batch out of parameters alone")
-        (shape,) = shapes
-        dtype = equation.outvars[0].aval.dtype
-        return [OPERATORS[name](graph, params, operands, shape, dtype)]
-    except UnsupportedOperationError as error:
-        raise UnsupportedOperationError(
-            f"{layer or 'the network itself'}: got operation {name!r}, which {error}; "
-            "expected one that has an ONNX operator. `--format stablehlo` takes any."
-        ) from error
+    if name not in OPERATORS:
+        raise UnsupportedOperationError("is none that ONNX is written for here")
+    if len(constants) == len(operands) and name != "broadcast_in_dim":
+        raise UnsupportedOperationError("makes a batch out of parameters alone")
+    (shape,) = shapes
+    dtype = equation.outvars[0].aval.dtype
+    return [OPERATORS[name](graph, params, operands, shape, dtype)]
 
 
 def _shape_of(shape: Sequence[int]) -> Shape:

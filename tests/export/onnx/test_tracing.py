@@ -32,6 +32,25 @@ def test_an_unknown_operation_is_named_with_its_layer():
     assert str(caught.value).startswith("Sorting/stage1: got operation")
 
 
+class Merging(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return MergingLayer(name="stage1")(x)
+
+
+class MergingLayer(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x.reshape(-1, 2)
+
+
+def test_a_merged_batch_is_named_with_its_layer():
+    with pytest.raises(UnsupportedOperationError, match="merges its batch") as caught:
+        trace_function(lambda x: Merging().apply({}, x), (4, 4, 2), FLOAT32)
+    expected = "Merging/stage1: got operation 'reshape', which merges its batch"
+    assert str(caught.value).startswith(expected)
+
+
 def scan(x):
     return jax.lax.scan(lambda carry, _: (carry + 1, None), x, None, length=3)[0]
 
