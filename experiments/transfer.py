@@ -75,7 +75,7 @@ from cnn_jax.report import environment, study
 from cnn_jax.report.progress import PlannedRun, RunProgress
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.run.fit import fit
-from cnn_jax.training.run.images import image_format
+from cnn_jax.training.run.images import CROP_FIELDS, image_format
 from cnn_jax.training.run.result import NonFiniteLossError
 
 BatchNorm = Literal["train", "adapt", "frozen"]
@@ -229,12 +229,15 @@ def load_tasks(config: Transfer) -> tuple[Backbone, Dataset, Dataset, str]:
         backbone, source, report = _load_weights(config)
         channels = report.input_shape[-1]
         train, test = (split.with_channels(channels) for split in (train, test))
-        images = image_format(
+        how = image_format(
             config.train_config(0, mean=backbone.mean, std=backbone.std),
             train,
             weights=report.provenance.preprocessing,
-        )
-        test = evaluated(test, images.preprocessing)
+        ).preprocessing
+        crop = {name: getattr(how, name) for name in CROP_FIELDS}
+        backbone = backbone._replace(crop=crop)
+        # Probes and the report read the images of both as they are.
+        train, test = (evaluated(split, how) for split in (train, test))
     else:
         half = train.num_classes // 2
         if half < 2:
@@ -434,7 +437,9 @@ def _run(config: Transfer, run_dir: pathlib.Path) -> study.Shown:
     command = begin_directory(config, run_dir)
     backbone, train, test, source = load_tasks(config)
     check_sizes(config, train)
-    recipe = config.train_config(0, mean=backbone.mean, std=backbone.std)
+    recipe = config.train_config(
+        0, mean=backbone.mean, std=backbone.std, **backbone.crop
+    )
     learner = Learner(
         backbone,
         test,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
+import types
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -42,12 +43,15 @@ class Backbone(NamedTuple):
       variables: Its variables; those of the last layer mean nothing.
       mean: Per channel, what its images were normalised with.
       std: Likewise.
+      crop: The configuration's fields that say how images are brought to the input's
+        size; empty where that is up to the second task's images.
     """
 
     model: Any
     variables: Mapping[str, Any]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop: Mapping[str, Any] = types.MappingProxyType({})
 
     def normalized(self, images: np.ndarray) -> jax.Array:
         """Returns uint8 images as the network takes them."""

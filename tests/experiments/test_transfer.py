@@ -10,16 +10,21 @@ import sys
 import types
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cnn_jax import kernels as K
 from cnn_jax.checkpoint import ResumeRefusedError
-from cnn_jax.data import load_dataset
+from cnn_jax.data import evaluated, load_dataset
 from cnn_jax.files import FileError
 from cnn_jax.layers import BatchNorm, Conv, Dense
 from cnn_jax.models import Family, Variant, registry
+from cnn_jax.preprocessing import Preprocessing
+from cnn_jax.pretrained.convert import write_weights
+from cnn_jax.training.run.images import image_format
+from cnn_jax.trees import leaf_specs
 
 EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
 
@@ -173,6 +178,47 @@ def test_mistakes_are_named_before_the_sweep(
     argv = ["--image-size", "8", "--run-dir", str(tmp_path / "run"), *arguments]
     assert transfer.main(argv) == 2
     assert words in capsys.readouterr().err
+
+
+def test_weights_say_how_images_are_brought_to_the_size(
+    transfer, tmp_path, monkeypatch
+):
+    model = OneStage()
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    how = Preprocessing(16, (0.25,), (0.5,), 1.0, "squash", "nearest", channels=1)
+    said = how.to_dict() | {"input_shape": [16, 16, 1]}
+    metadata = {"kind": "cnn_jax.pretrained", "model": "one_stage", "num_classes": 10}
+    metadata |= {"preprocessing": said, "arrays": leaf_specs(variables)}
+    write_weights(tmp_path / "weights.npz", variables, metadata)
+    found = []
+
+    def collect(backbone, test, recipe, **_):
+        found.append((test, recipe))
+        raise InterruptedError
+
+    monkeypatch.setattr(transfer, "Learner", collect)
+    config = transfer.Transfer(
+        weights=str(tmp_path / "weights.npz"),
+        model="one_stage",
+        image_size=12,
+        examples_per_class=(5,),
+        run_dir=str(tmp_path / "run"),
+    )
+    with pytest.raises(InterruptedError):
+        transfer.run(config)
+    ((test, recipe),) = found
+    asked = (recipe.crop_fraction, recipe.crop_mode, recipe.interpolation)
+    assert asked == (1.0, "squash", "nearest")
+    _, train, same, _ = transfer.load_tasks(config)
+    np.testing.assert_array_equal(test.images, same.images)
+    # What `fit` makes of the recipe is what probes and the report see.
+    own = image_format(recipe, train).preprocessing
+    assert own == how.at(12)
+    for split in (train, test):
+        np.testing.assert_array_equal(
+            evaluated(load_dataset("digits", split.split, image_size=12), own).images,
+            split.images,
+        )
 
 
 def test_a_seed_draws_few_out_of_many(transfer):
