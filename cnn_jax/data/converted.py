@@ -12,16 +12,16 @@ from cnn_jax.data.source import Example, Features, Source, cached_property
 
 
 def in_channels(images: np.ndarray, channels: int) -> np.ndarray:
-    """Returns gray images repeated to so many channels, or gray ones of uint8 colour.
+    """Returns grey images repeated to so many channels, or grey ones of uint8 colour.
 
     Args:
       images: `(n, height, width, c)`, one channel or three.
-      channels: Any number for gray images, 1 for colour, weighed as Pillow does.
+      channels: Any number for grey images, 1 for colour, weighed as Pillow does.
     """
     if images.shape[3] == 1:
         return np.repeat(images, channels, axis=-1)
-    grays = [np.asarray(Image.fromarray(pixels).convert("L")) for pixels in images]
-    return np.stack(grays)[..., np.newaxis]
+    greys = [np.asarray(Image.fromarray(pixels).convert("L")) for pixels in images]
+    return np.stack(greys)[..., np.newaxis]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

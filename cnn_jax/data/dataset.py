@@ -205,7 +205,7 @@ class Dataset:
     def with_channels(self, channels: int) -> Dataset:
         """Returns the images with so many channels.
 
-        Gray ones are repeated; gray ones are made of uint8 images in colour.
+        Grey ones are repeated; grey ones are made of uint8 images in colour.
 
         Raises:
           ValueError: If the images have another number and are neither.
@@ -217,7 +217,7 @@ class Dataset:
         if found != 1 and not is_colour:
             raise ValueError(
                 f"channels: got {channels} for images of {found}, expected as many, or "
-                "gray images, whose channel can be repeated."
+                "grey images, whose channel can be repeated."
             )
         origin = self.origin
         if origin is not None:

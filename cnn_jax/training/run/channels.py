@@ -71,15 +71,12 @@ def weights_channels(
     return RGB if is_open and channels == GREY and stored() == RGB else channels
 
 
-def with_input_channels(
-    splits: Mapping[str, Any], channels: int, *, quiet: bool = False
-) -> dict[str, Any]:
+def with_input_channels(splits: Mapping[str, Any], channels: int) -> dict[str, Any]:
     """Returns splits with so many channels; says it where that changes the images.
 
     Args:
       splits: The splits by name.
       channels: The number, from `input_channels`.
-      quiet: Whether nothing is printed.
 
     Raises:
       ValueError: As `data.with_channels`.
@@ -88,7 +85,7 @@ def with_input_channels(
     converted = {
         name: data.with_channels(split, channels) for name, split in splits.items()
     }
-    if found != channels and not quiet and is_main_process():
+    if found != channels and is_main_process():
         is_grey = found < channels
         done = f"grey, repeated to {channels} channels" if is_grey else "made grey"
         messages.say(f"images: {done}")
