@@ -154,9 +154,11 @@ def _load_pretrained(
 def _with_normalization(config: TrainConfig, known: Mapping[str, Any]) -> TrainConfig:
     """Returns the configuration with the weights' mean and deviation, if it has none.
 
-    So `config.json` says them as options, with which the run can be repeated.
+    So `config.json` says them as options, with which the run can be repeated. A run
+    that is resumed has what it recorded, whatever is known of its weights by now.
     """
-    if config.mean is not None or None in (known.get("mean"), known.get("std")):
+    is_said = None not in (known.get("mean"), known.get("std"))
+    if config.resume or config.mean is not None or not is_said:
         return config
     mean, std = (tuple(map(float, known[name])) for name in ("mean", "std"))
     return dataclasses.replace(config, mean=mean, std=std)

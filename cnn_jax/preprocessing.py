@@ -184,6 +184,24 @@ def known_fields(said: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def unrecorded_crop(*, is_stream: bool, is_resized: bool = False) -> dict[str, Any]:
+    """Returns how runs evaluated of versions that did not record all of the crop.
+
+    Args:
+      is_stream: Whether the images were streamed and not in memory.
+      is_resized: Whether they were brought to the input's size when they were read into
+        memory, and not seen as they were.
+
+    Returns:
+      `crop_fraction`, `crop_mode` and `interpolation`.
+    """
+    return {
+        "crop_fraction": 0.875 if is_stream else 1.0,
+        "crop_mode": "pad" if is_resized else "center",
+        "interpolation": "bicubic" if is_resized else "bilinear",
+    }
+
+
 def _in_short(values: tuple[float, ...] | None) -> str:
     """Returns numbers for a sentence: one where they are all the same."""
     if values is None:

@@ -85,6 +85,20 @@ def test_images_are_normalised_as_the_weights_know_them(calls, weights, monkeypa
     assert (calls[1].config.mean, calls[1].config.std) == ((0.2,), (1.0,))
 
 
+def test_a_resumed_run_is_not_normalised_as_its_weights_are_known_by_now(
+    calls, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(experiment, "write_test_scores", lambda *arguments: None)
+    network = cnn_jax.create_model("lenet5", num_classes=10)
+    run = run_on_noise(tmp_path / "run", network, (32, 32, 1))
+    begun = str(tmp_path / "begun")
+    config = TrainConfig(
+        model="lenet5", pretrained=str(run), run_dir=begun, resume=True
+    )
+    experiment.run(config)
+    assert calls[0].config == config
+
+
 @pytest.mark.parametrize("model", ["resnet20", "vgg8_cifar", "efficientnet_cifar"])
 def test_a_run_on_grey_images_starts_another_on_such(calls, model, tmp_path):
     network = cnn_jax.create_model(model, num_classes=10)

@@ -1,4 +1,4 @@
-"""What a probe leaves in its directory."""
+"""Files of a probe in its directory."""
 
 import json
 

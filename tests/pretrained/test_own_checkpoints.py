@@ -302,6 +302,11 @@ class TestDirectoriesThatAreNone:
         assert describe_own(tmp_path / "nowhere") is None
 
 
+OWN_SIZE = (1.0, "center", "bilinear")
+RESIZED = (1.0, "pad", "bicubic")
+STREAMED = (0.875, "center", "bilinear")
+
+
 class TestClassesAndPreprocessing:
     def probabilities(self, variables, image, mean, std):
         network = cnn_jax.create_model("lenet5", num_classes=7)
@@ -360,6 +365,45 @@ class TestClassesAndPreprocessing:
             tmp_path / "other", lenet7, steps=[1], image_size=48, model="mine"
         )
         assert "input_shape" not in describe_own(other).preprocessing
+
+    @pytest.mark.parametrize(
+        ("config", "side", "fraction", "expected"),
+        [
+            ({}, 224, 0.875, (0.875, "center", "bilinear")),
+            ({}, 32, 1.0, (1.0, "center", "bilinear")),
+            ({"image_size": None, "data_path": "auto"}, 96, 1.0, OWN_SIZE),
+            ({"image_size": None, "data_path": "auto"}, 96, None, OWN_SIZE),
+            ({"image_size": 32, "data_path": "auto"}, 32, 1.0, RESIZED),
+            ({"image_size": 32, "data_path": "auto"}, 32, 0.875, STREAMED),
+            ({"image_size": 32, "data_path": "auto"}, 32, None, RESIZED),
+            ({"image_size": 32, "data_path": "resident"}, 32, None, RESIZED),
+            ({"image_size": 32, "data_path": "stream"}, 32, None, STREAMED),
+            ({"image_size": 96, "data_path": "auto"}, 96, None, STREAMED),
+            ({"image_size": 96, "data_path": "resident"}, 96, None, RESIZED),
+            ({"image_size": 96, "data_path": "auto"}, None, None, STREAMED),
+            ({"image_size": None, "data_path": "auto"}, None, None, OWN_SIZE),
+            ({}, None, None, (None, None, None)),
+        ],
+        ids=str,
+    )
+    def test_a_run_of_an_older_version_saw_images_as_that_did(
+        self, tmp_path, lenet7, config, side, fraction, expected
+    ):
+        images = {} if side is None else {"input_shape": [side, side, 1]}
+        if fraction is not None:
+            images["crop_fraction"] = fraction
+        metadata = {"images": images} if images else {}
+        run = make_run(tmp_path, lenet7, steps=[1], metadata=metadata, **config)
+        found = describe_own(run).preprocessing
+        names = ("crop_fraction", "crop_mode", "interpolation")
+        assert tuple(map(found.get, names)) == expected
+
+    def test_what_a_run_says_of_its_crop_is_as_it_says(self, tmp_path, lenet7):
+        images = {"input_shape": [32, 32, 1], "crop_fraction": 0.9}
+        images |= {"crop_mode": "squash", "interpolation": "lanczos"}
+        run = make_run(tmp_path, lenet7, steps=[1], metadata={"images": images})
+        found = describe_own(run).preprocessing
+        assert found == {"mean": [0.1], "std": [0.3], **images}
 
     def test_go_through_a_conversion(self, tmp_path, lenet7, capsys, image):
         run, destination = tmp_path / "run", tmp_path / "converted"

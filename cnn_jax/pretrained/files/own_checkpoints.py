@@ -27,7 +27,7 @@ import numpy as np
 from cnn_jax import trees
 from cnn_jax.files import FileError, read_bytes, reading
 from cnn_jax.models import list_models, model_info
-from cnn_jax.preprocessing import Preprocessing
+from cnn_jax.preprocessing import SMALL_SIDE, Preprocessing, unrecorded_crop
 from cnn_jax.pretrained.files.own_weights import (
     HEAD,
     KIND,
@@ -406,7 +406,35 @@ def _preprocessing(
     if size is not None and model in list_models():
         known["input_shape"] = [size, size, model_info(model).input_shape[2]]
     recorded = (*_RECORDED, "input_shape")
-    return known | {name: images[name] for name in recorded if name in images}
+    known |= {name: images[name] for name in recorded if name in images}
+    if "crop_mode" in known:
+        return known
+    return _unrecorded_crop(config, known) | known
+
+
+def _unrecorded_crop(
+    config: Mapping[str, Any], known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the crop of a run that does not say all of it.
+
+    Args:
+      config: Its configuration.
+      known: What it says of its images. Without their size nothing is known of them.
+    """
+    # Only sets in memory have a size of their own.
+    has_own_size = "image_size" in config and config["image_size"] is None
+    path, shape = config.get("data_path"), known.get("input_shape")
+    if shape is None and not has_own_size:
+        return {}
+    if known.get("crop_fraction") is not None:
+        is_stream = known["crop_fraction"] != 1.0
+    elif has_own_size or path in ("resident", "stream"):
+        is_stream = path == "stream"
+    else:
+        assert shape is not None  # see above
+        is_stream = shape[0] > SMALL_SIDE
+    is_resized = not (is_stream or has_own_size) and path in ("resident", "auto")
+    return unrecorded_crop(is_stream=is_stream, is_resized=is_resized)
 
 
 def _abstract(spec: str) -> jax.ShapeDtypeStruct:

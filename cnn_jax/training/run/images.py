@@ -26,6 +26,7 @@ from cnn_jax.preprocessing import (
     SMALL_SIDE,
     Preprocessing,
     known_fields,
+    unrecorded_crop,
 )
 from cnn_jax.training.config import TrainConfig
 
@@ -33,8 +34,8 @@ CROP_FIELDS = ("crop_fraction", "crop_mode", "interpolation")
 """Fields of the configuration and of `Preprocessing` that are about the images' size.
 """
 
-_OLD_CROP = 0.875
-"""The share of a stream's images that evaluation saw in runs that do not say it."""
+PREPARATION_FIELDS = ("mean", "std", *CROP_FIELDS)
+"""All fields of the configuration that are fields of `Preprocessing`, too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,27 +154,22 @@ def recorded_format(
     Args:
       images: The format that it would have if it were begun now.
       recorded: What its checkpoint says of its images. Runs of older versions may lack
-        the crop's mode and interpolation, or all of the crop.
+        the crop's mode and interpolation, all of the crop, or everything.
       config: The run's configuration, whose fields are the run's own by now.
       train: The training split.
     """
-    if not recorded:
-        return images
     fields = known_fields(recorded)
     for name in ("size", "channels"):
         fields.pop(name, None)
     if images.mean is None or fields.get("mean", ()) is None:
         fields = {name: fields[name] for name in CROP_FIELDS if name in fields}
+    elif "mean" not in fields:
+        fields |= _unrecorded_normalization(train, images.shape[2])
     if "crop_mode" not in fields:
-        is_stream = not isinstance(train, data.Dataset | data.Batches)
-        origin = train.origin if isinstance(train, data.Dataset) else None
-        old = {
-            "crop_fraction": _OLD_CROP if is_stream else 1.0,
-            "crop_mode": "center" if origin is None else origin.prepared.crop_mode,
-            "interpolation": (
-                "bilinear" if origin is None else origin.prepared.interpolation
-            ),
-        }
+        old = unrecorded_crop(
+            is_stream=not isinstance(train, data.Dataset | data.Batches),
+            is_resized=isinstance(train, data.Dataset) and train.origin is not None,
+        )
         fields = old | fields
     fields |= _given(config, *CROP_FIELDS)
     if images.mean is not None:
@@ -340,9 +336,7 @@ def _normalization(
         mean, std = said["mean"], said["std"]
     elif _has_own_statistics(config, train, size, how):
         assert not isinstance(train, data.Batches)  # those have none
-        mean, std = data.channel_statistics(train, how.size)
-        # A constant channel has no deviation to divide by; it becomes zero.
-        return mean, tuple(deviation or 1.0 for deviation in std)
+        return _own_statistics(train, how.size)
     elif model.channels == channels and model.mean and model.std:
         return model.mean, model.std
     else:
@@ -350,6 +344,28 @@ def _normalization(
     if len(mean) == channels:
         return mean, std
     return (statistics.fmean(mean),) * channels, (statistics.fmean(std),) * channels
+
+
+def _unrecorded_normalization(
+    train: data.Source | data.Batches, channels: int
+) -> dict[str, Any]:
+    """Returns mean and deviation in runs of versions that did not record them.
+
+    A configuration that has them goes before.
+    """
+    mean, std = IMAGENET_MEAN[:channels], IMAGENET_STD[:channels]
+    if isinstance(train, data.Dataset):
+        mean, std = _own_statistics(train, train.image_shape[0])
+    return {"mean": mean, "std": std}
+
+
+def _own_statistics(
+    train: data.Source, size: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns the images' own mean and deviation per channel, to normalise with."""
+    mean, std = data.channel_statistics(train, size)
+    # A constant channel has no deviation to divide by; it becomes zero.
+    return mean, tuple(deviation or 1.0 for deviation in std)
 
 
 def _has_own_statistics(

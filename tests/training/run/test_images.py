@@ -317,6 +317,33 @@ class TestAResumedRun:
         _, found = self.resumed(stream, recorded, config)
         assert found.preprocessing == Preprocessing(32, crop_fraction=1.0, **said)
 
+    @pytest.mark.parametrize("channels", [1, 3])
+    @pytest.mark.parametrize("recorded", [{}, {"class_names": ["a", "b"]}], ids=str)
+    def test_knows_what_older_versions_did_and_did_not_record(
+        self, recorded, channels, tmp_path
+    ):
+        config = dataclasses.replace(CONFIG, image_size=32)
+        name = write_images(tmp_path, [(28, 28)] * 4)
+        resident, stream = (
+            data.with_channels(split, channels) for split in paths_of(name, config)
+        )
+        mean, std = resident.channel_statistics
+        of_set = dataclasses.replace(data.stored(32, channels), mean=mean, std=std)
+        of_stream = Preprocessing(
+            32,
+            IMAGENET_MEAN[:channels],
+            IMAGENET_STD[:channels],
+            crop_fraction=0.875,
+            channels=channels,
+        )
+        said = {"mean": (0.2,) * channels, "std": (0.7,) * channels}
+        given = dataclasses.replace(config, **said)
+        for split, expected in ((resident, of_set), (stream, of_stream)):
+            _, found = self.resumed(split, recorded, config)
+            assert found.preprocessing == expected
+            _, found = self.resumed(split, recorded, given)
+            assert found.preprocessing == dataclasses.replace(expected, **said)
+
     def test_of_floating_point_images_has_no_mean(self):
         recorded = {**RECORDED, "mean": None, "std": None}
         split = noise((4, 32, 32, 3), np.float32)

@@ -12,12 +12,14 @@ from cnn_jax import checkpoint
 from cnn_jax.checkpoint.steps import saved_steps
 from cnn_jax.files import FileError, is_local, read_json
 from cnn_jax.messages import warn
+from cnn_jax.preprocessing import known_fields
 from cnn_jax.training.config import RESUME_MAY_CHANGE, TrainConfig
 from cnn_jax.training.devices.processes import is_main_process
 from cnn_jax.training.run.directory.files import CONFIG, METRICS, RESULT
 from cnn_jax.training.run.directory.identity import DESCRIPTIVE
 from cnn_jax.training.run.directory.metrics import most_recent
 from cnn_jax.training.run.early_stopping import RunProgress
+from cnn_jax.training.run.images import PREPARATION_FIELDS
 
 _HINTS = {
     "config": "--allow-changed FIELD ... continues with another value of a field",
@@ -111,6 +113,29 @@ def check_metadata(directory: Any, saved: Mapping[str, Any]) -> None:
             f"{directory}: got a checkpoint whose {', '.join(problems)} no training "
             "run wrote, expected one of a run to resume."
         )
+
+
+def with_recorded_preparation(
+    config: TrainConfig, recorded: Mapping[str, Any]
+) -> TrainConfig:
+    """Returns the configuration with what a run's says of the preparation of images.
+
+    Such fields may be none of the caller's: a run has the mean of its weights in its
+    configuration, and these may be known for another by now, or for none.
+
+    Args:
+      config: The configuration of now, whose own fields stay.
+      recorded: The configuration that the run was begun with.
+
+    Raises:
+      ValueError: If a value is invalid.
+    """
+    said = {
+        name: recorded[name]
+        for name in PREPARATION_FIELDS
+        if recorded.get(name) is not None and getattr(config, name) is None
+    }
+    return dataclasses.replace(config, **known_fields(said))
 
 
 def check_same_run(

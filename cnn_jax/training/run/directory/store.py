@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import secrets
 from collections.abc import Mapping
@@ -35,6 +36,7 @@ from cnn_jax.training.run.directory.resuming import (
     read_progress,
     report_versions,
     resumed_place,
+    with_recorded_preparation,
 )
 from cnn_jax.training.run.early_stopping import RunProgress
 from cnn_jax.training.run.images import ImageFormat, recorded_format
@@ -118,9 +120,12 @@ class Store:
                     f"{self.checkpoints.directory} already holds a run's checkpoints. "
                     "Choose another directory (--checkpoint-dir)."
                 )
-            self.images: ImageFormat = self._recorded_images(
-                config, images, splits["train"]
-            )
+            recorded = self._recorded(about) if config.resume else None
+            if recorded is not None:
+                config, images = self._as_recorded(
+                    config, images, recorded, splits["train"]
+                )
+            self.images: ImageFormat = images
             self._environment = numeric_environment(mesh.devices.flat)
             self._description = describe(
                 config, splits, identity, self.images, own_parts
@@ -144,23 +149,37 @@ class Store:
         # The others may not see the main one's run directory.
         return gather_texts(place or "")[0] or None
 
-    def _recorded_images(
+    def _recorded(self, about: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """Returns what the newest checkpoint says of a run to resume.
+
+        Of a run that was not saved yet, it is what its `config.json` says; None if
+        there is none.
+        """
+        # The others may not see the main one's run directory.
+        about = json.loads(gather_texts(json.dumps(about))[0])
+        try:
+            saved = self.checkpoints.metadata()
+        except FileNotFoundError:
+            return about
+        check_metadata(self.checkpoints.directory, saved)
+        return saved
+
+    def _as_recorded(
         self,
         config: TrainConfig,
         images: ImageFormat,
+        recorded: Mapping[str, Any],
         train: data.Source | data.Batches,
-    ) -> ImageFormat:
-        """Returns the format that the newest checkpoint says, else the one given."""
+    ) -> tuple[TrainConfig, ImageFormat]:
+        """Returns configuration and format of images of a run that is resumed."""
         try:
-            recorded = self.checkpoints.metadata().get("images", {})
-        except FileNotFoundError:
-            return images
-        try:
-            return recorded_format(images, recorded, config, train)
+            config = with_recorded_preparation(config, recorded.get("config", {}))
+            said = recorded.get("images", {})
+            return config, recorded_format(images, said, config, train)
         except (AttributeError, TypeError, ValueError) as error:
             raise checkpoint.CheckpointError(
-                f"{self.checkpoints.directory}: got a checkpoint whose images no "
-                f"training run wrote ({error}), expected one of a run to resume."
+                f"{self.files.directory}: got a run with a record of its images that "
+                f"no training run wrote ({error}), expected that of a run to resume."
             ) from error
 
     def restore(

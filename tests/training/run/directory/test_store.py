@@ -399,6 +399,43 @@ def test_a_checkpoint_without_a_record_resumes_as_before(train, killed, alone):
     assert read_end(killed.run_dir) == alone
 
 
+PREPARATION = {"mean": [0.25], "std": [0.5]}
+
+
+def test_what_nobody_gives_is_as_the_run_recorded(train, killed):
+    # As weights say it that are known for another mean by now, or for none.
+    with Checkpointer(file_of(killed, "checkpoints")) as checkpointer:
+        step = checkpointer.latest_step
+        metadata = checkpointer.metadata(step)
+        for name in ("config", "images"):
+            metadata[name] |= PREPARATION
+        checkpointer.amend(step, metadata)
+    with pytest.raises(ResumeRefusedError, match="mean: saved "):
+        train(resumed(killed, mean=(0.125,), std=(0.5,)))
+    recorded = train(resumed(killed)).images
+    assert {**recorded, **PREPARATION} == recorded
+    found = json.loads(file_of(killed, "config.json").read_text())
+    for name in ("config", "images"):
+        assert found[name] == {**found[name], **PREPARATION}
+
+
+def test_a_run_that_starts_over_has_the_images_that_it_recorded(train, early):
+    about = json.loads(file_of(early, "config.json").read_text())
+    about["config"] |= PREPARATION
+    about["images"] |= PREPARATION
+    file_of(early, "config.json").write_text(json.dumps(about))
+    recorded = train(resumed(early)).images
+    assert {**recorded, **PREPARATION} == recorded
+
+
+def test_a_record_of_images_that_no_run_wrote_is_one_sentence(train, early):
+    about = json.loads(file_of(early, "config.json").read_text())
+    about["images"]["mean"] = "grey"
+    file_of(early, "config.json").write_text(json.dumps(about))
+    with pytest.raises(CheckpointError, match="record of its images that no training"):
+        train(resumed(early))
+
+
 def test_a_record_of_a_newer_version_is_named(train, killed):
     with Checkpointer(file_of(killed, "checkpoints")) as checkpointer:
         step = checkpointer.latest_step
