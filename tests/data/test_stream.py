@@ -227,6 +227,7 @@ KILLED = """
     from helpers.data_workers import find_data_workers
 
     from cnn_jax import data
+    from cnn_jax.preprocessing import Preprocessing
 
     if __name__ == "__main__":
         source = data.open_source("synthetic:8x8x3", "train")
