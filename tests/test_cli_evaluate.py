@@ -17,6 +17,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import safetensors.numpy
+from helpers.drawn_lenet import draw_lenet5
 from helpers.full_disk import no_space_for
 from helpers.page import Page
 
@@ -24,7 +25,6 @@ import cnn_jax
 from cnn_jax import cli, data
 from cnn_jax.evaluation import evaluate
 from cnn_jax.evaluation.results import write_results
-from cnn_jax.layers import abstract_variables
 from cnn_jax.prediction import predict
 from cnn_jax.report.statistics import wilson_interval
 from cnn_jax.trees import named_leaves
@@ -44,14 +44,7 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
 
 @pytest.fixture(scope="module")
 def network():
-    """A LeNet-5 and variables with which images get logits of their own."""
-    model = cnn_jax.create_model("lenet5")
-    generator = np.random.default_rng(0)
-    shapes = abstract_variables(model, jax.ShapeDtypeStruct((1, 32, 32, 1), "float32"))
-    variables = jax.tree.map(
-        lambda leaf: generator.normal(size=leaf.shape).astype(np.float32) / 4, shapes
-    )
-    return model, variables
+    return draw_lenet5(1 / 4)
 
 
 @pytest.fixture(scope="module")

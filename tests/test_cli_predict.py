@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import safetensors.numpy
+from helpers.drawn_lenet import draw_lenet5
 
 import cnn_jax
 from cnn_jax import cli
@@ -16,7 +17,6 @@ from cnn_jax.analysis.overlay import overlay
 from cnn_jax.analysis.saliency import grad_cam
 from cnn_jax.checkpoint import DirectoryInUseError
 from cnn_jax.data import load_dataset
-from cnn_jax.layers import abstract_variables
 from cnn_jax.pretrained import convert
 from cnn_jax.report.images import MARGIN
 from cnn_jax.trees import named_leaves
@@ -37,14 +37,7 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
 
 @pytest.fixture(scope="module")
 def network():
-    """A LeNet-5 and variables with which every image gets logits of its own."""
-    model = cnn_jax.create_model("lenet5")
-    generator = np.random.default_rng(0)
-    shapes = abstract_variables(model, jax.ShapeDtypeStruct((1, 32, 32, 1), "float32"))
-    variables = jax.tree.map(
-        lambda leaf: generator.normal(size=leaf.shape).astype(np.float32) / 3, shapes
-    )
-    return model, variables
+    return draw_lenet5(1 / 3)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,14 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from cnn_jax.cli.usage import UsageError, number_in, print_json, print_text
+from cnn_jax.cli.usage import (
+    WEIGHTS,
+    UsageError,
+    add_model,
+    number_in,
+    print_json,
+    print_text,
+)
 from cnn_jax.messages import warn
 from cnn_jax.ranges import Whole
 from cnn_jax.report.table import print_table
@@ -21,8 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "weights",
         metavar="WEIGHTS",
-        help="the directory of a training run, what `cnn-jax convert` wrote, or what "
-        "it converts, such as package:NAME",
+        help=WEIGHTS,
     )
     parser.add_argument(
         "--dataset",
@@ -42,12 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="directory of prepared sets; $CNN_JAX_DATA/tfds or TFDS's own by default",
     )
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        help="a name out of `cnn-jax models`; runs and what `cnn-jax convert` wrote "
-        "name their own",
-    )
+    add_model(parser)
     parser.add_argument(
         "--classes",
         metavar="FILE",

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from cnn_jax.cli.usage import UsageError, print_json, print_text, shape_text, working
+from cnn_jax.cli.usage import (
+    WEIGHTS,
+    UsageError,
+    add_model,
+    print_json,
+    print_text,
+    shape_text,
+    working,
+)
 
 HELP = "Write a network as StableHLO or ONNX, for programs without this package."
 
@@ -14,8 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "weights",
         metavar="WEIGHTS",
-        help="the directory of a training run, what `cnn-jax convert` wrote, or what "
-        "it converts, such as package:NAME",
+        help=WEIGHTS,
     )
     parser.add_argument(
         "destination",
@@ -28,12 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("stablehlo", "onnx"),
         help="stablehlo for JAX (cnn_jax.load_exported) and XLA, onnx for its runtimes",
     )
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        help="a name out of `cnn-jax models`; runs and what `cnn-jax convert` wrote "
-        "name their own",
-    )
+    add_model(parser)
     parser.add_argument(
         "--num-classes",
         type=int,

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from cnn_jax.cli.usage import UsageError, print_json, working
+from cnn_jax.cli.usage import WEIGHTS, UsageError, add_model, print_json, working
 from cnn_jax.report.table import Column, Table, print_table
 from cnn_jax.report.words import count
 
@@ -42,8 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     weights = parser.add_argument(
         "weights",
         metavar="WEIGHTS",
-        help="the directory of a training run, what `cnn-jax convert` wrote, or what "
-        "it converts, such as package:NAME",
+        help=WEIGHTS,
     )
     images = parser.add_argument(
         "images",
@@ -59,12 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WEIGHTS",
         help="the same as WEIGHTS in front of the images",
     )
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        help="a name out of `cnn-jax models`; runs and what `cnn-jax convert` wrote "
-        "name their own",
-    )
+    add_model(parser)
     parser.add_argument(
         "--top",
         type=int,

@@ -15,6 +15,12 @@ from cnn_jax import messages
 from cnn_jax.files import json_value
 from cnn_jax.ranges import Real, Whole, shown
 
+WEIGHTS = (
+    "the directory of a training run, what `cnn-jax convert` wrote, or what it "
+    "converts, such as package:NAME"
+)
+"""The help of an argument that takes weights of any kind."""
+
 LONGEST_MESSAGE = 1000
 """Characters of a message about one option."""
 
@@ -31,6 +37,16 @@ class Parser(argparse.ArgumentParser):
         if len(message) > LONGEST_MESSAGE:  # with what was typed in it
             message = f"{message[:LONGEST_MESSAGE]}..."
         raise UsageError(f"{message}. See {self.prog} --help.")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Adds `--model`, for weights that do not name their model."""
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="a name out of `cnn-jax models`; runs and what `cnn-jax convert` wrote "
+        "name their own",
+    )
 
 
 def number_in(allowed: Whole | Real) -> Callable[[str], int | float]:
