@@ -87,6 +87,17 @@ class ImageFormat:
             return split  # nothing resizes images that are not square
         return data.evaluated(split, self.preprocessing)
 
+    def trained(self, split: data.Dataset) -> data.Dataset:
+        """Returns a set in memory as training sees it.
+
+        Images that were resized when they were read are those that a stream trains on
+        by the policy `none`: all that the crop mode shows of them.
+        """
+        if split.origin is None:
+            return split
+        whole = dataclasses.replace(self.preprocessing, crop_fraction=1.0)
+        return dataclasses.replace(self, preprocessing=whole).evaluated(split)
+
     def to_dict(self) -> dict[str, Any]:
         """Returns what a run records of its images, for JSON."""
         return {**self.preprocessing.to_dict(), "input_shape": list(self.shape)}

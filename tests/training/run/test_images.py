@@ -12,6 +12,7 @@ from PIL import Image
 
 from cnn_jax import data, sharding
 from cnn_jax.data.dataset import Dataset
+from cnn_jax.data.reading import image_of
 from cnn_jax.models import model_info
 from cnn_jax.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from cnn_jax.training import TrainConfig
@@ -64,6 +65,20 @@ DATA = {
         (1.0, "center", "bilinear", False),
     ),
 }
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_both_paths_train_on_the_same_images(name, tmp_path):
+    sizes, side, _ = DATA[name]
+    config = dataclasses.replace(CONFIG, image_size=side)
+    resident, stream = paths_of(write_images(tmp_path, sizes), config)
+    images = image_format(config, stream)
+    transform = data.train_transform("none", images.preprocessing)
+    expected = [
+        np.asarray(transform(image_of(stream[index], 3), None))
+        for index in range(len(stream))
+    ]
+    np.testing.assert_array_equal(images.trained(resident).images, expected)
 
 
 @pytest.mark.parametrize("name", DATA)

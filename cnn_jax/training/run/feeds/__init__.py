@@ -98,7 +98,8 @@ def make_feed(
             "flip and erasing_probability, or data_path 'stream'."
         )
     if isinstance(source, data.Dataset):
-        return ResidentFeed(source, config.batch_size, config.seed, mesh)
+        examples = images.trained(source)
+        return ResidentFeed(examples, config.batch_size, config.seed, mesh)
     return StreamFeed(source, config, mesh, images)
 
 
