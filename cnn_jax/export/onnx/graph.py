@@ -80,10 +80,10 @@ class Graph:
     def __init__(self, shape: Shape, dtype: np.dtype[Any]):
         self.nodes: list[Node] = []
         self.constants: dict[str, np.ndarray] = {}
-        self.input = Tensor("images", shape, dtype)
-        self.output = self.input
-        self.tensors = {"images": self.input}
-        self.layer = ""
+        self.input: Tensor = Tensor("images", shape, dtype)
+        self.output: Tensor = self.input
+        self.tensors: dict[str, Tensor] = {"images": self.input}
+        self.layer: str = ""
         self._num_constants = 0
         self._moved: dict[tuple[str, bool], Tensor] = {}
 
