@@ -118,6 +118,7 @@ def signals(*, is_run: bool) -> Iterator[None]:
     listener.start()
     try:
         yield
+        listener.finish()
     except Stopped:
         raise
     except BaseException as error:
@@ -203,6 +204,7 @@ class _Listener:
 
     def __init__(self, ending: _Ending, *, raises: bool):
         self._ending, self._raises = ending, raises
+        self._heard: int | None = None
         self._raised: int | None = None
         self._is_deferred, self._repeated = False, 0
         self._ender: threading.Thread | None = None
@@ -237,6 +239,14 @@ class _Listener:
             # None stands for one that was not set from Python and cannot be set back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
+    def finish(self) -> None:
+        """Raises `Stopped` if a signal came and nobody ended for it.
+
+        A library may have swallowed what was raised, or the signal still waits.
+        """
+        if self._heard is not None:
+            raise Stopped(self._heard)
+
     def check(self, error: BaseException) -> None:
         """Raises `Stopped` from an error if a signal came before it."""
         if self._raised is not None:
@@ -246,7 +256,7 @@ class _Listener:
         is_heard = self._raised is not None or self._is_over.is_set()
         if is_heard or not self._raises:
             return
-        self._is_deferred = _defers(frame)
+        self._heard, self._is_deferred = number, _defers(frame)
         if not self._is_deferred:
             self._raised = number
             raise Stopped(number)

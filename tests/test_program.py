@@ -1,5 +1,6 @@
 """Descriptors, signals and warnings of a program, in processes of their own."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -136,6 +137,22 @@ except KeyboardInterrupt:
     process = start(code)
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=60)[0] == "interrupted\n"
+
+
+def swallow():
+    with contextlib.suppress(KeyboardInterrupt):  # as libraries do that try something
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def defer():
+    with program.starting_processes():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("lose", [swallow, defer])
+def test_a_signal_is_not_lost_before_the_end(lose):
+    with pytest.raises(program.Stopped, match="SIGTERM"), program.signals(is_run=False):
+        lose()
 
 
 def test_signals_do_afterwards_what_they_did():
