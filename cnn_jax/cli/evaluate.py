@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from typing import Any
 
 from cnn_jax.cli.usage import (
     WEIGHTS,
     UsageError,
     add_model,
+    class_names_of,
     number_in,
     print_json,
     print_text,
@@ -100,8 +100,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Runs the command and returns the exit status."""
     from cnn_jax.checkpoint import CheckpointError
-    from cnn_jax.data.class_names import read_class_names
-    from cnn_jax.data.imagenet import imagenet_class_names
     from cnn_jax.evaluation import evaluate
     from cnn_jax.evaluation.results import check_directory, record_of, write_results
 
@@ -109,11 +107,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         if options.out is not None:
             check_directory(options.out)
-        names: Sequence[str] | None = None
-        if options.classes == "imagenet":
-            names = imagenet_class_names()
-        elif options.classes is not None:
-            names = read_class_names(options.classes)
+        names = class_names_of(options.classes)
         evaluation = evaluate(
             options.weights,
             dataset=options.dataset,

@@ -7,7 +7,14 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from cnn_jax.cli.usage import WEIGHTS, UsageError, add_model, print_json, working
+from cnn_jax.cli.usage import (
+    WEIGHTS,
+    UsageError,
+    add_model,
+    class_names_of,
+    print_json,
+    working,
+)
 from cnn_jax.report.table import Column, Table, print_table
 from cnn_jax.report.words import count
 
@@ -98,8 +105,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Runs the command and returns the exit status."""
     from cnn_jax.checkpoint import CheckpointError
-    from cnn_jax.data.class_names import read_class_names
-    from cnn_jax.data.imagenet import imagenet_class_names
     from cnn_jax.prediction import predict
 
     weights, images = options.weights, options.images
@@ -108,11 +113,7 @@ def run(options: argparse.Namespace) -> int:
         if images == [None]:
             raise UsageError("IMAGE: got none, expected at least one.")
     try:
-        names: Sequence[str] | None = None
-        if options.classes == "imagenet":
-            names = imagenet_class_names()
-        elif options.classes is not None:
-            names = read_class_names(options.classes)
+        names = class_names_of(options.classes)
         with working(f"classifying by {weights}"):
             predictions = predict(
                 weights,

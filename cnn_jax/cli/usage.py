@@ -8,7 +8,7 @@ import difflib
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from cnn_jax import messages
@@ -47,6 +47,24 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="a name out of `cnn-jax models`; runs and what `cnn-jax convert` wrote "
         "name their own",
     )
+
+
+def class_names_of(option: str | None) -> Sequence[str] | None:
+    """Returns the names that `--classes` stands for; None without the option.
+
+    Args:
+      option: A file with a name in each line, or `imagenet` for ImageNet's.
+
+    Raises:
+      OSError, ValueError: As `read_class_names` does.
+    """
+    # Packages that take seconds to import.
+    from cnn_jax.data.class_names import read_class_names
+    from cnn_jax.data.imagenet import imagenet_class_names
+
+    if option is None:
+        return None
+    return imagenet_class_names() if option == "imagenet" else read_class_names(option)
 
 
 def number_in(allowed: Whole | Real) -> Callable[[str], int | float]:
