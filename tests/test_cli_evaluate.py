@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -23,8 +24,8 @@ from helpers.page import Page
 
 import cnn_jax
 from cnn_jax import cli, data
-from cnn_jax.evaluation import evaluate
-from cnn_jax.evaluation.results import write_results
+from cnn_jax.evaluation import evaluate, results
+from cnn_jax.evaluation.results import record_of, write_results
 from cnn_jax.prediction import predict
 from cnn_jax.report.statistics import wilson_interval
 from cnn_jax.trees import named_leaves
@@ -285,22 +286,65 @@ def test_a_full_disk_is_one_sentence(capsys, arguments, tmp_path):
     assert names_in(tmp_path) == set()
 
 
-@pytest.mark.parametrize("calls", [1, 2], ids=["first", "second"])
-def test_an_interrupt_between_the_files_leaves_neither(
-    evaluation, tmp_path, monkeypatch, calls
+class Interrupting:
+    """Interrupts one call of those that write, as it begins or as it returns."""
+
+    def __init__(self, number, moment):
+        self.number, self.moment, self.made = number, moment, 0
+
+    def wrap(self, call):
+        def wrapper(*args, **kwargs):
+            self.made += 1
+            is_this = self.made == self.number
+            if is_this and self.moment == "begins":
+                raise KeyboardInterrupt
+            try:
+                return call(*args, **kwargs)
+            finally:
+                if is_this:
+                    raise KeyboardInterrupt
+
+        return wrapper
+
+
+def models_in(directory):
+    """Which evaluation each file of a directory is of."""
+    return [
+        "another" if "another" in (directory / name).read_text() else "first"
+        for name in sorted(names_in(directory))
+    ]
+
+
+@pytest.mark.parametrize("moment", ["begins", "returns"])
+@pytest.mark.parametrize("is_new", [True, False], ids=["new", "replaced"])
+def test_an_interrupt_of_any_call_leaves_both_files_or_neither(
+    evaluation, tmp_path, monkeypatch, is_new, moment
 ):
-    replace, made = os.replace, []
-
-    def interrupted(*paths):
-        made.append(paths)
-        if len(made) == calls:
-            raise KeyboardInterrupt
-        replace(*paths)
-
-    monkeypatch.setattr(os, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        write_results(tmp_path / "out", evaluation)
-    assert not (tmp_path / "out").exists()
+    another = dataclasses.replace(evaluation, model="another")
+    # Drawn before: what drawing imports must not be interrupted, and takes time.
+    pages = {
+        each.model: results.render(record_of(each)) for each in (evaluation, another)
+    }
+    monkeypatch.setattr(results, "render", lambda record: pages[record["model"]])
+    left = []
+    for number in itertools.count(1):
+        out = tmp_path / f"out{number}"
+        if not is_new:
+            write_results(out, evaluation)
+        interrupting = Interrupting(number, moment)
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("mkdir", "fsync", "replace", "unlink"):
+                patch.setattr(os, name, interrupting.wrap(getattr(os, name)))
+            try:
+                write_results(out, another)
+                break  # it makes fewer calls
+            except KeyboardInterrupt:
+                left.append(models_in(out))
+        assert out.exists() is bool(left[-1] or not is_new)
+    assert number > 8
+    assert left[0] == [] if is_new else ["first"] * 2
+    assert all(each in ([], ["first"] * 2, ["another"] * 2) for each in left), left
+    assert left[-1] == ["another"] * 2
 
 
 def test_unreadable_images_are_named_or_left_out(capsys, folder, arguments, tmp_path):
@@ -428,6 +472,10 @@ def test_an_evaluation_that_is_ended_leaves_nothing(tmp_path):
             assert names_in(out) == FILES
             continue
         assert process.returncode == expected, err
-        assert not out.exists()
-        if number != signal.SIGKILL:
-            assert err.count("\n") == 1
+        if number == signal.SIGKILL:
+            # What it leaves is one of these, complete, and what was not yet.
+            assert "evaluation.html" not in names_in(out) or names_in(out) >= FILES
+            continue
+        assert err.count("\n") == 1
+        # It may have come when the results were written and not yet printed.
+        assert not out.exists() or names_in(out) == FILES

@@ -104,9 +104,9 @@ def write_results(
     page = render(record)
     check_directory(directory)
     made = not directory.exists()
-    directory.mkdir(parents=True, exist_ok=True)
-    is_old = is_done = False
+    is_old = False
     try:
+        directory.mkdir(parents=True, exist_ok=True)
         with (
             whole_file(directory / PAGE) as page_file,
             whole_file(directory / RECORD) as record_file,
@@ -116,14 +116,14 @@ def write_results(
             # Both are on the disk. A page never stands beside another's record.
             is_old = True
             (directory / PAGE).unlink(missing_ok=True)
-        is_done = True
-    finally:
-        if not is_done:
-            with contextlib.suppress(OSError):
-                if is_old:
-                    (directory / RECORD).unlink(missing_ok=True)
-                if made:
-                    directory.rmdir()
+    except BaseException:
+        # The page takes its place last: where it stands, both are complete.
+        with contextlib.suppress(OSError):
+            if is_old and not (directory / PAGE).exists():
+                (directory / RECORD).unlink(missing_ok=True)
+            if made:
+                directory.rmdir()
+        raise
     return directory / PAGE
 
 
