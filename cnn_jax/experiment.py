@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from cnn_jax import data, messages, program
+from cnn_jax.allocator import keep_memory
 from cnn_jax.analysis.summary import summarize
 from cnn_jax.checkpoint import CheckpointError
 from cnn_jax.evaluation.of_run import write_test_scores
@@ -61,6 +62,7 @@ def run(
         `create_model`, `load_pretrained` and `data.open_split` do.
     """
     config.validate()
+    keep_memory(config.keep_memory)  # weights are read with computations, too
     if splits is None:
         splits = open_splits(config)
     train = splits["train"]

@@ -99,10 +99,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command and returns the exit status."""
+    from cnn_jax.allocator import keep_memory
     from cnn_jax.checkpoint import CheckpointError
     from cnn_jax.evaluation import evaluate
     from cnn_jax.evaluation.results import check_directory, record_of, write_results
 
+    keep_memory()
     page = None
     try:
         if options.out is not None:

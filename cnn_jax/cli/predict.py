@@ -104,6 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command and returns the exit status."""
+    from cnn_jax.allocator import keep_memory
     from cnn_jax.checkpoint import CheckpointError
     from cnn_jax.prediction import predict
 
@@ -112,6 +113,7 @@ def run(options: argparse.Namespace) -> int:
         weights, images = options.named_weights, [weights, *(images or ())]
         if images == [None]:
             raise UsageError("IMAGE: got none, expected at least one.")
+    keep_memory()
     try:
         names = class_names_of(options.classes)
         with working(f"classifying by {weights}"):

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from cnn_jax import machine
+from cnn_jax import allocator, machine
 
 PACKAGES = (
     "cnn_jax",
@@ -51,6 +51,8 @@ class Environment:
       cpu: The processor's model.
       num_cores: The processor cores that this process may use.
       memory_bytes: The machine's main memory; `None` where unknown.
+      keeps_memory: Whether this process keeps the memory that it frees, see
+        `cnn_jax.allocator`.
       devices: One string for each kind of JAX device, with how many there are.
       settings: The environment variables of JAX and XLA that were set.
       versions: The version of every package of `PACKAGES` that is installed.
@@ -64,6 +66,7 @@ class Environment:
     cpu: str
     num_cores: int
     memory_bytes: int | None
+    keeps_memory: bool
     devices: tuple[str, ...]
     settings: dict[str, str]
     versions: dict[str, str]
@@ -74,6 +77,8 @@ class Environment:
         hardware = f"{self.cpu}, {self.num_cores} cores for this process"
         if self.memory_bytes is not None:
             hardware += f", {self.memory_bytes / 2**30:.0f} GiB memory"
+        if self.keeps_memory:
+            hardware += ", what is freed is kept"
         versions = [f"{name} {version}" for name, version in self.versions.items()]
         facts = {
             "Date": self.date,
@@ -100,6 +105,7 @@ def describe_environment() -> Environment:
         cpu=machine.cpu_model(),
         num_cores=machine.num_cores(),
         memory_bytes=_memory_bytes(),
+        keeps_memory=allocator.keeps_memory(),
         devices=_devices(),
         settings=_settings(),
         versions=_versions(),

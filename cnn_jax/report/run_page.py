@@ -245,6 +245,8 @@ def _costs(run: FinishedRun) -> dict[str, str]:
         facts["FLOPs utilization"] = (
             f"{100 * result['flops_utilization']:.1f} % of the devices' peak"
         )
+    if result.get("keeps_memory"):
+        facts["Freed memory"] = "kept by the process for the next step"
     return facts
 
 

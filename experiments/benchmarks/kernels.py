@@ -37,6 +37,7 @@ from kernel_tables import comparison_table, group_table, layer_table
 from output import Steps, print_tables, write_report
 
 from cnn_jax import kernels as K
+from cnn_jax.allocator import keep_memory
 from cnn_jax.analysis.gradcheck import draw_like, relative_error
 from cnn_jax.analysis.residuals import residual_bytes
 from cnn_jax.analysis.timing import Timing, time_interleaved
@@ -335,6 +336,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device, *_ = tpu_slice.find_devices(options.topology)
         run = functools.partial(estimate, dtype=dtype, device=device)
     else:
+        keep_memory()
         settings = Settings(
             dtype,
             options.repeats,

@@ -38,6 +38,7 @@ from training_runs import measure
 from training_suite import FRAMEWORKS, PRECISIONS, SUITES, TORCH, Group
 from training_tables import training_table, write_csv
 
+from cnn_jax.allocator import keep_memory
 from cnn_jax.messages import warn
 
 
@@ -200,6 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.suite == "gpu" and jax.default_backend() == "cpu":
         say("--suite gpu: JAX finds only a CPU here; expected an accelerator.")
         return 2
+    keep_memory()  # for every framework: it is the process's
     results = run(options)
     print_tables([training_table(results)], as_markdown=options.markdown)
     return int(all("error" in result for result in results))

@@ -47,7 +47,7 @@ def test_agrees_with_the_model(name, make_network, tmp_path):
     path = tmp_path / "network"
     path.write_bytes(as_stablehlo(network))
     loaded = cnn_jax.load_exported(path)
-    assert np.abs(loaded.golden_output).max() > 0.3
+    assert np.abs(loaded.golden_output).max() > 0.2
     images = network.example(5)
     for batch in (5, 1):
         expected = jax.jit(network)(network.variables, images[:batch])

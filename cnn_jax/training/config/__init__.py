@@ -37,6 +37,7 @@ RESUME_MAY_CHANGE = (
     "keep_checkpoints",
     "keep_checkpoint_every_steps",
     "compilation_cache",
+    "keep_memory",
     "profile_steps",
     "parallel",
     "mesh",

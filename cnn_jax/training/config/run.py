@@ -65,6 +65,9 @@ class RunConfig:
     compilation_cache: Path | None = "~/.cache/cnn_jax/programs"
     """Directory that compiled programs are kept in, for the next run of the same ones;
     `JAX_COMPILATION_CACHE_DIR` goes before. `None` keeps none."""
+    keep_memory: bool = True
+    """On a CPU: have the process keep the memory that a step frees for the next one,
+    which is quicker; see `cnn_jax.allocator`. `CNN_JAX_KEEP_MEMORY=0` goes before."""
     log_every_steps: Annotated[int, Whole(1)] = 20
     """Steps between log lines, each of which waits for the device once."""
     profile_steps: tuple[Annotated[int, Whole(0)], Annotated[int, Whole(1)]] | None = (

@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from cnn_jax import data, sharding
+from cnn_jax.allocator import keep_memory
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.run.build import Split, build_run, check_compiled_for, compile_run
 from cnn_jax.training.run.channels import input_channels, with_input_channels
@@ -102,6 +103,9 @@ def fit(
         images, see `cnn_jax.pretrained.Provenance`; the configuration goes before. A
         resumed run prepares images as it was begun with.
 
+    On a CPU the process keeps the memory that it frees from then on, unless
+    `config.keep_memory` is False; see `cnn_jax.allocator`.
+
     Returns:
       The result. With `config.run_dir`, everything but arrays is also in `result.json`.
       Ctrl-C in an interactive session ends the run with the result so far, unless a
@@ -128,6 +132,7 @@ def fit(
             "fit(model, train, test=test, config=TrainConfig(...))."
         )
     config.validate()
+    keep_memory(config.keep_memory)
     check_is_model(model)
     given = {"train": train, "validation": validation, "test": test}
     splits = _splits(model, config, given, initial_variables)

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 
 from cnn_jax import data, messages, trees
+from cnn_jax.allocator import keeps_memory
 from cnn_jax.training.devices.processes import is_main_process
 from cnn_jax.training.run.build import RunParts
 from cnn_jax.training.run.compiled import CompiledRun, means_of, place_evaluated
@@ -145,6 +146,7 @@ class Loop:
             peak_memory_bytes=self._compiled.peak_memory_bytes,
             state_digest=digest,
             run_dir=self._config.run_dir,
+            keeps_memory=keeps_memory(),
         )
         if self._store is not None:
             has_trained = self.step > self._first_step

@@ -72,6 +72,8 @@ class FitResult:
         -> [before, since].
       images: How images were prepared: the fields of a `Preprocessing`, and
         `input_shape`.
+      keeps_memory: Whether the process that trained kept the memory that it freed, see
+        `cnn_jax.allocator`.
     """
 
     state: TrainState
@@ -95,6 +97,7 @@ class FitResult:
     run_dir: str | None
     environment_changes: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     images: dict[str, Any] = dataclasses.field(default_factory=dict)
+    keeps_memory: bool = False
 
     def __repr__(self) -> str:
         metrics = self.test or {}

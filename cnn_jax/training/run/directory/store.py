@@ -50,6 +50,7 @@ _OF_TRAINING: Mapping[str, Any] = {
     "step_seconds_p99": float,
     "waiting_share": float,
     "peak_memory_bytes": int,
+    "keeps_memory": bool,
 }
 """Fields of a result that only the process knows that trained."""
 

@@ -1,0 +1,70 @@
+"""Asks the C library to keep the memory that a step frees for the next one.
+
+XLA's CPU client allocates a step's temporary buffer anew in every step. glibc maps so
+large a block by itself and unmaps it when it is freed, so that the system zeroes and
+hands out every page of it again in the next step. What is kept instead saves a step of
+a convolutional network a fifth to a half of its time; the process keeps the most memory
+that it has had.
+
+The settings are those of `mallopt` in glibc's manual, malloc/malloc.h. They concern the
+whole process and hold until it ends, so nothing here runs when a module is imported.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+VARIABLE = "CNN_JAX_KEEP_MEMORY"
+"""The environment variable that switches it off by `0`, `false`, `no` or `off`."""
+
+_SETTINGS = (
+    # One arena, the one that can grow: in the others a large block is always mapped.
+    # It must be set before the threads that allocate have arenas of their own.
+    (-8, 1),  # M_ARENA_MAX
+    (-4, 0),  # M_MMAP_MAX: no block is mapped by itself
+    (-1, -1),  # M_TRIM_THRESHOLD: what is freed is not given back
+)
+
+_kept: list[bool] = []
+
+
+def keep_memory(wanted: bool = True) -> bool:
+    """Has the process keep the memory that it frees, if it computes on a CPU.
+
+    To be called before the first computation: XLA's threads, once they have allocated,
+    stay with what they have. It starts JAX's backend.
+
+    Args:
+      wanted: False does nothing; the environment variable `CNN_JAX_KEEP_MEMORY` goes
+        before.
+
+    Returns:
+      Whether memory is kept: always False on a GPU or TPU, where a step's memory is not
+      the C library's and threads that decode images need arenas of their own, and with
+      other C libraries than glibc.
+    """
+    if not _kept and _is_wanted(wanted) and _is_glibc():
+        import jax  # whoever asks `keeps_memory` alone need not wait for it
+
+        if jax.default_backend() == "cpu":
+            mallopt = ctypes.CDLL(None).mallopt
+            _kept.append(all(mallopt(name, value) == 1 for name, value in _SETTINGS))
+    return keeps_memory()
+
+
+def keeps_memory() -> bool:
+    """Returns whether `keep_memory` has taken effect in this process."""
+    return any(_kept)
+
+
+def _is_wanted(wanted: bool) -> bool:
+    said = os.environ.get(VARIABLE, "").strip().lower()
+    return said not in ("0", "false", "no", "off") if said else wanted
+
+
+def _is_glibc() -> bool:
+    try:
+        return (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
+    except (AttributeError, OSError, ValueError):
+        return False

@@ -1,0 +1,101 @@
+"""Memory that the process keeps: fewer page faults, and no more memory in the long run.
+
+Each test starts a process of its own, since the settings last until a process ends.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from cnn_jax import allocator
+from cnn_jax.allocator import VARIABLE
+
+pytestmark = pytest.mark.skipif(
+    "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""), reason="no glibc here"
+)
+
+STEPS = """
+import json, resource, sys
+import jax, jax.numpy as jnp
+from cnn_jax import allocator
+
+kept = eval(sys.argv[1])
+
+step = jax.jit(lambda x: x + 1)
+x = jnp.zeros(2**23)  # glibc comes to keep what is smaller by itself
+faults = []
+for _ in range(50):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    x = step(x).block_until_ready()
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(json.dumps([kept, allocator.keeps_memory(), sorted(faults[-25:])[12]]))
+"""
+"""Prints what an expression says, whether memory is kept, and the median of the pages
+that a step gets from the system once the process has all that it needs."""
+
+PAGES = 2**23 * 4 // resource.getpagesize()
+"""Of an array that a step makes."""
+
+
+def in_process(expression, **variables):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", VARIABLE: ""} | variables
+    command = [sys.executable, "-c", STEPS, expression]
+    return json.loads(subprocess.check_output(command, env=environment, text=True))
+
+
+def test_a_step_takes_the_memory_that_the_last_one_freed():
+    kept, keeps, pages = in_process("allocator.keep_memory()")
+    assert (kept, keeps) == (True, True)
+    assert pages < PAGES / 10
+
+
+def test_nothing_is_kept_by_importing():
+    _, keeps, pages = in_process("None")
+    assert not keeps
+    assert pages > PAGES / 2
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("allocator.keep_memory()", "0"),
+        ("allocator.keep_memory()", " Off "),
+        ("allocator.keep_memory(False)", ""),
+    ],
+)
+def test_it_can_be_switched_off(expression, value, monkeypatch):
+    monkeypatch.setattr(allocator, "_kept", [])
+    monkeypatch.setenv(VARIABLE, value)
+    assert eval(expression) is False
+    assert allocator.keeps_memory() is False
+
+
+def test_the_variable_goes_before_what_is_wanted():
+    found = in_process("allocator.keep_memory(False)", **{VARIABLE: "1"})
+    assert found[:2] == [True, True]
+
+
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_nothing_is_set_where_the_devices_are_others(platform, monkeypatch):
+    monkeypatch.setattr(allocator, "_kept", [])
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(allocator.ctypes, "CDLL", None)
+    assert allocator.keep_memory() is False
+
+
+@pytest.mark.parametrize("found", [None, "musl", KeyError])
+def test_nothing_is_set_without_glibc(found, monkeypatch):
+    def confstr(name):
+        if found is KeyError:
+            raise ValueError("unrecognized configuration name")
+        return found
+
+    monkeypatch.setattr(allocator, "_kept", [])
+    monkeypatch.setattr(os, "confstr", confstr)
+    monkeypatch.setattr(allocator.ctypes, "CDLL", None)
+    assert allocator.keep_memory() is False
