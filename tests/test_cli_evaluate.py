@@ -308,7 +308,7 @@ class Interrupting:
 
 
 def models_in(directory):
-    """Which evaluation each file of a directory is of."""
+    """Returns of which evaluation each file of a directory is."""
     return [
         "another" if "another" in (directory / name).read_text() else "first"
         for name in sorted(names_in(directory))
