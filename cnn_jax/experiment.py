@@ -20,6 +20,7 @@ from cnn_jax.allocator import keep_memory
 from cnn_jax.analysis.summary import summarize
 from cnn_jax.checkpoint import CheckpointError
 from cnn_jax.evaluation.of_run import write_test_scores
+from cnn_jax.files import is_local
 from cnn_jax.models import create_model
 from cnn_jax.pretrained import load_pretrained
 from cnn_jax.pretrained.files import describe_own
@@ -27,6 +28,8 @@ from cnn_jax.pretrained.load import stored_channels
 from cnn_jax.report.run_page import write_run_page
 from cnn_jax.report.words import duration
 from cnn_jax.training import TrainConfig
+from cnn_jax.training.config.command_line import parse_config
+from cnn_jax.training.config.preset import Preset
 from cnn_jax.training.devices.processes import connected_hosts, is_main_process
 from cnn_jax.training.run.channels import (
     input_channels,
@@ -174,11 +177,16 @@ def _count_macs(model: Any, shape: tuple[int, int, int]) -> int | None:
 
 
 def use_compilation_cache(directory: str | None) -> None:
-    """Keeps compiled programs in a directory, unless JAX was told another one."""
+    """Keeps compiled programs in a directory, unless JAX was told another one.
+
+    Args:
+      directory: A path, or `gs://...`, which JAX writes to itself; None for nowhere.
+    """
     settings: Any = jax.config  # its fields are made when it is imported
     if directory is not None and settings.jax_compilation_cache_dir is None:
-        path = pathlib.Path(directory).expanduser().absolute()
-        jax.config.update("jax_compilation_cache_dir", str(path))
+        if is_local(directory):
+            directory = str(pathlib.Path(directory).expanduser().absolute())
+        jax.config.update("jax_compilation_cache_dir", directory)
 
 
 class EpochLines:
@@ -233,13 +241,18 @@ class EpochLines:
 
 
 def main(
-    default: TrainConfig, description: str, arguments: list[str] | None = None
+    default: TrainConfig,
+    description: str,
+    arguments: list[str] | None = None,
+    *,
+    presets: Mapping[str, Preset] | None = None,
 ) -> None:
     """Runs the experiment that the command line describes.
 
-    Every field of the configuration is an option. Exits with 2 for a command line that
-    is invalid, with 1 and one sentence when the run cannot go on or its page not
-    be written, and with 75 when a signal stopped a run that is saved (see
+    Every field of the configuration is an option. `--preset NAME` changes the defaults
+    of several at once; a field that is given wins over it. Exits with 2 for a command
+    line that is invalid, with 1 and one sentence when the run cannot go on or its page
+    not be written, and with 75 when a signal stopped a run that is saved (see
     `cnn_jax.training.run.stopping`) or has nothing to save yet. Standard output and
     error decide nothing: the run goes on without them.
 
@@ -247,11 +260,12 @@ def main(
       default: What the options change.
       description: What `--help` says: the experiment's docstring.
       arguments: The options; `sys.argv[1:]` when None.
+      presets: What `--preset` can name; without any there is no such option.
     """
     program.open_descriptors()
     try:
         with program.signals(is_run=True):
-            _main(default, description, arguments)
+            _main(default, description, arguments, presets or {})
     except program.Stopped as stopped:
         sys.exit(program.status_of(stopped, is_run=True))
     except RunStoppedError as error:
@@ -263,15 +277,13 @@ def main(
         messages.settle()
 
 
-def _main(default: TrainConfig, description: str, arguments: list[str] | None) -> None:
-    import tyro
-
-    config = program.parsed(
-        lambda: tyro.cli(
-            TrainConfig, args=arguments, default=default, description=description
-        ),
-        arguments,
-    )
+def _main(
+    default: TrainConfig,
+    description: str,
+    arguments: list[str] | None,
+    presets: Mapping[str, Preset],
+) -> None:
+    config = parse_config(default, description, arguments, presets)
     config.validate()
     use_compilation_cache(config.compilation_cache)
     with connected_hosts(

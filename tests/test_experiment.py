@@ -23,6 +23,7 @@ from cnn_jax import experiment
 from cnn_jax.pretrained import ConversionReport, Provenance, load_pretrained
 from cnn_jax.report.run_page import write_run_page
 from cnn_jax.training import TrainConfig
+from cnn_jax.training.config.preset import Preset
 from cnn_jax.trees import leaf_specs, named_leaves
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -276,6 +277,35 @@ def test_a_signal_behind_the_run_says_that_it_is_saved(start, monkeypatch, capsy
     assert last_line.startswith("SIGTERM: the run in ")
     assert "--resume" in last_line
     start("--resume")
+
+
+def test_a_preset_is_what_the_run_has(monkeypatch):
+    found = []
+    monkeypatch.setattr(experiment, "run", found.append)
+    monkeypatch.setattr(experiment, "conclude", lambda result: None)
+    presets = {"small": Preset("a small machine", {"batch_size": 8, "epochs": 3})}
+    options = ["--preset", "small", "--epochs", "2"]
+    experiment.main(TrainConfig(), "An experiment.", options, presets=presets)
+    assert found == [TrainConfig(batch_size=8, epochs=2)]
+    # It is checked as every configuration is.
+    presets = {"small": Preset("a small machine", {"batch_size": 0})}
+    with pytest.raises(SystemExit, match="batch_size: got 0"):
+        experiment.main(TrainConfig(), "", ["--preset", "small"], presets=presets)
+
+
+@pytest.mark.parametrize("place", ["gs://bucket/programs", "programs"])
+def test_compiled_programs_are_kept_where_they_are_said_to_be(
+    monkeypatch, tmp_path, place
+):
+    found = {}
+    settings = types.SimpleNamespace(
+        jax_compilation_cache_dir=None, update=found.__setitem__
+    )
+    monkeypatch.setattr(jax, "config", settings)
+    monkeypatch.chdir(tmp_path)
+    experiment.use_compilation_cache(place)
+    expected = place if "://" in place else str(tmp_path / place)
+    assert found == {"jax_compilation_cache_dir": expected}
 
 
 def test_errors_are_escaped(start, tmp_path):

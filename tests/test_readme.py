@@ -318,6 +318,8 @@ def script_options(path):
     fields = re.findall(r"^    (\w+): [^=\n]+(?: = .*)?$", source, flags=re.MULTILINE)
     if "main(CONFIG" in source or "experiment import main" in source:
         fields += [field.name for field in dataclasses.fields(TrainConfig)]
+    if "presets=" in source:
+        fields.append("preset")
     return found | {"--" + field.replace("_", "-") for field in fields}
 
 

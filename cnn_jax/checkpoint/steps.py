@@ -57,11 +57,9 @@ class StepDirectory:
     def all(self) -> list[int]:
         """Returns the steps that have a directory, sound or not, in ascending order."""
         self.check_in_place()
-        if not self.path.exists():
-            return []
         return sorted(
             int(path.name)
-            for path in self.path.iterdir()
+            for path in self._entries()
             if _STEP.fullmatch(path.name) and _is_directory(path)
         )
 
@@ -156,9 +154,13 @@ class StepDirectory:
             self._lock.release()
 
     def _remove_leftovers(self) -> None:
-        for path in list(self.path.iterdir()):
+        for path in self._entries():
             if _LEFTOVER.fullmatch(path.name) and _is_directory(path):
                 path.rmtree()
+
+    def _entries(self) -> list[epath.Path]:
+        """Returns what is in the directory; a bucket has none until something is."""
+        return list(self.path.iterdir()) if self.path.exists() else []
 
 
 def saved_steps(directory: str | os.PathLike[str]) -> list[int]:

@@ -67,3 +67,17 @@ def test_a_step_that_fails_is_discarded(tmp_path, monkeypatch):
 
 def test_a_bucket_stays_one():
     assert str(files.as_path("gs://bucket/run")) == "gs://bucket/run"
+
+
+def test_a_directory_of_a_bucket_is_not_there_until_something_is_in_it(
+    tmp_path, monkeypatch
+):
+    tree = {"x": jnp.arange(4.0)}
+    with monkeypatch.context() as patch:
+        patch.setattr(type(files.as_path(tmp_path)), "mkdir", lambda *_, **__: None)
+        checkpointer = Checkpointer(tmp_path / "run")
+    with checkpointer:
+        assert checkpointer.steps == ()
+        assert not (tmp_path / "run").exists()
+        checkpointer.save(1, tree, {"saved": 1})
+        assert checkpointer.restore(tree).metadata == {"saved": 1}

@@ -12,6 +12,12 @@ EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
 
 
 @pytest.fixture(scope="session")
+def experiments_directory() -> pathlib.Path:
+    """The directory that experiments import each other from."""
+    return EXPERIMENTS
+
+
+@pytest.fixture(scope="session")
 def load_experiment() -> Callable[[str], ModuleType]:
     """Imports `experiments/NAME.py`."""
 
