@@ -21,6 +21,7 @@ COMMANDS = (
     *("models", "summary", "gradcheck", "train", "prepare", "convert", "predict"),
     "evaluate",
     "export",
+    "doctor",
 )
 """Each is a module of this package, with `HELP`, `add_arguments` and `run`. They are
 imported when signals are listened to: it takes seconds."""
