@@ -19,6 +19,7 @@ from cnn_jax import data, messages, program
 from cnn_jax.allocator import keep_memory
 from cnn_jax.analysis.summary import summarize
 from cnn_jax.checkpoint import CheckpointError
+from cnn_jax.chips import PEAK_FLOPS
 from cnn_jax.evaluation.of_run import write_test_scores
 from cnn_jax.files import is_local
 from cnn_jax.models import create_model
@@ -41,7 +42,6 @@ from cnn_jax.training.run.images import image_shape
 from cnn_jax.training.run.keys import make_keys
 from cnn_jax.training.run.result import FitResult
 from cnn_jax.training.run.stopping import STOPPED_EXIT_CODE, RunStoppedError
-from cnn_jax.training.run.timing import PEAK_FLOPS
 
 REFUSALS = (ValueError, OSError, ArithmeticError, ImportError, CheckpointError)
 """Errors that end an experiment with a sentence rather than a traceback."""

@@ -19,9 +19,7 @@ from cnn_jax.cli.usage import Parser, UsageError, listed, nearest
 
 COMMANDS = (
     *("models", "summary", "gradcheck", "train", "prepare", "convert", "predict"),
-    "evaluate",
-    "export",
-    "doctor",
+    *("evaluate", "export", "plan", "doctor"),
 )
 """Each is a module of this package, with `HELP`, `add_arguments` and `run`. They are
 imported when signals are listened to: it takes seconds."""

@@ -25,9 +25,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import tpu_slice
-
 from cnn_jax.messages import warn
+from cnn_jax.planning import topology as slices
+from cnn_jax.planning.collectives import count_collectives
 
 KINDS = {
     "all_reduces": "all-reduce",
@@ -73,32 +73,20 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def prepare_platform(options: argparse.Namespace) -> None:
-    """Sets what JAX reads once, when it is imported."""
+    """Sets what JAX reads once, when it is first asked for a device."""
     os.environ["JAX_PLATFORMS"] = "cpu"
-    if options.platform == "tpu":
-        tpu_slice.prepare_environment()
-        return
-    count = f" --xla_force_host_platform_device_count={options.devices}"
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + count
+    slices.prepare_environment()
+    if options.platform == "cpu":
+        count = f" --xla_force_host_platform_device_count={options.devices}"
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + count
 
 
 def find_devices(options: argparse.Namespace) -> list[Any]:
     import jax
 
     if options.platform == "tpu":
-        return tpu_slice.find_devices(options.topology)
+        return slices.find_devices(slices.parse_topology(options.topology))
     return jax.devices()
-
-
-def count_collectives(text: str) -> dict[str, int]:
-    """Returns the number of each kind of collective in an optimized HLO text.
-
-    An asynchronous one is a start and a done; the start counts.
-    """
-    return {
-        name: len(re.findall(rf"= .* {kind}(?:-start)?\(", text))
-        for name, kind in KINDS.items()
-    }
 
 
 def examine(plan: tuple, devices: Sequence[Any], options: argparse.Namespace) -> dict:
@@ -117,11 +105,12 @@ def examine(plan: tuple, devices: Sequence[Any], options: argparse.Namespace) ->
     traced = trace_step(settings, devices, platform=options.platform, stock=False)
     step = traced.compile()
     memory = step.program.memory_analysis()
+    counts = count_collectives(step.program.as_text())
     return {
         "name": name,
         "scope": scope,
         "mesh": ",".join(f"{axis}={size}" for axis, size in axes.items()),
-        **count_collectives(step.program.as_text()),
+        **{name: counts[kind] for name, kind in KINDS.items()},
         "kept_bytes": step.kept_bytes,
         "temporary_bytes": memory.temp_size_in_bytes if memory else None,
         "compile_seconds": step.compile_seconds,

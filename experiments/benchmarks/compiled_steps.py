@@ -1,26 +1,22 @@
 """Compiles the training step of a network for a mesh of devices, without running it.
 
-To be imported after the environment of JAX is prepared (see `tpu_slice.py`).
+To be imported after the environment of JAX is prepared (see
+`cnn_jax.planning.topology`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import optax
 from stock_flax import stock_flax, with_stock_activation
 
 import cnn_jax
-from cnn_jax import kernels, sharding
-from cnn_jax.training import TrainState, train_step
-from cnn_jax.training.devices.spread import make_step
+from cnn_jax.planning.step import plan_step
+from cnn_jax.training import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,36 +91,31 @@ def trace_step(
       platform: Theirs, as for `kernels.target_platform`.
       stock: Whether the network runs on stock Flax layers instead of ours.
     """
-    mesh = sharding.make_mesh(devices, settings.axes)
-    dtype = jnp.dtype(settings.dtype)
-    model = cnn_jax.create_model(settings.model, dtype=dtype, **settings.fields)
+    config = TrainConfig(
+        model=settings.model,
+        batch_size=settings.batch * len(devices),
+        dtype=settings.dtype,
+        mesh=",".join(f"{axis}={size}" for axis, size in settings.axes.items()),
+        parallel=settings.strategy,
+        batch_norm_scope=settings.scope,
+        reduce_dtype=settings.reduce_dtype,
+        auxiliary_weight=0.0,
+    )
+    model = cnn_jax.create_model(
+        settings.model, dtype=settings.dtype, **settings.fields
+    )
     channels = cnn_jax.model_info(settings.model).input_shape[-1]
-    count = settings.batch * len(devices)
-    image = jax.ShapeDtypeStruct((count, *(settings.image_size,) * 2, channels), dtype)
-    batch = {"image": image, "label": jax.ShapeDtypeStruct((count,), jnp.int32)}
-    create = functools.partial(TrainState.create, model, optax.sgd(0.1, momentum=0.9))
-    key = jax.eval_shape(functools.partial(jax.random.key, 0))
-    layers = stock_flax() if stock else contextlib.nullcontext()
-    with kernels.target_platform(platform):
-        state = jax.eval_shape(create, key, image)
-        if stock:
-            state = state.replace(apply_fn=with_stock_activation(model).apply)
-        shardings = sharding.state_shardings(state, mesh)
-        step = make_step(
-            train_step,
-            strategy=settings.strategy,
-            mesh=mesh,
-            batch_norm_scope=settings.scope,
-            state_shardings=shardings if "fsdp" in settings.axes else None,
-            reduce_dtype=settings.reduce_dtype,
-        )
-        placed = jax.tree.map(_with_sharding, batch, step.batch(batch))
-        with layers:
-            lowered = step.jitted().lower(state, placed, key)
-    kept = {"params": state.params, "opt_state": state.opt_state}
-    where = {"params": shardings.params, "opt_state": shardings.opt_state}
-    return TracedStep(lowered, sharding.bytes_per_device(kept, where))
-
-
-def _with_sharding(leaf: Any, where: Any) -> Any:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+    step = plan_step(
+        model,
+        config,
+        devices,
+        (settings.image_size, settings.image_size, channels),
+        platform=platform,
+        optimizer=optax.sgd(0.1, momentum=0.9),
+    )
+    if stock:
+        state = step.state.replace(apply_fn=with_stock_activation(model).apply)
+        step = dataclasses.replace(step, state=state)
+    lowered = step.trace(stock_flax() if stock else None)
+    kept = step.kept_bytes()
+    return TracedStep(lowered, kept["parameters"] + kept["optimizer"])

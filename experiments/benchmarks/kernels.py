@@ -25,11 +25,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import tpu_slice
-
-if tpu_slice.is_asked_for():  # before jax is imported
-    tpu_slice.prepare_environment()
-
 import jax
 import jax.numpy as jnp
 from kernel_suite import LAYERS, MAX_POOL, Layer
@@ -42,6 +37,8 @@ from cnn_jax.analysis.gradcheck import draw_like, relative_error
 from cnn_jax.analysis.residuals import residual_bytes
 from cnn_jax.analysis.timing import Timing, time_interleaved
 from cnn_jax.messages import warn
+from cnn_jax.planning import topology as slices
+from cnn_jax.planning.hlo import sum_cycles
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "both"
 
@@ -227,7 +224,7 @@ def estimated_cycles(hlo: str) -> int | None:
       The sum, or None where a windowed reduction stands without an estimate, as those
       in bfloat16 mostly do: the rest of the program says nothing of its cost.
     """
-    cycles, num_unknown = tpu_slice.sum_cycles(hlo)
+    cycles, num_unknown = sum_cycles(hlo)
     return None if num_unknown else cycles
 
 
@@ -331,9 +328,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(map(str, layers)))
         return 0
     on_tpu = options.platform == "tpu"
+    if on_tpu:  # before jax is asked for a device
+        slices.prepare_environment()
     dtype = jnp.dtype(options.dtype or ("bfloat16" if on_tpu else "float32"))
     if on_tpu:
-        device, *_ = tpu_slice.find_devices(options.topology)
+        device, *_ = slices.find_devices(slices.parse_topology(options.topology))
         run = functools.partial(estimate, dtype=dtype, device=device)
     else:
         keep_memory()

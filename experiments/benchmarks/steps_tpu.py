@@ -26,9 +26,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import tpu_slice
-
 from cnn_jax.messages import warn
+from cnn_jax.planning import topology as slices
+from cnn_jax.planning.collectives import count_collectives
+from cnn_jax.planning.hlo import sum_cycles
 
 NETWORKS = (
     "resnet50",
@@ -108,15 +109,13 @@ def compiler_version() -> str:
 
 def describe(program: Any) -> dict[str, Any]:
     """Returns what the compiler says of a program."""
-    from collectives import count_collectives
-
     text = program.as_text()
-    cycles, num_unknown = tpu_slice.sum_cycles(text)
+    cycles, num_unknown = sum_cycles(text)
     return {
         "cycles": cycles,
         "bytes": int(program.cost_analysis()["bytes accessed"]),
         "temporaries": program.memory_analysis().temp_size_in_bytes,
-        "all_reduces": count_collectives(text)["all_reduces"],
+        "all_reduces": count_collectives(text)["all-reduce"],
         "without_estimate": num_unknown,
     }
 
@@ -209,10 +208,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     plans = [(model, way) for model in options.models for way in options.strategies]
     say(f"Compiling {len(plans)} times two steps, some minutes each ...")
-    tpu_slice.prepare_environment()
+    slices.prepare_environment()
     from output import print_tables, write_report
 
-    devices = tpu_slice.find_devices(options.topology)
+    devices = slices.find_devices(slices.parse_topology(options.topology))
     names = ("topology", "batch", "image_size", "dtype")
     facts = {name: getattr(options, name) for name in names}
     facts["fields"] = dict(options.fields)

@@ -190,6 +190,17 @@ def test_what_a_model_has_not_is_refused_by_name():
     assert TrainConfig().model_overrides() == {}
 
 
+def test_blocks_are_recomputed_where_the_configuration_says_so():
+    config = TrainConfig(remat=True)
+    config.validate()
+    assert create_model("resnet20", **config.model_overrides()).remat
+    saved = TrainConfig().to_dict()
+    del saved["remat"]  # as a version wrote it that did not have it
+    assert TrainConfig(**TrainConfig.completed(saved)) == TrainConfig()
+    # A run whose blocks are recomputed has another rounding.
+    assert "remat" not in RESUME_MAY_CHANGE
+
+
 def test_nothing_that_moves_a_number_may_change_on_resuming():
     moving = {
         field.name

@@ -17,6 +17,7 @@ MODEL_FIELDS = (
     "drop_block_rate",
     "drop_block_size",
     "stochastic_depth_rate",
+    "remat",
 )
 """Fields of the configuration that are the model's own, under the same name."""
 

@@ -34,6 +34,9 @@ class RunConfig:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of activations; parameters, statistics and loss stay float32. In `float16` the
     loss is scaled, so that small gradients do not vanish."""
+    remat: bool | None = None
+    """Recompute what is inside the model's blocks in the backward pass: much less
+    memory for about a third more time. Default: the model's, which do not."""
     initial_loss_scale: Annotated[float, Real(1.0, 2.0**24)] = 2.0**15
     """For `float16`: what the loss is multiplied by at first. It halves whenever a
     gradient overflows; that step's update is skipped."""

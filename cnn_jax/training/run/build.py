@@ -21,7 +21,7 @@ from cnn_jax import data, sharding, trees
 from cnn_jax.layers import abstract_variables
 from cnn_jax.ranges import MAX_COUNT
 from cnn_jax.training.config import RESUME_MAY_CHANGE, TrainConfig
-from cnn_jax.training.devices.spread import ParallelStep, make_step
+from cnn_jax.training.devices.spread import ParallelStep
 from cnn_jax.training.optimizers.optimizer import adapt_optimizer, make_optimizer
 from cnn_jax.training.optimizers.roles import required_roles
 from cnn_jax.training.optimizers.schedules import make_schedule
@@ -41,6 +41,7 @@ from cnn_jax.training.run.feeds import (
 from cnn_jax.training.run.images import ImageFormat, augment, image_format
 from cnn_jax.training.run.keys import Keys, make_keys, place_keys
 from cnn_jax.training.run.memory import check_carry, check_plan
+from cnn_jax.training.run.spreading import configured_shardings, spread_step
 from cnn_jax.training.step.evaluation import (
     LossFn,
     MetricFns,
@@ -49,7 +50,7 @@ from cnn_jax.training.step.evaluation import (
     zero_sums,
 )
 from cnn_jax.training.step.state import TrainState, state_options
-from cnn_jax.training.step.training import step_options, train_step
+from cnn_jax.training.step.training import step_options
 
 Split = data.Source | data.Batches
 
@@ -220,15 +221,11 @@ def compile_run(parts: RunParts) -> CompiledRun:
     )
     shapes = jax.eval_shape(start, parts.keys.parameters, parts.initial)
     carry_shardings = _carry_shardings(shapes, config, parts.mesh)
-    is_split = sharding.FSDP_AXIS in parts.mesh.shape
-    options = step_options(config, parts.steps_per_epoch, parts.model, parts.loss_fn)
-    step = make_step(
-        functools.partial(train_step, options=options),
-        strategy=config.parallel,
-        mesh=parts.mesh,
-        batch_norm_scope=config.batch_norm_scope,
-        state_shardings=carry_shardings["state"] if is_split else None,
-        reduce_dtype=config.reduce_dtype,
+    step = spread_step(
+        step_options(config, parts.steps_per_epoch, parts.model, parts.loss_fn),
+        config,
+        parts.mesh,
+        carry_shardings["state"],
     )
     # Batches of every split look alike, so one program evaluates them all.
     evaluated = next(iter(parts.evaluation.values()), None)
@@ -352,15 +349,7 @@ def _carry_shardings(shapes: Carry, config: TrainConfig, mesh: Mesh) -> Carry:
     """Returns the sharding of each of the carry's leaves."""
     everywhere = sharding.replicated(mesh)
     shardings = jax.tree.map(lambda leaf: everywhere, shapes)
-    if sharding.FSDP_AXIS in mesh.shape:
-        shardings["state"] = sharding.state_shardings(
-            shapes["state"],
-            mesh,
-            rules=[
-                (pattern, sharding.parse_partition(partition))
-                for pattern, partition in config.sharding_rules
-            ],
-        )
+    shardings["state"] = configured_shardings(shapes["state"], config, mesh)
     return shardings
 
 

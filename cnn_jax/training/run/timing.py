@@ -14,26 +14,8 @@ import jax
 import numpy as np
 
 from cnn_jax import messages
+from cnn_jax.chips import PEAK_FLOPS
 from cnn_jax.training.devices.processes import is_main_process
-
-PEAK_FLOPS = {
-    # kind of device, as jax names it: dense bfloat16 FLOP/s of one device (a chip; on
-    # v2 and v3 a device is a core). Source: the makers' data sheets.
-    "TPU v2": 22.5e12,
-    "TPU v3": 61.5e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12,
-}
-"""Peaks that `model_flops_utilization` divides by."""
 
 FLOPS_PER_MAC = 6
 """Of a training step: two forward, and two each for the gradients of both operands."""

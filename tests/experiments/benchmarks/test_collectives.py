@@ -4,28 +4,10 @@ import json
 
 import pytest
 
-HLO = """
-  %all-reduce.1 = f32[8]{0} all-reduce(%p), channel_id=1, to_apply=%add
-  %ar = (f32[8]{0}, /*index=1*/f32[2]{0}) all-reduce-start(%p, %q), channel_id=2
-  %done = (f32[8]{0}, f32[2]{0}) all-reduce-done(%ar)
-  %g = bf16[8,4]{1,0} all-gather(%p), dimensions={0}
-  %x = f32[8]{0} add(%all-reduce.1, %all-reduce.1)
-"""
-
 
 @pytest.fixture
 def benchmark(load_benchmark):
     return load_benchmark("collectives")
-
-
-def test_starts_count_and_ends_and_uses_do_not(benchmark):
-    assert benchmark.count_collectives(HLO) == {
-        "all_reduces": 2,
-        "all_gathers": 1,
-        "reduce_scatters": 0,
-        "all_to_alls": 0,
-        "permutes": 0,
-    }
 
 
 def test_counts_a_strategy(benchmark, monkeypatch, tmp_path, capsys):

@@ -78,12 +78,12 @@ def test_every_quantity_can_be_looked_at(benchmark):
 @pytest.mark.slow
 def test_compiles_writes_and_judges(benchmark, monkeypatch, tmp_path, capsys):
     """On CPUs, whose compiler estimates no cycles."""
-    monkeypatch.setattr(benchmark.tpu_slice, "prepare_environment", lambda: None)
+    monkeypatch.setattr(benchmark.slices, "prepare_environment", lambda: None)
     monkeypatch.setattr(
-        benchmark.tpu_slice, "find_devices", lambda topology: jax.devices()[:2]
+        benchmark.slices, "find_devices", lambda topology: jax.devices()[:2]
     )
     monkeypatch.setattr(benchmark, "compiler_version", lambda: "none")
-    monkeypatch.setattr(benchmark.tpu_slice, "sum_cycles", lambda text: (len(text), 0))
+    monkeypatch.setattr(benchmark, "sum_cycles", lambda text: (len(text), 0))
     path = tmp_path / "steps.json"
     options = ["--image-size", "32", "--batch", "1", "--json", str(path)]
     assert benchmark.main(["lenet5", *options, "--at-most", "0.001"]) == 1

@@ -8,10 +8,10 @@ import types
 import jax.numpy as jnp
 import pytest
 
+from cnn_jax.chips import PEAK_FLOPS
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.run.fit import fit
 from cnn_jax.training.run.timing import (
-    PEAK_FLOPS,
     StepTrace,
     Stopwatch,
     model_flops_utilization,
