@@ -1,5 +1,6 @@
 """The presets of the ImageNet recipes."""
 
+import importlib.util
 import json
 import math
 import sys
@@ -8,6 +9,12 @@ import pytest
 
 from cnn_jax import models, sharding
 from cnn_jax.data import host, prepare
+from cnn_jax.planning.plan import make_plan
+from cnn_jax.planning.topology import (
+    find_devices,
+    parse_topology,
+    prepare_environment,
+)
 
 MACHINES = ("v5e_8", "v5e_256", "v4_32", "gpu_8")
 RECIPES = ("imagenet_resnet50", "imagenet_resnet50_sam", "imagenet_efficientnet_b0")
@@ -113,3 +120,18 @@ def test_the_table_is_printed(table, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["preset_table.py"])
     table.main()
     assert "v5e:16x16" in capsys.readouterr().out
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason='needs libtpu: pip install "cnn_jax[tpu]"',
+)
+@each_recipe
+@pytest.mark.parametrize("machine", ["v5e_8", "v4_32", "v5e_256"])
+def test_the_compiler_finds_room_for_it(table, recipe, machine, tmp_path):
+    prepare_environment()
+    topology = parse_topology(table.RECIPES[recipe][1][machine].topology)
+    config = table.configured(recipe, machine)
+    plan = make_plan(config, topology, find_devices(topology), cache=tmp_path)
+    assert plan.fits, plan.memory
