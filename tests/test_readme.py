@@ -311,13 +311,24 @@ def cli_options():
     }
 
 
+def config_options():
+    """Returns the options of a `TrainConfig`: of a switch both."""
+    names = {
+        field.name.replace("_", "-"): field.type
+        for field in dataclasses.fields(TrainConfig)
+    }
+    return {"--" + name for name in names} | {
+        "--no-" + name for name, kind in names.items() if kind == "bool"
+    }
+
+
 def script_options(path):
     """Returns a script's options, by its source: importing it may take seconds."""
     source = path.read_text("utf-8")
     found = set(re.findall(r"\"(--[a-z][a-z0-9-]*)\"", source))
     fields = re.findall(r"^    (\w+): [^=\n]+(?: = .*)?$", source, flags=re.MULTILINE)
     if "main(CONFIG" in source or "experiment import main" in source:
-        fields += [field.name for field in dataclasses.fields(TrainConfig)]
+        found |= config_options()
     if "presets=" in source:
         fields.append("preset")
     return found | {"--" + field.replace("_", "-") for field in fields}
@@ -336,8 +347,7 @@ OPTION = re.compile(r"(?<![\w=-])--(?!xla_)[a-z][a-z0-9-]*")
 def test_options_that_are_named_exist(page):
     """Those of a command in its parser, others in one of the parsers."""
     known_of = {**PENDING_COMMANDS, **cli_options()}
-    config = {f.name.replace("_", "-") for f in dataclasses.fields(TrainConfig)}
-    anywhere = {"--" + name for name in config}.union(*known_of.values(), *EXPERIMENTS)
+    anywhere = config_options().union(*known_of.values(), *EXPERIMENTS)
     problems = []
     for line in commands(read(page)):
         line = re.sub(r"\w+=(\"[^\"]*\"|\S+) ", "", line)  # the environment
