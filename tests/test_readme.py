@@ -211,6 +211,16 @@ def quoted_figures():
     yield results, f"takes {epoch['ratio']:.3f} times as long"
     save = load("checkpoints_cpu")["records"][0]
     yield results, f"at most {100 * save['most']:.1f} % of the time"
+    for name in ("plan_resnet50_v5e_max_batch", "plan_resnet50_v5e_max_batch_remat"):
+        for plan in load(name)["plans"]:
+            settings, speed = plan["settings"], plan["speed"]["images_per_second"]
+            remat = "yes" if settings["remat"] else "no"
+            memory = f"{plan['memory']['total'] / 1e9:.2f} GB | {speed or 0:,.0f}"
+            yield (
+                results,
+                f"| {settings['batch_size']:,} | {remat} | "
+                f"{memory if plan['fits'] else 'does not fit |'} |",
+            )
     for plan in load("collectives_cpu")["records"]:
         if plan["name"] == "jit, fsdp" and plan["scope"] == "global":
             text = f"| {plan['all_reduces']} | not compiled | "
