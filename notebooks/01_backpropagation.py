@@ -1198,7 +1198,7 @@ r"""
 
 **Try it yourself.**
 
-1. Change the stride in section 4 to 3 and the padding to 0. Which pixels of a 6×6 input
+1. Change the stride in section 4 to 3 and the padding to 0. Which pixels of an 8×8 input
    get no gradient at all?
 2. Share the gradient of a tie among the winners in section 8. Does `numerical_grad` agree
    more with one rule than with the other?

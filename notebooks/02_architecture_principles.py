@@ -359,9 +359,9 @@ plt.show()
 # %% [markdown]
 r"""
 The field fills only its middle. The reason is counting: many paths lead from the middle
-pixel to the unit, and a single one from a corner. The number of paths follows a binomial
-distribution, so the effective field is a Gaussian whose width grows with the *square root*
-of the depth (Luo et al., 2016). Strides, dilation and large kernels (ConvNeXt's 7×7) are
+pixel to the unit, and a single one from a corner. Along each axis a path is a sum of
+independent steps of -1, 0 and 1, so the effective field tends to a Gaussian whose width
+grows with the *square root* of the depth (Luo et al., 2016). Strides, dilation and large kernels (ConvNeXt's 7×7) are
 ways to see further.
 """
 
@@ -542,13 +542,13 @@ architectures by several points. For a comparison under one recipe see the study
 
 ## What to keep
 
-| principle | what it does | first in | in the code |
+| principle | what it does | made known by | in the code |
 |---|---|---|---|
 | 1×1 convolution | mixes channels at each pixel, cheaply | Network in Network, 2013 | [code](../cnn_jax/models/nin.py) |
 | small kernels, deep | the same field with fewer weights | VGG, 2014 | [code](../cnn_jax/models/vgg.py) |
 | skip connection | the gradient passes beside the block | ResNet, 2015 | [code](../cnn_jax/layers/residual.py) |
 | bottleneck | filters few channels | ResNet-50, 2015 | [code](../cnn_jax/layers/residual.py) |
-| depthwise separable | filters and mixes apart | Xception, MobileNet, 2017 | [code](../cnn_jax/layers/depthwise_separable.py) |
+| depthwise separable | filters and mixes apart | Xception, 2016; MobileNet, 2017 | [code](../cnn_jax/layers/depthwise_separable.py) |
 | inverted bottleneck | wide inside, narrow outside | MobileNetV2, 2018 | [code](../cnn_jax/layers/inverted_bottleneck.py) |
 | compound scaling | one factor for three sizes | EfficientNet, 2019 | [code](../cnn_jax/models/efficientnet.py) |
 
@@ -558,8 +558,8 @@ architectures by several points. For a comparison under one recipe see the study
    change, and why is it no longer smooth?
 2. Repeat section 4 with `resnet110`, and with `train=False`. Which of the two differences
    comes from batch norm?
-3. Find $d$, $w$ and $r$ with $d\,w^2 r^2 = 2$ that scale the depth alone less and the
-   resolution more, and count the parameters as well.
+3. Find $d$, $w$ and $r$ with $d\,w^2 r^2 = 2$ that scale the depth less and the
+   resolution more than EfficientNet's, and count the parameters as well.
 
 **Read on.** M. Lin et al., *Network in Network*, 2013, <https://arxiv.org/abs/1312.4400>.
 K. Simonyan and A. Zisserman, *Very Deep Convolutional Networks*, 2014,

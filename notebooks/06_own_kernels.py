@@ -35,7 +35,9 @@ a minute on two CPU cores.
 import os
 import textwrap
 
-# Eight devices on one CPU, to try what will run on many. Must be set before JAX starts.
+# Eight devices on one CPU, to try what will run on many, also where there is a GPU. Must
+# be set before JAX starts.
+os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import chex

@@ -31,7 +31,15 @@ place=(--project "$PROJECT" --zone "$ZONE")
 
 queued() { gcloud compute tpus queued-resources "$1" "$NAME" "${place[@]}" "${@:2}"; }
 
-state() { queued describe --format 'value(state.state)'; }
+look() { # sets `now` to the request's state; a question that fails is asked again
+  local attempt
+  for attempt in {1..20}; do
+    if now=$(queued describe --format 'value(state.state)'); then return; fi
+    echo "$NAME: its state is not known ($attempt of 20)" >&2
+    sleep "$POLL_SECONDS"
+  done
+  return 1
+}
 
 run() {
   gcloud compute tpus tpu-vm ssh "$NAME" "${place[@]}" --quiet --worker all \
@@ -46,8 +54,8 @@ worker() { # a command of worker.sh with what train.sh reads
 }
 
 wait_for_slice() {
-  local now
-  while now=$(state) && [ "$now" != ACTIVE ]; do
+  local now=
+  while look && [ "$now" != ACTIVE ]; do
     case $now in
     FAILED | SUSPENDED | SUSPENDING)
       echo "tpu_vm.sh: the request $NAME is $now; see: tpu_vm.sh status" >&2
@@ -71,7 +79,9 @@ create() {
 
 install() { # what is committed here, on all workers
   local archive
-  archive=$(mktemp -d)/cnn_jax.tar.gz
+  temporary=$(mktemp -d)
+  trap 'rm -rf "$temporary"' EXIT
+  archive=$temporary/cnn_jax.tar.gz
   git -C "$here/../.." archive --format tar.gz --output "$archive" HEAD
   gcloud compute tpus tpu-vm scp "$archive" "$NAME:" "${place[@]}" --quiet --worker all
   run 'mkdir -p cnn_jax && tar -xzf cnn_jax.tar.gz -C cnn_jax'
@@ -81,15 +91,21 @@ install() { # what is committed here, on all workers
 delete() { queued delete --force --quiet; }
 
 train() {
-  local status now
+  local status now= ended
   while true; do
     status=0
     worker start "$@" && worker follow || status=$?
     if [ "$status" -eq 0 ]; then return; fi
-    now=$(state)
+    look
     if [ "$now" = ACTIVE ]; then
-      echo "tpu_vm.sh: training ended with an error, on a slice that is there" >&2
-      return "$status"
+      ended=$(worker ended) || ended=
+      if [ -n "$ended" ]; then
+        echo "tpu_vm.sh: training ended with an error, on a slice that is there" >&2
+        return "$status"
+      fi
+      echo "$NAME: the connection was lost, training may go on"
+      sleep "$POLL_SECONDS"
+      continue
     fi
     echo "$NAME: $now, queueing again"
     delete

@@ -13,7 +13,7 @@ EXPERIMENT=${EXPERIMENT:-imagenet_resnet50} # a file of experiments/
 PRESET=${PRESET:-v5e_8}                     # what its --help lists
 RUN=${RUN:-$EXPERIMENT-$PRESET}             # the run's name in the bucket
 DATA_DIR=${DATA_DIR:-$BUCKET/tfds}          # a local copy is faster to read
-RUN_DIR=${RUN_DIR:-$HOME/runs/$RUN}         # local: logs, metrics, the report
+RUN_DIR=${RUN_DIR:-${HOME:-/tmp}/runs/$RUN} # local: logs, metrics, the report
 PYTHON=${PYTHON:-python}
 
 cd "$(dirname "$0")/../.."
@@ -32,12 +32,13 @@ trap stop TERM
   --run-dir "$RUN_DIR" --checkpoint-dir "$BUCKET/runs/$RUN/checkpoints" \
   --resume "$@" &
 child=$!
+wait "$child" || true
+while kill -0 "$child" 2>/dev/null; do # a signal ends the waiting, not the child
+  wait "$child" || true
+done
+# It may have ended before the loop looked; bash keeps its status.
 status=0
 wait "$child" || status=$?
-while kill -0 "$child" 2>/dev/null; do # a signal ends the waiting, not the child
-  status=0
-  wait "$child" || status=$?
-done
 
 # Only the first process of a run has written files.
 if [ -e "$RUN_DIR/config.json" ]; then

@@ -4,6 +4,7 @@
 #   bash experiments/cloud/worker.sh install   Python, this project, libtpu
 #   bash experiments/cloud/worker.sh start     train.sh, detached, again after status 75
 #   bash experiments/cloud/worker.sh follow    shows the log; ends with train.sh's status
+#   bash experiments/cloud/worker.sh ended     says that status, once there is one
 set -euo pipefail
 
 PYTHON_VERSION=${PYTHON_VERSION:-3.12} # the images' own is too old
@@ -47,15 +48,20 @@ follow() {
   exit "$(cat "$status_file")"
 }
 
-command=${1:?"expected install, start or follow"}
+ended() {
+  if [ -e "$status_file" ]; then echo "train.sh ended with $(cat "$status_file")"; fi
+}
+
+command=${1:?"expected install, start, follow or ended"}
 shift
 case $command in
 install) install ;;
 start) start "$@" ;;
 run) run_until_done "$@" ;;
 follow) follow ;;
+ended) ended ;;
 *)
-  echo "worker.sh: got '$command', expected install, start or follow" >&2
+  echo "worker.sh: got '$command', expected install, start, follow or ended" >&2
   exit 2
   ;;
 esac

@@ -233,6 +233,8 @@ def test_a_worker_starts_again_after_75_and_no_other(tools, worker, statuses, st
     assert done.returncode == status
     assert len(tools.calls()) == len(statuses)
     assert all(call[-2:] == ["--epochs", "18"] for call in tools.calls())
+    ended = tools.run(worker, "ended")
+    assert (ended.returncode, ended.stdout) == (0, f"train.sh ended with {status}\n")
     assert done.stdout.count("epoch") == len(statuses)
 
 
@@ -357,10 +359,35 @@ def test_training_goes_on_in_another_slice_after_a_preemption(gcloud):
 def test_training_that_fails_is_not_repeated(gcloud):
     gcloud.answer("follow", "1")
     gcloud.answer("describe", "0 ACTIVE")
+    gcloud.answer("ended", "0 train.sh ended with 1")
     done = gcloud.run(CLOUD / "tpu_vm.sh", "train", **PLACE)
     assert done.returncode == 1
     assert "ended with an error, on a slice that is there" in done.stderr
-    assert verbs(gcloud) == ["start", "follow", "describe"]
+    assert verbs(gcloud) == ["start", "follow", "describe", "ended"]
+
+
+@pytest.mark.parametrize("answer", ["0", "255"], ids=["training", "not reached"])
+def test_a_lost_connection_is_no_end_of_training(gcloud, answer):
+    gcloud.answer("follow", "255", "0 epoch")
+    gcloud.answer("describe", "0 ACTIVE")
+    gcloud.answer("ended", answer)
+    done = gcloud.run(CLOUD / "tpu_vm.sh", "train", **PLACE)
+    assert done.returncode == 0, done.stderr
+    training = ["start", "follow"]
+    assert verbs(gcloud) == [*training, "describe", "ended", *training]
+
+
+def test_a_look_at_the_queue_that_fails_is_repeated(gcloud):
+    gcloud.answer("follow", "255", "0 epoch")
+    gcloud.answer("describe", "1", "1", "0 ACTIVE")
+    done = gcloud.run(CLOUD / "tpu_vm.sh", "train", **PLACE)
+    assert done.returncode == 0, done.stderr
+    gcloud.answer("describe", *["1"] * 20)
+    gcloud.answer("follow", "255")
+    done = gcloud.run(CLOUD / "tpu_vm.sh", "train", **PLACE)
+    assert done.returncode == 1
+    assert "its state is not known (20 of 20)" in done.stderr
+    assert "delete" not in verbs(gcloud)
 
 
 @pytest.mark.parametrize("preset", ["v5e_8", "v5e_256", "v4_32"])
@@ -400,7 +427,9 @@ def test_slurm_queues_a_run_again_after_75(tools, recipes, status):
     tools.add("scontrol")
     done = tools.run(CLOUD / "slurm.sbatch", "--epochs", "18", **SLURM)
     assert done.returncode == status
-    (_, *command), *others = tools.calls()
+    (call, *others) = tools.calls()
+    assert call[:3] == ["srun", "--cpus-per-task", "12"]
+    command = call[3:]
     assert others == ([["scontrol", "requeue", "123"]] if status == 75 else [])
     config = parsed(recipes, command)
     assert (config.mesh, config.num_workers, config.resume) == ("data=8", 11, True)
