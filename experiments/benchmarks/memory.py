@@ -90,7 +90,7 @@ def take_orders(options: argparse.Namespace) -> None:
     """Carries out what the other process says, line by line."""
     import jax
 
-    keep_memory()
+    keeps = keep_memory()
     (model,) = options.models
     orders = {"steps": StepTaker(model, options), "runs": RunMaker(model, options)}
     for line in sys.stdin:
@@ -99,7 +99,12 @@ def take_orders(options: argparse.Namespace) -> None:
         jax.block_until_ready(orders[what](int(number)))
         seconds = time.perf_counter() - started
         pages = _page_faults() - before
-        found = {"seconds": seconds, "pages": pages, "mebibytes": _resident_mebibytes()}
+        found = {
+            "seconds": seconds,
+            "pages": pages,
+            "mebibytes": _resident_mebibytes(),
+            "keeps": keeps,
+        }
         print(json.dumps(found), flush=True)
 
 
@@ -150,11 +155,13 @@ class RunMaker:
         count = 4 * self._options.batch
         images = random.integers(0, 256, (count, *shape), np.uint8)
         labels = random.integers(0, 10, count, np.int32)
-        model = cnn_jax.create_model(self._name, num_classes=10)
+        dtype = self._options.dtype
+        model = cnn_jax.create_model(self._name, num_classes=10, dtype=dtype)
         for _ in range(number):
             self._seed += 1
             config = TrainConfig(
                 model=self._name,
+                dtype=dtype,
                 epochs=2,
                 batch_size=self._options.batch,
                 learning_rate=1e-3,
@@ -182,6 +189,8 @@ def measure(model: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         both = (kept, anew)
         progress.begin(f"{model}: compile and warm up")
         first = [each.tell("steps", WARM_UP) for each in both]
+        if not first[0]["keeps"]:
+            raise SystemExit("memory.py: nothing is kept here; expected glibc.")
         taken = []
         for number in range(rounds):
             progress.begin(f"{model}: round {number + 1}")
