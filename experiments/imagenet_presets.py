@@ -6,8 +6,8 @@ the statistics of batch normalisation, the processes that decode. What the netwo
 learns by is the recipe's own. A field given on the command line wins over its preset;
 the learning rate does not follow a `--batch-size` that is given.
 
-None of them has been run on its machine here. `cnn_jax.planning.plan.make_plan` compiles
-the programs of those for a TPU without one, and does so each night in the tests.
+None of them has been run on its machine here. The tests of each night compile the
+programs of those for a TPU, by `cnn_jax.planning.plan.make_plan`, without one.
 """
 
 from __future__ import annotations
