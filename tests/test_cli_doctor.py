@@ -24,6 +24,16 @@ def run(capsys, *arguments):
     return status, captured.out, captured.err
 
 
+WITHOUT_LOCK = """
+import pathlib, sys
+from cnn_jax import cli
+from cnn_jax.doctor import accelerators
+accelerators.LOCK_FILE = pathlib.Path("/proc/none")
+sys.exit(cli.main(sys.argv[1:]))
+"""
+"""The command on a host on which no process has used a TPU."""
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """Returns its status on this machine, its JSON and the files that it left."""
@@ -37,7 +47,7 @@ def report(tmp_path_factory):
     }
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "cnn_jax.cli", "doctor", "--json"),
+            *(sys.executable, "-c", WITHOUT_LOCK, "doctor", "--json"),
             *("--checkpoint-dir", directory / "run", "--dataset", "digits"),
         ],
         env=environment,
@@ -117,6 +127,31 @@ def test_a_fault_is_status_1(capsys, monkeypatch):
     }
 
 
+def address_of(text):
+    return ["--coordinator-address", text, "--num-processes", 2, "--process-id", 1]
+
+
+def test_the_time_of_each_check(capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "cnn_jax.doctor.examine", lambda wanted: asked.append(wanted) or iter(FINDINGS)
+    )
+    run(capsys)
+    run(capsys, "--timeout", "7")
+    assert [wanted.seconds for wanted in asked] == [120.0, 7.0]
+
+
+def test_numerics_without_the_cpu_are_one_sentence(capsys, monkeypatch):
+    def no_cpu(*arguments, backend=None, **options):
+        raise RuntimeError(f"Unknown backend {backend}")
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    monkeypatch.setattr(jax, "local_devices", no_cpu)
+    status, out, err = run(capsys, "--numerics", "lenet5")
+    assert (status, out) == (2, "")
+    assert "set JAX_PLATFORMS=tpu,cpu" in err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -125,6 +160,9 @@ def test_a_fault_is_status_1(capsys, monkeypatch):
         (["--split", "test"], "--split: expected with --dataset"),
         (["--numerics", "resnet19"], "resnet19"),
         (["--numerics", "lenet5", "--run-dir", "x"], "--run-dir"),
+        (["--numerics", "lenet5", "--timeout", "60"], "--timeout: expected without"),
+        (address_of("host..x:1234"), "each of its parts"),
+        (address_of("h" * 64 + ":1234"), "each of its parts"),
         (["--process-id", "1"], "coordinator_address"),
         (["--coordinator-address", "host"], "host:port"),
         (["--coordinator-address", "host:1234"], "num_processes"),

@@ -104,7 +104,6 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout",
         type=number_in(Real(1, 3600)),
-        default=120.0,
         metavar="SECONDS",
         help="how long each check may take (default: 120)",
     )
@@ -137,7 +136,7 @@ def _run_checks(options: argparse.Namespace) -> int:
             coordinator_address=options.coordinator_address,
             num_processes=options.num_processes,
             process_id=options.process_id,
-            seconds=options.timeout,
+            seconds=120.0 if options.timeout is None else options.timeout,
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
@@ -185,7 +184,7 @@ def _run_numerics(options: argparse.Namespace) -> int:
 
     others = ("data_dir", "dataset", "split", "checkpoint_dir", "run_dir")
     group = ("coordinator_address", "num_processes", "process_id")
-    for name in (*others, *group):
+    for name in (*others, *group, "timeout"):
         if getattr(options, name) is not None:
             raise UsageError(
                 f"--{name.replace('_', '-')}: expected without --numerics, which "

@@ -6,7 +6,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-from cnn_jax.doctor.finding import Finding, fault, ok, warning
+from cnn_jax.doctor.finding import Finding, counted, fault, ok, warning
 from cnn_jax.doctor.versions import installed
 
 LOCK_FILE = pathlib.Path("/tmp/libtpu_lockfile")
@@ -45,7 +45,7 @@ def check_tpu() -> Finding:
     if chips and libtpu is None:
         return fault(
             name,
-            f"{chips} chips are attached, and libtpu is not installed, so jax computes "
+            f"{_attached(chips)}, and libtpu is not installed, so jax computes "
             "on the CPU.",
             "Run `python -m pip install -U 'jax[tpu]'`.",
         )
@@ -63,13 +63,17 @@ def check_tpu() -> Finding:
             "Set JAX_PLATFORMS=cpu on a host without a TPU.",
         )
     if chips:
-        return ok(name, f"{chips} chips are attached, libtpu {libtpu} is installed.")
+        return ok(name, f"{_attached(chips)}, libtpu {libtpu} is installed.")
     return ok(name, "no chip is attached, and libtpu is not installed.")
 
 
 def check_tpu_lock() -> Finding:
-    """Checks that no other process holds the TPU."""
+    """Checks that no other process holds the TPU.
+
+    Without a chip it is a warning: runs on the CPU work.
+    """
     name = "TPU lock file"
+    refused = fault if num_tpu_chips() else warning
     try:
         status = LOCK_FILE.stat()
     except FileNotFoundError:
@@ -81,13 +85,13 @@ def check_tpu_lock() -> Finding:
     holders = [pid for pid in _holders(status) if pid != os.getpid()]
     if holders:
         who = " and ".join(map(_process, holders))
-        return fault(
+        return refused(
             name,
             f"{LOCK_FILE} is locked by {who}: libtpu refuses a second process.",
             "Wait for that process or end it.",
         )
     if not os.access(LOCK_FILE, os.R_OK | os.W_OK):
-        return fault(
+        return refused(
             name,
             f"{LOCK_FILE} is of user {status.st_uid} and cannot be written, which "
             "libtpu takes for a TPU in use.",
@@ -124,6 +128,10 @@ def check_gpu() -> Finding:
     if plugins:
         return ok(name, f"a GPU is attached, {plugins[0]} is installed.")
     return ok(name, "no NVIDIA GPU is attached, and no CUDA plugin is installed.")
+
+
+def _attached(chips: int) -> str:
+    return f"{counted(chips, 'chip')} {'is' if chips == 1 else 'are'} attached"
 
 
 def _holders(status: os.stat_result) -> Iterator[int]:

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any
 
 _GRACE = 10.0
 """Seconds that the process has to end by itself, before it is killed."""
@@ -55,7 +55,7 @@ def ask(task: Mapping[str, Any], seconds: float) -> Answer:
       What it answered, finished or not.
     """
     reader, writer = os.pipe()
-    with tempfile.TemporaryFile() as errors:
+    with _scratch() as errors:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "cnn_jax.doctor.inside", str(writer)],
             stdin=subprocess.PIPE,
@@ -84,11 +84,25 @@ def ask(task: Mapping[str, Any], seconds: float) -> Answer:
     return _answer(text, said, process.returncode, seconds if is_late else None)
 
 
+def _scratch() -> IO[bytes]:
+    """Opens a file in memory where the system has them: no disk need be writable."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("doctor"), "w+b")
+    return tempfile.TemporaryFile()
+
+
 def _environment() -> dict[str, str]:
-    """Returns this process's, with this package where the other looks for packages."""
+    """Returns this process's, with this package where the other looks for packages.
+
+    Compiled programs are not kept: nothing that is written stays.
+    """
     paths = [str(pathlib.Path(__file__).parents[2])]
     paths += filter(None, [os.environ.get("PYTHONPATH")])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
+    }
 
 
 def _read(reader: int, seconds: float) -> tuple[bytes, bool]:

@@ -6,7 +6,15 @@ import pathlib
 import warnings
 from typing import Any
 
-from cnn_jax.doctor.finding import Finding, TookTooLongError, fault, ok, warning, within
+from cnn_jax.doctor.finding import (
+    Finding,
+    TookTooLongError,
+    counted,
+    fault,
+    ok,
+    warning,
+    within,
+)
 from cnn_jax.files import is_local
 
 NUM_EXAMPLES = 64
@@ -79,14 +87,16 @@ def _read(name: str, dataset: str, data_dir: str | None, split: str) -> Finding:
     if broken:
         return fault(
             name,
-            f"{len(broken)} of {len(numbers)} examples that were tried cannot be read, "
-            f"number {broken[0]} the first.",
+            f"{len(broken)} of {counted(len(numbers), 'example')} that "
+            f"{'was' if len(numbers) == 1 else 'were'} tried cannot be read, number "
+            f"{broken[0]} the first.",
             "Prepare or copy the set again, or allow for them by --max-bad-images.",
         )
     where = "" if not is_local(dataset) or "folder:" in dataset else _place(source)
     sentence = (
-        f"{count:,} examples of {len(source.class_names):,} classes{where}; "
-        f"{len(numbers)} were read and decoded."
+        f"{counted(count, 'example')} of "
+        f"{counted(len(source.class_names), 'class', 'classes')}{where}; "
+        f"{len(numbers)} {'was' if len(numbers) == 1 else 'were'} read and decoded."
     )
     if left_out:
         return warning(name, f"{sentence} {left_out[0]}", "See that none is missed.")

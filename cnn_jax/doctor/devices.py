@@ -11,6 +11,7 @@ from typing import Any
 from cnn_jax import memory
 from cnn_jax.doctor.child import Answer
 from cnn_jax.doctor.computations import OPTIONS, TOLERANCE
+from cnn_jax.doctor.directories import nearest_existing
 from cnn_jax.doctor.finding import Finding, fault, ok, warning
 
 _REASONS = {
@@ -40,7 +41,7 @@ def check_devices(answer: Answer) -> Iterator[Finding]:
     name = "devices"
     devices = result_of(answer, "devices")
     if devices is None:
-        yield fault(name, *_why(answer, "devices", "start"))
+        yield fault(name, *_why(answer, "join", "devices", "start"))
         return
     kinds = collections.Counter(each["kind"] for each in devices["local"])
     listed = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
@@ -126,9 +127,12 @@ def check_cache(settings: Mapping[str, Any] | None) -> Finding:
         )
     if "://" in directory:
         return ok(name, f"{directory}.")
-    path = pathlib.Path(directory).expanduser()
-    nearest = next(each for each in (path, *path.parents) if each.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+    try:
+        nearest = nearest_existing(pathlib.Path(directory).expanduser())
+        is_writable = os.path.isdir(nearest) and os.access(nearest, os.W_OK | os.X_OK)
+    except (OSError, RuntimeError):  # the latter for an unknown ~user
+        is_writable = False
+    if not is_writable:
         return warning(
             name,
             f"{directory} cannot be written, so nothing is kept.",
@@ -157,6 +161,8 @@ def _why(answer: Answer, *stages: str) -> tuple[str, str]:
     """Returns why a stage has no result, and what to do."""
     for stage in stages:
         error = (answer.found.get(stage) or {}).get("error")
+        if error is not None and stage == "join":
+            return f"not tried: {_REASONS[stage]} failed: {error}", "Mend that first."
         if error is not None:
             chosen = os.environ.get("JAX_PLATFORMS")
             given = f" with JAX_PLATFORMS={chosen}" if chosen else ""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -42,14 +44,45 @@ def check_directory(name: str, directory: str, seconds: float) -> list[Finding]:
         ]
 
 
+def nearest_existing(path: pathlib.Path) -> pathlib.Path:
+    """Returns a path, or the nearest of its parents that is there.
+
+    Args:
+      path: What a run may have to make.
+
+    Raises:
+      OSError: If the system does not say, as behind a directory without permission.
+    """
+    for each in (path, *path.parents):
+        try:
+            os.stat(each)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        return each
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+
 def _check_local(name: str, directory: str) -> list[Finding]:
-    path = pathlib.Path(directory).expanduser().absolute()
-    if path.exists() and not path.is_dir():
+    try:
+        path = pathlib.Path(directory).expanduser().absolute()
+        # A run makes it; what is there of it can be tried.
+        nearest = nearest_existing(path)
+    except (OSError, RuntimeError) as error:  # the latter for an unknown ~user
+        why = getattr(error, "strerror", None) or str(error).rstrip(".")
+        return [
+            fault(
+                name,
+                f"{directory} cannot be reached: {why}.",
+                "Choose another, or have it made accessible.",
+            )
+        ]
+    if nearest == path and not os.path.isdir(path):
         return [fault(name, f"{path} is a file.", "Name a directory.")]
-    # A run makes it; what is there of it can be tried.
-    nearest = next(each for each in (path, *path.parents) if each.exists())
     is_new = "" if nearest == path else f", which does not exist yet, in {nearest}"
-    findings = [_check_writing(name, path, nearest, is_new), _check_space(name, path)]
+    findings = [
+        _check_writing(name, path, nearest, is_new),
+        _check_space(name, nearest),
+    ]
     if nearest == path and findings[0].verdict == "ok":
         findings.append(_check_lock(name, path))
     return findings
@@ -97,8 +130,7 @@ def _trial_directory(parent: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def _check_space(name: str, path: pathlib.Path) -> Finding:
-    nearest = next(each for each in (path, *path.parents) if each.exists())
+def _check_space(name: str, nearest: pathlib.Path) -> Finding:
     name = f"{name}, space"
     try:
         usage, names = shutil.disk_usage(nearest), os.statvfs(nearest)
@@ -165,24 +197,39 @@ def _check_remote(name: str, directory: str) -> list[Finding]:
         from cnn_jax.checkpoint.files import as_path
 
         path = as_path(directory)
-        trial = path / f"{_PREFIX}{os.getpid()}"
+        # A process's number may be that of another host's process too.
+        trial = path / f"{_PREFIX}{uuid.uuid4().hex}"
     except ImportError as error:
         return [_no_library(name, directory, error)]
     except ValueError as error:
         return [fault(name, str(error), "Name a directory, or gs://BUCKET/PATH.")]
+    content, failed = b"", []
     try:
+        doing = "written"
         trial.write_bytes(b"doctor")
+        doing = "read"
         content = trial.read_bytes()
-        trial.unlink()
     except ImportError as error:
         return [_no_library(name, directory, error)]
     except Exception as error:  # of the bucket's own library
+        failed.append(f"cannot be {doing}: {type(error).__name__}: {error}")
+    finally:
+        # What was refused may have been written all the same.
+        try:
+            trial.unlink()
+        except Exception as error:
+            if doing == "read":
+                failed.append(
+                    f"cannot be removed and stays behind as {trial.name}: "
+                    f"{type(error).__name__}: {error}"
+                )
+    if failed:
         return [
             fault(
                 name,
-                f"{directory} cannot be written: {type(error).__name__}: {error}",
-                "See that the bucket is there and that this host's account may write "
-                "to it (`gcloud auth application-default login`).",
+                f"{directory}: an object {'; it '.join(failed)}",
+                "See that the bucket is there and that this host's account may write, "
+                "read and delete in it (`gcloud auth application-default login`).",
             )
         ]
     if content != b"doctor":

@@ -46,6 +46,17 @@ def fault(name: str, sentence: str, remedy: str) -> Finding:
     return Finding(name, "fault", sentence, remedy)
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Returns `1 core`, `2 cores`, `1,797 classes`.
+
+    Args:
+      number: How many.
+      noun: What, in the singular.
+      plural: In the plural; None for the noun with an s.
+    """
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 class TookTooLongError(TimeoutError):
     """A check did not return in its time."""
 

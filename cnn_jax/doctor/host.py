@@ -9,7 +9,8 @@ import tempfile
 import time
 
 from cnn_jax import machine, memory
-from cnn_jax.doctor.finding import Finding, ok, warning
+from cnn_jax.doctor.directories import nearest_existing
+from cnn_jax.doctor.finding import Finding, counted, ok, warning
 
 SHARED_MEMORY = pathlib.Path("/dev/shm")
 """The directory through which worker processes hand batches over."""
@@ -31,7 +32,7 @@ def check_cores() -> Finding:
     """Says what this process computes on."""
     cores, present = machine.num_cores(), os.cpu_count() or 1
     limited = f", of {present} of the machine" if cores < present else ""
-    return ok("processor", f"{machine.cpu_model()}, {cores} cores{limited}.")
+    return ok("processor", f"{machine.cpu_model()}, {counted(cores, 'core')}{limited}.")
 
 
 def check_memory() -> Finding:
@@ -99,21 +100,22 @@ def check_clock(directory: str | os.PathLike[str] | None) -> Finding:
         temporary files.
     """
     name = "clock"
-    where = pathlib.Path(tempfile.gettempdir() if directory is None else directory)
-    where = where.expanduser().absolute()
-    # A run makes its directory.
-    where = next(each for each in (where, *where.parents) if each.exists())
+    where: str | os.PathLike[str] = directory or "a directory for temporary files"
     try:
+        where = tempfile.gettempdir() if directory is None else directory
+        # A run makes its directory.
+        where = nearest_existing(pathlib.Path(where).expanduser().absolute())
         before = time.time()
         with tempfile.NamedTemporaryFile(dir=where, prefix=".cnn_jax_doctor_") as file:
             file.write(b"0")
             file.flush()
             written = os.stat(file.name).st_mtime
         after = time.time()
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the latter for an unknown ~user
+        why = getattr(error, "strerror", None) or error
         return warning(
             name,
-            f"not compared: no file can be written to {where} ({error.strerror}).",
+            f"not compared: no file can be written to {where} ({why}).",
             "Name a directory that can be written by --checkpoint-dir.",
         )
     ahead = max(written - after, before - written, 0.0)

@@ -49,9 +49,11 @@ def main(descriptor: int, task: Mapping[str, Any]) -> None:
     if join:
         connected = stage("join", lambda: _join(processes, join))
         if connected is None:
+            _write(descriptor, ["end", "end", None])
             return
     devices = stage("devices", computations.describe_devices)
     if devices is None:
+        _write(descriptor, ["end", "end", None])
         return
     stage("settings", computations.describe_settings)
     stage("arithmetic", computations.check_arithmetic)

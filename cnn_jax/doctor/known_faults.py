@@ -117,19 +117,25 @@ def judge_known_faults(
                 each, name, version, "the process that tried it here was ended"
             )
         elif each.probe not in answer.found:
-            reason = (
-                "it might end the group"
-                if each.probe in ABORTING and not answer.problem
-                else answer.problem or "there is no device"
-            )
             yield warning(
                 name,
-                f"not tried: {reason}. Seen in jax {each.versions}: {each.effect} "
-                f"({each.source}).",
+                f"not tried: {_reason(each, platform, answer)}. Seen in jax "
+                f"{each.versions}: {each.effect} ({each.source}).",
                 each.remedy,
             )
         else:
             yield _judged(each, name, version, answer.found[each.probe])
+
+
+def _reason(each: KnownFault, platform: str | None, answer: Answer) -> str:
+    """Returns why a fault was not tried."""
+    if answer.problem:
+        return answer.problem
+    if "error" in (answer.found.get("join") or {}):
+        return "the processes were not connected"
+    if platform is not None and each.probe in ABORTING:
+        return "it might end the group"
+    return "there is no device"
 
 
 def _judged(

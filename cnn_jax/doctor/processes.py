@@ -9,7 +9,7 @@ from typing import Any
 
 from cnn_jax.doctor.child import Answer
 from cnn_jax.doctor.devices import result_of
-from cnn_jax.doctor.finding import Finding, fault, ok, warning
+from cnn_jax.doctor.finding import Finding, counted, fault, ok, warning
 from cnn_jax.doctor.host import CLOCK_TOLERANCE
 from cnn_jax.doctor.roll_call import NoCoordinatorError, Roll, call_roll
 from cnn_jax.doctor.versions import all_versions
@@ -66,10 +66,11 @@ def check_group(answer: Answer, num_processes: int | None) -> Finding:
             "Start doctor in all of them at the same time, with the same address.",
         )
     count = joined["count"]
+    connected = f"jax connected {counted(count, 'process', 'processes')}"
     if num_processes is not None and count != num_processes:
         return fault(
             name,
-            f"jax connected {count} processes, expected {num_processes}.",
+            f"{connected}, expected {num_processes}.",
             "Give the same --num-processes to all.",
         )
     texts = result_of(answer, "group")
@@ -77,11 +78,14 @@ def check_group(answer: Answer, num_processes: int | None) -> Finding:
         why = (answer.found.get("group") or {}).get("error") or answer.problem
         return fault(
             name,
-            f"jax connected {count} processes, which cannot exchange a text: {why}.",
+            f"{connected}, which cannot exchange a text: {why}.",
             "See that the hosts reach each other at all ports, not the coordinator's "
             "alone.",
         )
-    return ok(name, f"jax connected {count} processes, which exchanged a text.")
+    return ok(
+        name,
+        f"{connected}, which exchanged a text.",
+    )
 
 
 def _findings(
@@ -107,7 +111,10 @@ def _findings(
             )
         )
     elif not findings:
-        findings.append(ok(name, f"all {num_processes} have started."))
+        all_of = (
+            f"all {num_processes} have" if num_processes > 1 else "the only one has"
+        )
+        findings.append(ok(name, f"{all_of} started."))
     findings += [_versions(roll.facts), _clocks(roll.ahead)]
     return not missing and not roll.problems, findings
 
@@ -132,7 +139,7 @@ def _versions(facts: Mapping[int, Mapping[str, Any]]) -> Finding:
             f"they differ: {' | '.join(differing)}.",
             "Install the same versions and set the same variables on all hosts.",
         )
-    return ok(name, f"the same in {len(facts)} processes.")
+    return ok(name, f"the same in {counted(len(facts), 'process', 'processes')}.")
 
 
 def _clocks(ahead: Mapping[int, float]) -> Finding:

@@ -109,6 +109,10 @@ def _connect(host: str, port: int, deadline: float) -> socket.socket:
         left = deadline - time.monotonic()
         try:
             return socket.create_connection((host, port), timeout=max(left, 0.1))
+        except UnicodeError as error:  # a part of it is empty or too long
+            raise NoCoordinatorError(
+                f"{host} is no name of a host ({error})"
+            ) from error
         except OSError as error:
             if left <= _PAUSE:
                 raise NoCoordinatorError(

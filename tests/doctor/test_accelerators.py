@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -42,7 +43,7 @@ def test_libtpu_and_chips(chips, monkeypatch):
     assert (found.verdict, "JAX_PLATFORMS=cpu" in found.remedy) == ("warning", True)
     chips("0x0063", "0x0063", "0x0042")  # the last is a network card
     found = accelerators.check_tpu()
-    assert (found.verdict, found.sentence[:2]) == ("ok", "2 ")
+    assert (found.verdict, found.sentence[:21]) == ("ok", "2 chips are attached,")
     install(monkeypatch)
     found = accelerators.check_tpu()
     assert (found.verdict, "jax[tpu]" in found.remedy) == ("fault", True)
@@ -57,11 +58,27 @@ sys.stdin.read()
 """
 
 
-def test_a_lock_names_its_process(tmp_path, monkeypatch):
+def require_listed(path):
+    """Skips the test where the system does not list its own lock of a file."""
+    status = path.stat()
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+    with open(path, "w") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        try:
+            listed = pathlib.Path("/proc/locks").read_text()
+        except OSError:
+            listed = ""
+    if f"{device}:{status.st_ino} " not in listed:
+        pytest.skip("/proc/locks does not list locks here")
+
+
+def test_a_lock_names_its_process(tmp_path, monkeypatch, chips):
+    chips("0x0063")
     path = tmp_path / "lock"
     monkeypatch.setattr(accelerators, "LOCK_FILE", path)
     assert "is not there" in accelerators.check_tpu_lock().sentence
     path.write_text("")
+    require_listed(path)
     found = accelerators.check_tpu_lock()
     assert (found.verdict, "left behind" in found.sentence) == ("ok", True)
     process = subprocess.Popen(
@@ -90,13 +107,31 @@ def test_its_own_lock_holds_nobody_up(tmp_path, monkeypatch):
         assert accelerators.check_tpu_lock().verdict == "ok"
 
 
-def test_a_lock_file_of_somebody_else(tmp_path, monkeypatch):
+def test_a_lock_file_of_somebody_else(tmp_path, monkeypatch, chips):
     path = tmp_path / "lock"
     path.write_text("")
     monkeypatch.setattr(accelerators, "LOCK_FILE", path)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert accelerators.check_tpu_lock().verdict == "warning"
+    chips("0x0063")
     found = accelerators.check_tpu_lock()
     assert (found.verdict, "sudo rm" in found.remedy) == ("fault", True)
+
+
+def test_a_held_lock_without_a_chip_is_a_warning(tmp_path, monkeypatch, chips):
+    path = tmp_path / "lock"
+    path.write_text("")
+    monkeypatch.setattr(accelerators, "LOCK_FILE", path)
+    monkeypatch.setattr(accelerators, "_holders", lambda status: [2**22 + 1])
+    assert accelerators.check_tpu_lock().verdict == "warning"
+    chips("0x0063")
+    assert accelerators.check_tpu_lock().verdict == "fault"
+
+
+def test_one_chip_is_not_many(chips, monkeypatch):
+    install(monkeypatch, libtpu="0.0.30")
+    chips("0x0063")
+    assert accelerators.check_tpu().sentence.startswith("1 chip is attached,")
 
 
 def test_a_gpu_and_its_plugin(tmp_path, monkeypatch):

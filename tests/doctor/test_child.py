@@ -1,11 +1,16 @@
 """A process that hangs or ends: what it was doing has a name."""
 
 import json
+import os
+import tempfile
 
 import pytest
 
-from cnn_jax.doctor import child, devices
+from cnn_jax.doctor import child, computations, devices, inside
 from cnn_jax.doctor.child import Answer
+from cnn_jax.doctor.known_faults import judge_known_faults
+from cnn_jax.doctor.processes import check_group
+from cnn_jax.training.devices import processes as training_processes
 
 
 @pytest.fixture
@@ -136,3 +141,58 @@ def test_settings_that_make_runs_slow_are_warnings(tmp_path):
     assert check({"cache": "/proc/sys/cache"}).verdict in ("ok", "warning")
     (tmp_path / "file").write_text("")
     assert check({"cache": str(tmp_path / "file")}).verdict == "warning"
+
+
+def test_no_directory_for_temporary_files_is_needed(begins_with, monkeypatch):
+    if not hasattr(os, "memfd_create"):
+        pytest.skip("the system has no files in memory")
+    begins_with("import os; os.write(2, b'said'); os._exit(3)")
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/none"])
+    answer = child.ask({}, 60.0)
+    assert (answer.problem, answer.errors) == (
+        "its process ended with status 3",
+        "said",
+    )
+
+
+def test_programs_of_the_other_process_are_not_kept():
+    assert child._environment()["JAX_ENABLE_COMPILATION_CACHE"] == "false"
+
+
+@pytest.mark.parametrize("task", [{"join": {"coordinator_address": "none"}}, {}])
+def test_what_ends_early_has_answered(task, monkeypatch):
+    """The way of `inside.main` with no device, or no group, as the other reads it."""
+
+    def fail(*arguments, **options):
+        raise RuntimeError("none here")
+
+    monkeypatch.setattr(computations, "describe_devices", fail)
+    monkeypatch.setattr(training_processes, "initialize_hosts", fail)
+    monkeypatch.setattr(inside.faulthandler, "dump_traceback_later", fail_not)
+    monkeypatch.setattr(inside.resource, "setrlimit", fail_not)
+    reader, writer = os.pipe()
+    with open(reader, "rb") as answers:
+        inside.main(writer, {"seconds": 60.0, "abort": True, **task})
+        os.close(writer)
+        answer = child._answer(answers.read(), "", 0, None)
+    assert (answer.unfinished, answer.problem) == (None, "")
+    (found,) = devices.check_devices(answer)
+    what = "joining the group of processes" if task else "initialising the devices"
+    assert f"{what} failed" in found.sentence
+    assert "RuntimeError: none here" in found.sentence
+    reason = "the processes were not connected" if task else "there is no device"
+    for known in judge_known_faults("0.10.2", None, answer):
+        assert f"not tried: {reason}." in known.sentence
+    if task:
+        group = check_group(answer, 2)
+        assert "RuntimeError: none here" in group.sentence
+
+
+def fail_not(*arguments, **options):
+    """Does nothing to the process of the tests."""
+
+
+def test_a_cache_that_the_system_does_not_let_be_seen_is_a_warning(tmp_path):
+    path = tmp_path / ("n" * 300)  # refused, as without permission
+    assert devices.check_cache({"cache": str(path)}).verdict == "warning"

@@ -126,6 +126,67 @@ def test_a_bucket_that_cannot_be_reached_is_one_sentence(monkeypatch):
     assert (found.verdict, "no route" in found.sentence) == ("fault", True)
 
 
+@pytest.fixture
+def bucket(monkeypatch):
+    """Returns names -> contents of objects, and the set of what is refused."""
+    objects, refused = {}, set()
+
+    def act(verb, function):
+        def run(self, *arguments, **options):
+            if verb in refused:
+                raise PermissionError(f"{verb} is refused")
+            return function(self.name, *arguments)
+
+        return run
+
+    path = type(directories_path("gs://bucket/run"))
+    for verb, function in (
+        ("write_bytes", objects.__setitem__),
+        ("read_bytes", objects.__getitem__),
+        ("unlink", objects.pop),
+    ):
+        monkeypatch.setattr(path, verb, act(verb, function))
+    return objects, refused
+
+
+def test_a_bucket_that_refuses_reading_keeps_no_object(bucket):
+    objects, refused = bucket
+    assert look("gs://bucket/run")[0].verdict == "ok"
+    refused.add("read_bytes")
+    (found,) = look("gs://bucket/run")
+    assert found.verdict == "fault"
+    assert "cannot be read: PermissionError" in found.sentence
+    assert objects == {}
+    refused.add("write_bytes")
+    assert "cannot be written: PermissionError" in look("gs://bucket/run")[0].sentence
+
+
+def test_objects_that_cannot_be_removed_are_named_and_do_not_collide(bucket):
+    objects, refused = bucket
+    refused.add("unlink")
+    for number in (1, 2):
+        (found,) = look("gs://bucket/run")
+        assert found.verdict == "fault"
+        assert "cannot be removed" in found.sentence
+        assert len(objects) == number
+    assert list(objects)[-1] in found.sentence
+
+
+def test_a_directory_that_cannot_be_seen_is_one_sentence(tmp_path, monkeypatch):
+    (found,) = look(tmp_path / ("n" * 300))
+    assert (found.verdict, "too long" in found.sentence) == ("fault", True)
+    real = os.stat
+
+    def closed(path, *arguments, **options):
+        if os.fspath(path) == str(tmp_path / "closed" / "run"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", closed)
+    (found,) = look(tmp_path / "closed" / "run")
+    assert (found.verdict, "Permission denied" in found.sentence) == ("fault", True)
+
+
 def test_an_unknown_kind_of_path_is_a_fault():
     (found,) = look("ftp://host/run")
     assert (found.verdict, "gs://" in found.sentence) == ("fault", True)

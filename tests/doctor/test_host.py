@@ -3,6 +3,7 @@
 import os
 import resource
 import shutil
+import tempfile
 import types
 
 import pytest
@@ -15,6 +16,12 @@ def test_this_host():
         found = check()
         assert found.verdict in ("ok", "warning")
         assert any(map(str.isdigit, found.sentence))
+
+
+def test_one_core_is_not_many(monkeypatch):
+    monkeypatch.setattr(host.machine, "num_cores", lambda: 1)
+    assert ", 1 core" in host.check_cores().sentence
+    assert "1 cores" not in host.check_cores().sentence
 
 
 def test_little_memory_is_a_warning(monkeypatch):
@@ -70,4 +77,16 @@ def test_a_file_system_with_another_clock_is_a_warning(tmp_path, monkeypatch, se
 
 def test_where_nothing_can_be_written_the_clock_is_not_compared():
     found = host.check_clock("/proc")
+    assert (found.verdict, "not compared" in found.sentence) == ("warning", True)
+
+
+def test_no_directory_for_temporary_files_is_a_warning(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/none"])
+    found = host.check_clock(None)
+    assert (found.verdict, "not compared" in found.sentence) == ("warning", True)
+
+
+def test_a_directory_that_cannot_be_seen_is_a_warning(tmp_path):
+    found = host.check_clock(tmp_path / ("n" * 300))
     assert (found.verdict, "not compared" in found.sentence) == ("warning", True)

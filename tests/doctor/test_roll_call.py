@@ -161,3 +161,17 @@ def test_versions_that_differ_are_a_fault():
 
 def test_what_a_process_says_fits_into_a_line():
     assert len(json.dumps(processes.own_facts())) < roll_call._LONGEST / 8
+
+
+def test_a_name_that_no_host_can_have_is_an_answer():
+    with pytest.raises(NoCoordinatorError, match="no name of a host"):
+        call_roll("host..x:1234", 2, 1, {}, 5.0)
+    all_came, (found,) = processes.check_roll("host..x:1234", 2, 1, 5.0)
+    assert (all_came, found.verdict) == (False, "fault")
+
+
+def test_one_process_is_not_many():
+    (roll,) = call_all([0], 1)
+    _, findings = processes._findings(roll, 1, 1.0)
+    assert findings[0].sentence == "the only one has started."
+    assert findings[1].sentence == "the same in 1 process."

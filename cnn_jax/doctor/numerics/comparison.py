@@ -19,7 +19,13 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from cnn_jax.doctor.numerics.steps import Computed, Way, compute, initial
+from cnn_jax.doctor.numerics.steps import (
+    Computed,
+    Way,
+    compute,
+    initial,
+    reference_device,
+)
 from cnn_jax.doctor.numerics.taps import Noise
 
 ROUNDINGS = 128
@@ -100,7 +106,8 @@ def check_numerics(
       A comparison for each way.
 
     Raises:
-      ValueError: If the network's layers depend on the dtype.
+      ValueError: If the network's layers depend on the dtype, or the reference would
+        be computed on a CPU that JAX may not use.
     """
     reference = Reference(model, image_shape, batch_size, seed, each)
     found = []
@@ -122,6 +129,7 @@ class Reference:
         each: Callable[[str], None],
     ):
         """Computes it; the arguments are those of `check_numerics`."""
+        reference_device()  # before any work
         self._model = model
         each("drawing a batch")
         shape = (batch_size, *image_shape)

@@ -215,6 +215,23 @@ def _by_path(tree: Any) -> dict[str, np.ndarray]:
     }
 
 
+def reference_device() -> jax.Device:
+    """Returns the device that computes in float64.
+
+    Raises:
+      ValueError: If it would be the CPU and JAX may not use it.
+    """
+    if jax.default_backend() != "tpu":
+        return jax.local_devices()[0]
+    try:
+        return jax.local_devices(backend="cpu")[0]  # a TPU has no float64
+    except RuntimeError as error:
+        raise ValueError(
+            f"JAX_PLATFORMS: got {jax.config.jax_platforms!r}; set "  # type: ignore[attr-defined]
+            "JAX_PLATFORMS=tpu,cpu: the reference is computed on the CPU."
+        ) from error
+
+
 @contextlib.contextmanager
 def _precision(dtype: str) -> Iterator[None]:
     """Computes in a dtype: float64 where there is one, and products no narrower."""
@@ -228,8 +245,6 @@ def _precision(dtype: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _on_reference_device() -> Iterator[None]:
-    # A TPU has no float64.
-    on_tpu = jax.default_backend() == "tpu"
-    device = jax.local_devices(backend="cpu" if on_tpu else None)[0]
+    device = reference_device()
     with jax.default_device(device), K.target_platform(device.platform):
         yield
