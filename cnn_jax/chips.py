@@ -26,6 +26,7 @@ class Chip:
       ici_bandwidth: Bytes per second that it sends over all its links to other chips,
         one way; None where it is not published.
       max_chips: The chips of a pod, the largest slice there is.
+      num_dimensions: Those of the torus of a slice's chips.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Chip:
     flops_per_cycle: int
     ici_bandwidth: float | None
     max_chips: int
+    num_dimensions: int
 
     @property
     def clock(self) -> float:
@@ -63,22 +65,22 @@ CHIPS = {
     chip.name: chip
     for chip in (
         # Memory, bandwidth and peak: `jax`'s own table, jax/_src/tpu_info.py.
-        Chip("v2", 2, 16 * 2**30, 716e9, 46e12, 2 * _MXU, None, 256),
+        Chip("v2", 2, 16 * 2**30, 716e9, 46e12, 2 * _MXU, None, 256, 2),
         # Two cores of two units. 340 TB/s of all-reduce bandwidth over 1,024 chips.
-        Chip("v3", 2, 32 * 2**30, 900e9, 123e12, 4 * _MXU, 340e12 / 1024, 1024),
+        Chip("v3", 2, 32 * 2**30, 900e9, 123e12, 4 * _MXU, 340e12 / 1024, 1024, 2),
         # Two cores of four units. 1.1 PB/s of all-reduce bandwidth over 4,096 chips.
-        Chip("v4", 2, 32 * 2**30, 1200e9, 275e12, 8 * _MXU, 1.1e15 / 4096, 4096),
+        Chip("v4", 2, 32 * 2**30, 1200e9, 275e12, 8 * _MXU, 1.1e15 / 4096, 4096, 3),
         # Links: half of 400 GB/s in both directions; 51.2 TB/s over 256 chips agrees.
-        Chip("v5e", 1, 16 * 2**30, 819e9, 197e12, 4 * _MXU, 200e9, 256),
+        Chip("v5e", 1, 16 * 2**30, 819e9, 197e12, 4 * _MXU, 200e9, 256, 2),
         # Half of 1,200 GB/s in both directions.
-        Chip("v5p", 2, 95 * 2**30, 2765e9, 459e12, 8 * _MXU, 600e9, 8960),
+        Chip("v5p", 2, 95 * 2**30, 2765e9, 459e12, 8 * _MXU, 600e9, 8960, 3),
         # Half of 800 GB/s; 102.4 TB/s over 256 chips agrees. FLOPs of a cycle: libtpu
         # 0.0.50 plans 369,000 of them for a product of 8192 x 8192 matrices, more than
         # the 262,144 of two units of 256 x 256; twice these is the next multiple.
-        Chip("v6e", 1, 32 * 2**30, 1638e9, 918e12, 16 * _MXU, 400e9, 256),
+        Chip("v6e", 1, 32 * 2**30, 1638e9, 918e12, 16 * _MXU, 400e9, 256, 2),
         # Bandwidth: jax/_src/tpu_info.py. FLOPs of a cycle as for v6e: 422,000 planned
         # for each of two cores. The links' bandwidth is left open.
-        Chip("tpu7x", 2, 192 * 2**30, 7400e9, 2307e12, 32 * _MXU, None, 9216),
+        Chip("tpu7x", 2, 192 * 2**30, 7400e9, 2307e12, 32 * _MXU, None, 9216, 3),
     )
 }
 """The chips of Cloud TPU by name."""

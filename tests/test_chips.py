@@ -9,6 +9,7 @@ from cnn_jax.chips import CHIPS, PEAK_FLOPS
 def test_numbers_are_of_their_size(chip):
     assert 0.6e9 < chip.clock < 2.4e9
     assert 50 < chip.ridge < 700
+    assert chip.num_dimensions in (2, 3)
     assert chip.hbm_bytes >= 16 * 2**30
     assert chip.ici_bandwidth is None or chip.ici_bandwidth < chip.hbm_bandwidth
 

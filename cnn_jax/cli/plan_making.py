@@ -8,12 +8,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
 from cnn_jax import sharding
 from cnn_jax.cli.plan import IMAGES_OF_A_DEVICE
 from cnn_jax.cli.usage import working
 from cnn_jax.files import json_value
 from cnn_jax.messages import warn
 from cnn_jax.models import model_info
+from cnn_jax.planning.compiled import cache_directory
 from cnn_jax.planning.plan import Plan, make_plan
 from cnn_jax.planning.search import (
     Candidate,
@@ -25,9 +28,12 @@ from cnn_jax.planning.search import (
 )
 from cnn_jax.planning.topology import Topology, find_devices, parse_topology
 from cnn_jax.report.environment import command_line, describe_environment
-from cnn_jax.report.plan_page import verdict
+from cnn_jax.report.plan_page import images, verdict
 from cnn_jax.report.words import duration
 from cnn_jax.training import TrainConfig
+
+LONGEST_REASON = 500
+"""Characters of a compiler's message."""
 
 
 def make_record(options: argparse.Namespace) -> dict[str, Any]:
@@ -41,6 +47,8 @@ def make_record(options: argparse.Namespace) -> dict[str, Any]:
     """
     planner = _Planner(options)
     candidates = _candidates(options, planner)
+    if options.cache != "none":
+        cache_directory(options.cache)
     plans: list[Plan] = []
     conclusions: list[str] = []
     if options.max_batch:
@@ -63,7 +71,6 @@ def _summarize(
     left_out: Sequence[str],
     conclusions: list[str],
 ) -> dict[str, Any]:
-
     best = find_best(plans)
     command = None if best is None else command_of(plans[best], _also(options))
     if options.search and best is not None:
@@ -99,7 +106,8 @@ def _largest(planner: _Planner, candidate: Candidate) -> tuple[list[Plan], list[
     if not fitting:
         return plans, [f"No batch from {start:,} down fits."]
     largest = fitting[-1].settings["batch_size"]
-    words = f"Largest batch: {largest:,}, {fitting[-1].devices['images']:,} a device."
+    a_device = images(fitting[-1].to_dict())
+    words = f"Largest batch: {largest:,}, {a_device} a device."
     double = [p for p in plans if p.settings["batch_size"] == 2 * largest]
     if double:
         words += f" Its double: {verdict(double[0].to_dict())}"
@@ -144,10 +152,12 @@ class _Planner:
                     num_classes=options.num_classes,
                     cache=None if options.cache == "none" else options.cache,
                 )
-        except ValueError as error:
-            if not options.search:
-                raise
+        except (ValueError, jax.errors.JaxRuntimeError) as error:
             reason = " ".join(str(error).split())
+            if isinstance(error, jax.errors.JaxRuntimeError):
+                reason = f"the compiler failed: {reason[:LONGEST_REASON]}"
+            if not options.search:
+                raise ValueError(reason) from error
             self.left_out.append(f"Left out: {candidate.topology}: {reason}")
             return None
         seconds = time.monotonic() - started
@@ -185,10 +195,14 @@ def _candidates(options: argparse.Namespace, planner: _Planner) -> list[Candidat
     remats: list[bool | None] = [options.remat or None]
     if options.search and options.remat is None:
         remats = [None, True]
+    # A process has one number of CPU devices, the first that it is asked for.
+    slices = [parse_topology(name) for name in options.topology]
+    for topology in sorted(slices, key=lambda each: -each.num_chips):
+        planner.devices(topology.name)
     candidates: list[Candidate] = []
     for name in options.topology:
         choices = {
-            "parallel": options.parallel,
+            "parallel": options.parallel or ["jit"],
             "mesh": options.mesh or [None],
             "batch_size": _batches(options, len(planner.devices(name)[1])),
             "batch_norm_scope": scopes
@@ -207,7 +221,8 @@ def _batches(options: argparse.Namespace, num_devices: int) -> list[int]:
         return [options.batch_per_device * num_devices]
     found: list[int] = options.batch_size or [IMAGES_OF_A_DEVICE * num_devices]
     if options.search and len(found) == 1:
-        return [found[0], max(1, found[0] // 2), found[0] * 2]
+        found = [found[0], max(1, found[0] // 2), found[0] * 2]
+        return list(dict.fromkeys(found))
     return found
 
 
@@ -224,6 +239,12 @@ def _check_single(options: argparse.Namespace) -> None:
                 f"{name}: got {', '.join(map(str, values))}; expected one, or --search "
                 "to compare several."
             )
+    name = options.topology[0]
+    if options.max_batch and parse_topology(name).chip is None:
+        raise ValueError(
+            f"max_batch: got {name}, whose memory is not known, so that every batch "
+            "would fit; expected a slice of TPUs, such as v5e:2x4."
+        )
 
 
 def _also(options: argparse.Namespace) -> list[str]:

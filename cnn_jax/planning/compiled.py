@@ -16,6 +16,7 @@ import json
 import os
 import pathlib
 import re
+import tempfile
 import time
 import zlib
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ import jax
 import numpy as np
 
 from cnn_jax import files
+from cnn_jax.messages import warn
+from cnn_jax.ranges import shown
 
 FORMAT = 1
 """Of the files; others are not read."""
@@ -70,27 +73,53 @@ def compile_program(
       lowered: The traced program.
       devices: Its devices.
       cache: The directory of the files; None to compile in any case and keep nothing. A
-        damaged file is replaced.
+        damaged file is replaced. One that cannot be written in the end is a warning.
 
     Returns:
       The answer, and whether it was in the cache.
 
     Raises:
-      OSError: If the cache cannot be written.
+      ValueError: If `cache` names no directory.
+      OSError: If nothing can be written there; raised before compiling.
       jax.errors.JaxRuntimeError: If the compiler fails for another reason than memory.
     """
     path = None
     if cache is not None:
         key = program_key(lowered, devices)
-        path = pathlib.Path(cache).expanduser() / f"{key}.json"
+        path = cache_directory(cache) / f"{key}.json"
         kept = _read(path)
         if kept is not None:
             return kept, True
+        # Compiling takes minutes, and they are lost where it cannot be kept.
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
     answer = _compile(lowered, devices)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, answer)
+        try:
+            _write(path, answer)
+        except OSError as error:
+            warn(f"{path}: the compiler's answer could not be kept: {error}")
     return answer, False
+
+
+def cache_directory(cache: str | os.PathLike[str]) -> pathlib.Path:
+    """Returns the directory of the files, and makes it where it is not there.
+
+    Raises:
+      ValueError: If the name is empty, or begins with the `~` of an unknown user.
+      OSError: If it cannot be made.
+    """
+    if not os.fspath(cache):
+        raise ValueError("cache: got an empty name, expected a directory or `none`.")
+    try:
+        path = pathlib.Path(cache).expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"cache: got {shown(os.fspath(cache))}, whose home directory is not known; "
+            "expected a directory or `none`."
+        ) from error
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def program_key(lowered: jax.stages.Lowered, devices: Sequence[Any]) -> str:
@@ -110,6 +139,27 @@ def program_key(lowered: jax.stages.Lowered, devices: Sequence[Any]) -> str:
         if "/" in name or "(" in name:  # scopes, and not a function's name
             known.update(name.encode() + b"\0")
     return known.hexdigest()
+
+
+def refused_bytes(refusal: str) -> tuple[int | None, int | None]:
+    """Returns what the compiler says that a step needs, and what there is.
+
+    Args:
+      refusal: Its message: "... Used 17.53G of 15.75G hbm. ...", or "... the total
+        memory required for HLO temporaries (17.53G) exceeds available HBM (15.75G)",
+        which leaves out what is kept.
+    """
+    size = r"([\d.]+)([KMGT]?)"
+    found = re.search(rf"[Uu]sed {size} of {size} hbm", refusal) or re.search(
+        rf"\({size}\) exceeds available HBM \({size}\)", refusal
+    )
+    if found is None:
+        return None, None
+    scale = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    return (
+        int(float(found[1]) * scale[found[2]]),
+        int(float(found[3]) * scale[found[4]]),
+    )
 
 
 def compiler_versions(devices: Sequence[Any]) -> dict[str, str]:

@@ -58,8 +58,9 @@ class Instruction:
       operands: The names of the instructions that it reads.
       attributes: What else stands in its line.
       cycles: The compiler's estimate; None where it gives none.
-      op_name: The operation that it comes from, with the names of the scopes around it;
-        of several that were merged, the last one's. Empty where there is none.
+      op_name: The operation that it comes from, with the names of the scopes around it.
+        A fusion has the name of its last operation; one operation that the compiler
+        made of several has all their names, separated by `;`. Empty if there is none.
       is_entry: Whether it stands in the program itself and not in a function of it.
     """
 

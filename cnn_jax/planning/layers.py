@@ -64,7 +64,8 @@ def place_of(op_name: str, paths: Collection[str]) -> Place:
     """
     if not op_name:
         return Place(UNNAMED, UPDATE)
-    # Of several operations that were merged, the first one is named first.
+    # Of the names of one operation that the compiler made of several, the first counts.
+    # (A fusion has but one, that of its last operation.)
     words = op_name.partition(";")[0].split("/")
     parts = [word for word in words if word not in _RECOMPUTED]
     for index, part in enumerate(parts):

@@ -12,7 +12,7 @@ from cnn_jax.analysis.summary import summarize
 from cnn_jax.models import create_model
 from cnn_jax.models.registry import sized_for
 from cnn_jax.planning.collectives import Collective, find_collectives, total_seconds
-from cnn_jax.planning.compiled import CACHE, Answer, compile_program
+from cnn_jax.planning.compiled import CACHE, Answer, compile_program, refused_bytes
 from cnn_jax.planning.hlo import Instruction, activation_bytes, read_instructions
 from cnn_jax.planning.layers import PASSES, Place, module_paths, place_all
 from cnn_jax.planning.step import PlannedStep, plan_step
@@ -33,7 +33,8 @@ class Plan:
     Attributes:
       settings: What was asked for: `model`, `topology`, `batch_size` and the other
         fields of `TrainConfig` that decide it.
-      devices: `count`, `per_chip`, `images` of a device, and `kind`.
+      devices: `count`, `per_chip`, `kind`, and `images`, the batch by the count: less
+        than one where devices share an image.
       fits: Whether the step compiles and fits into a device's memory.
       refusal: Why it does not, as the compiler says it; empty if it does.
       memory: Bytes of a device: `parameters`, `optimizer`, `batch_statistics`,
@@ -74,7 +75,9 @@ class Plan:
     @property
     def cycles_per_image(self) -> float | None:
         """Cycles of a device for each of its images; None if unknown."""
-        return None if self.cycles is None else self.cycles / self.devices["images"]
+        if self.cycles is None:
+            return None
+        return float(self.cycles * self.devices["count"] / self.settings["batch_size"])
 
     @property
     def seconds_per_image(self) -> float | None:
@@ -162,6 +165,8 @@ def read_plan(
         bandwidth=None if bandwidth is None else bandwidth / per_chip,
         shape=topology.shape,
     )
+    # Without a program, its collectives are not known.
+    exchange = total_seconds(collectives) if answer.text else None
     passes = {name: place.part for name, place in places.items()}
     memory = _memory(step, answer, topology, per_chip, instructions, passes)
     needed, available = memory["total"], memory["available"]
@@ -177,7 +182,7 @@ def read_plan(
         cycles=total,
         without_estimate=None if total is None else _num_unknown(instructions),
         roofline=_roofline(answer, topology, per_chip),
-        speed=_speed(step, topology, per_chip, total, collectives, macs),
+        speed=_speed(step, topology, per_chip, total, exchange, macs),
         layers=_by_layer(instructions, places),
         expensive=_expensive(instructions, places),
         collectives=collectives,
@@ -189,33 +194,13 @@ def read_plan(
     )
 
 
-def refused_bytes(refusal: str) -> tuple[int | None, int | None]:
-    """Returns what the compiler says that a step needs, and what there is.
-
-    Args:
-      refusal: Its message: "... Used 17.53G of 15.75G hbm. ...", or "... the total
-        memory required for HLO temporaries (17.53G) exceeds available HBM (15.75G)",
-        which leaves out what is kept.
-    """
-    size = r"([\d.]+)([KMGT]?)"
-    found = re.search(rf"[Uu]sed {size} of {size} hbm", refusal) or re.search(
-        rf"\({size}\) exceeds available HBM \({size}\)", refusal
-    )
-    if found is None:
-        return None, None
-    scale = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    return (
-        int(float(found[1]) * scale[found[2]]),
-        int(float(found[3]) * scale[found[4]]),
-    )
-
-
 def _devices(step: PlannedStep, topology: Topology) -> dict[str, Any]:
-    count = step.mesh.devices.size
+    count, batch_size = step.mesh.devices.size, step.config.batch_size
+    is_whole = batch_size % count == 0
     return {
         "count": count,
         "per_chip": max(1, count // topology.num_chips),
-        "images": step.config.batch_size // count,
+        "images": batch_size // count if is_whole else batch_size / count,
         "kind": step.mesh.devices.flat[0].device_kind,
     }
 
@@ -299,10 +284,10 @@ def _speed(
     topology: Topology,
     per_chip: int,
     cycles: int | None,
-    collectives: Sequence[Collective],
+    exchange: float | None,
     macs: int,
 ) -> dict[str, float | None]:
-    chip, exchange = topology.chip, total_seconds(collectives)
+    chip = topology.chip
     names = ("step_seconds", "images_per_second", "mfu", "collective_share")
     if chip is None or cycles is None:
         return {"collective_seconds": exchange, **dict.fromkeys(names)}

@@ -126,10 +126,11 @@ def find_best(plans: Sequence[Plan]) -> int | None:
 
     def cost(index: int) -> tuple[float, float]:
         seconds = chip_seconds_per_image(plans[index])
-        memory = plans[index].memory["total"] or 0
+        plan = plans[index]
+        memory = (plan.memory["total"] or 0) * plan.devices["count"]
         return (
             math.inf if seconds is None else seconds,
-            memory / plans[index].devices["images"],
+            memory / plan.settings["batch_size"],
         )
 
     fitting = [index for index, plan in enumerate(plans) if plan.fits]

@@ -72,6 +72,15 @@ def parse_topology(text: str) -> Topology:
             f"chips along two or three dimensions, such as {EXAMPLES}."
         )
     found = Topology(text, CHIPS.get(name), shape)
+    if (
+        found.chip is not None
+        and max(shape[found.chip.num_dimensions :], default=1) > 1
+    ):
+        raise ValueError(
+            f"topology: got {text}, which has {len(shape)} dimensions; expected "
+            f"{found.chip.num_dimensions}, as slices of {name} have, such as "
+            f"{name}:4x4."
+        )
     most = 1024 if found.chip is None else found.chip.max_chips
     if found.num_chips > most:
         raise ValueError(
@@ -120,9 +129,13 @@ def find_devices(topology: Topology) -> Sequence[Any]:
         )
     from jax.experimental import topologies
 
+    options = {}
+    if topology.chip is not None and topology.chip.name == "v4":
+        # A v4's two cores are one device of jax's, which refuses a mesh of cores.
+        options["chip_config_name"] = "megacore"
     try:
         description = topologies.get_topology_desc(
-            platform="tpu", topology_name=topology.name
+            platform="tpu", topology_name=topology.name, **options
         )
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).partition("\n")[0]

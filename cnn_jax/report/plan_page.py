@@ -75,6 +75,12 @@ def verdict(plan: Record) -> str:
     return f"Fits: {total * GIBIBYTE:,.2f} of {available * GIBIBYTE:,.2f} GiB a device."
 
 
+def images(plan: Record) -> str:
+    """Returns the images of a device as text: a part of one where devices share it."""
+    number = plan["settings"]["batch_size"] / plan["devices"]["count"]
+    return f"{number:,.0f}" if number.is_integer() else f"{number:.3g}"
+
+
 def step_table(plan: Record) -> Table:
     """Returns arithmetic, traffic, cycles and speed of a step, one a row."""
     roof, speed = plan["roofline"], plan["speed"]
@@ -90,8 +96,11 @@ def step_table(plan: Record) -> Table:
         ("step", speed["step_seconds"], 1e3, "ms", "cycles at its clock, + exchange"),
         ("speed", speed["images_per_second"], 1, "images/s", "estimate, all devices"),
         ("MFU", speed["mfu"], 100, "%", "estimate, of 6 FLOPs a multiply-add"),
-        ("exchange", speed["collective_share"], 100, "%", "of the step's time"),
+        ("exchange, share", speed["collective_share"], 100, "%", "of the step's time"),
     ]
+    notes, unknown = [ESTIMATE], plan["without_estimate"]
+    if unknown:
+        notes += [f"{unknown} instructions have no estimate: the cycles are too few."]
     columns = (
         Column("name", "Step"),
         Column("value", "Estimate"),
@@ -102,15 +111,10 @@ def step_table(plan: Record) -> Table:
         "A step of one device",
         columns,
         [
-            {
-                "name": name,
-                "value": _figures(value, scale),
-                "unit": unit,
-                "what": what,
-            }
+            {"name": name, "value": _figures(value, scale), "unit": unit, "what": what}
             for name, value, scale, unit, what in rows
         ],
-        [ESTIMATE],
+        notes,
     )
 
 
@@ -256,7 +260,7 @@ def _chart_blocks(record: Record) -> list[Any]:
     frontier = record.get("frontier") or ()
     points = []
     for number, plan in known:
-        value = plan["cycles"] / plan["devices"]["images"] / 1e3
+        value = (_cycles_per_image(plan) or 0) / 1e3
         points.append(
             plots.Point(
                 label=str(number),
@@ -283,7 +287,7 @@ def _chart_blocks(record: Record) -> list[Any]:
 
 
 def _candidate(number: int, plan: Record) -> dict[str, Any]:
-    settings, cycles = plan["settings"], plan["cycles"]
+    settings = plan["settings"]
     return {
         "number": str(number),
         "topology": settings["topology"],
@@ -294,11 +298,16 @@ def _candidate(number: int, plan: Record) -> dict[str, Any]:
         "remat": "yes" if settings["remat"] else "no",
         "fits": "yes" if plan["fits"] else "no",
         "memory": plan["memory"]["total"],
-        "cycles": None if cycles is None else cycles / plan["devices"]["images"],
+        "cycles": _cycles_per_image(plan),
         "exchange": plan["speed"]["collective_share"],
         "speed": plan["speed"]["images_per_second"],
         "mfu": plan["speed"]["mfu"],
     }
+
+
+def _cycles_per_image(plan: Record) -> float | None:
+    cycles, count = plan["cycles"], plan["devices"]["count"]
+    return None if cycles is None else cycles * count / plan["settings"]["batch_size"]
 
 
 def _title(plan: Record) -> str:
@@ -306,7 +315,7 @@ def _title(plan: Record) -> str:
     remat = ", recomputed blocks" if settings["remat"] else ""
     return (
         f"{settings['model']} on {settings['topology']} ({devices['count']} devices), "
-        f"batch {settings['batch_size']:,} ({devices['images']:,} a device), "
+        f"batch {settings['batch_size']:,} ({images(plan)} a device), "
         f"{settings['dtype']}{remat}"
     )
 

@@ -65,8 +65,8 @@ def make_mesh(
       The mesh, with the axes of the specification in its order.
 
     Raises:
-      ValueError: If `devices` is empty, the specification is invalid, or its sizes do
-        not multiply to the number of devices.
+      ValueError: If `devices` is empty, the specification is invalid, its sizes do not
+        multiply to the number of devices, or jax cannot lay it over their slice.
     """
     devices = jax.devices() if devices is None else list(np.ravel(devices))
     if not devices:
@@ -79,12 +79,19 @@ def make_mesh(
             f"expected sizes whose product is the {len(devices)} devices there are."
         )
     # Maps neighbours on the mesh to neighbours in the machine, if JAX knows those.
-    return jax.make_mesh(
-        tuple(sizes.values()),
-        tuple(sizes),
-        axis_types=(AxisType.Auto,) * len(sizes),
-        devices=devices,
-    )
+    try:
+        return jax.make_mesh(
+            tuple(sizes.values()),
+            tuple(sizes),
+            axis_types=(AxisType.Auto,) * len(sizes),
+            devices=devices,
+        )
+    except NotImplementedError as error:
+        product = ",".join(f"{axis}={size}" for axis, size in sizes.items())
+        raise ValueError(
+            f"mesh: got {product}, which the slice's shape cannot hold; expected axes "
+            "whose sizes are products of whole dimensions of the slice."
+        ) from error
 
 
 def parse_mesh(specification: str | Mapping[str, int]) -> dict[str, int]:

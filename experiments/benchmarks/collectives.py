@@ -74,7 +74,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def prepare_platform(options: argparse.Namespace) -> None:
     """Sets what JAX reads once, when it is first asked for a device."""
+    import jax
+
     os.environ["JAX_PLATFORMS"] = "cpu"
+    jax.config.update("jax_platforms", "cpu")  # jax has read its environment already
     slices.prepare_environment()
     if options.platform == "cpu":
         count = f" --xla_force_host_platform_device_count={options.devices}"

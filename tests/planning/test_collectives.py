@@ -1,5 +1,10 @@
 """Collectives: between whom, how much, and for how long."""
 
+import importlib.util
+import os
+import pathlib
+
+import jax
 import pytest
 from planning.test_hlo import TEXT
 
@@ -108,3 +113,17 @@ def test_starts_count_and_ends_and_uses_do_not():
         "all-reduce": 2,
         "all-gather": 1,
     }
+
+
+def test_the_benchmark_compiles_on_cpus_whatever_jax_read_before(monkeypatch):
+    path = pathlib.Path(__file__).parents[2] / "experiments/benchmarks/collectives.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_collectives", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    for name in ("JAX_PLATFORMS", "XLA_FLAGS"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    monkeypatch.setattr(benchmark.slices, "prepare_environment", lambda: None)
+    updates = []
+    monkeypatch.setattr(jax.config, "update", lambda *pair: updates.append(pair))
+    benchmark.prepare_platform(benchmark.parse([]))
+    assert ("jax_platforms", "cpu") in updates

@@ -108,6 +108,46 @@ def test_too_little_memory_is_an_answer(tmp_path):
     assert again == answer
 
 
+class Uncompiled(Lowered):
+    """A program whose compilation would be for nothing."""
+
+    def compile(self):
+        raise AssertionError("it was compiled")
+
+
+def test_a_cache_is_checked_before_compiling(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.write_text("")
+    for cache, kind in (
+        (file, OSError),
+        (file / "x", OSError),
+        ("", ValueError),
+        ("~nobody_of_this_name/x", ValueError),
+    ):
+        with pytest.raises(kind, match=r"cache: got|file"):
+            compiled.compile_program(Uncompiled("x"), DEVICES, cache=cache)
+
+    def refuse(dir):
+        raise PermissionError(13, "Permission denied", str(dir))
+
+    monkeypatch.setattr(compiled.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(PermissionError):
+        compiled.compile_program(Uncompiled("x"), DEVICES, cache=tmp_path)
+
+
+def test_an_answer_that_cannot_be_kept_is_there_all_the_same(
+    tmp_path, monkeypatch, capsys
+):
+    def fail(path, *, shared):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(compiled.files, "whole_file", fail)
+    answer, was_cached = compiled.compile_program(lower(), DEVICES, cache=tmp_path)
+    assert "ENTRY" in answer.text
+    assert not was_cached
+    assert "could not be kept" in capsys.readouterr().err
+
+
 def test_another_failure_is_an_error(tmp_path):
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         compiled.compile_program(Lowered("INTERNAL: x"), DEVICES, cache=tmp_path)

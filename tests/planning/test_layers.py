@@ -39,6 +39,7 @@ PATHS = {"stem", "stem/conv", "block1", "block1/conv1", "block1/conv1/norm"}
         ("jit(f)/shard_map/jvp(ResNet)/stem/add", ("stem", FORWARD)),
         ("jit(f)/add", (OPTIMIZER, UPDATE)),
         ("jit(f)/mul;jit(f)", (OPTIMIZER, UPDATE)),
+        ("jit(f)/jvp(N)/stem/add;jit(f)/jvp(N)/block1/add", ("stem", FORWARD)),
         (r"batch[\'image\']", (ARGUMENTS, UPDATE)),
         ("", (UNNAMED, UPDATE)),
         (

@@ -12,8 +12,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 import cnn_jax
 from cnn_jax import sharding
 from cnn_jax.files import json_value
-from cnn_jax.planning.compiled import Answer
-from cnn_jax.planning.plan import make_plan, read_plan, refused_bytes
+from cnn_jax.planning.compiled import Answer, refused_bytes
+from cnn_jax.planning.plan import make_plan, read_plan
 from cnn_jax.planning.step import plan_step
 from cnn_jax.planning.topology import find_devices, parse_topology
 from cnn_jax.training import TrainState, train_step
@@ -148,6 +148,21 @@ def test_a_refused_step_does_not_fit(recorded, config):
     assert plan.memory["available"] == int(15.75 * 2**30)
     assert plan.cycles is plan.flops is None
     assert plan.layers == plan.expensive == []
+    # Its collectives are not none: they are unknown.
+    assert plan.speed["collective_seconds"] is None
+
+
+def test_devices_that_share_an_image_have_a_part_of_it(config):
+    topology = parse_topology("v5e:2x2")
+    changed = dataclasses.replace(config, batch_size=2, mesh="data=1,spatial=4")
+    model = cnn_jax.create_model("lenet5")
+    step = plan_step(model, changed, jax.devices()[:4], (32, 32, 1), platform="tpu")
+    answer = Answer(HLO.read_text(), {}, {}, "", 1.0, {})
+    found = read_plan(step, answer, topology, (), macs=1, was_cached=False)
+    assert found.devices["images"] == 0.5
+    assert found.cycles_per_image == 2 * found.cycles
+    odd = dataclasses.replace(found, settings={**found.settings, "batch_size": 6})
+    assert odd.cycles_per_image == pytest.approx(found.cycles * 4 / 6)
 
 
 def test_reads_what_the_compiler_refused():

@@ -91,6 +91,21 @@ def test_without_cycles_the_smallest_is_the_best(plan):
     assert find_frontier([larger, plan]) == []
 
 
+def test_memory_is_compared_by_the_image_where_devices_share_one(plan):
+    shared = {**plan.devices, "count": 4, "images": 0.5}
+    total = 4 * plan.memory["total"]
+    one, two = (
+        dataclasses.replace(
+            plan,
+            devices=shared,
+            settings={**plan.settings, "batch_size": batch},
+            memory={**plan.memory, "total": total},
+        )
+        for batch in (2, 3)
+    )
+    assert find_best([one, two]) == 1
+
+
 def test_candidates_are_every_combination_with_the_default_first():
     base = TrainConfig(model="lenet5")
     choices = {"batch_size": [8, 4], "remat": [None, True]}

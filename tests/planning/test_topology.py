@@ -40,6 +40,13 @@ def test_refuses_a_slice_larger_than_a_pod():
         slices.parse_topology("v5e:16x32")
 
 
+@pytest.mark.parametrize("text", ["v2:4x4x4", "v3:2x2x2", "v5e:4x4x4", "v6e:1x2x2"])
+def test_refuses_more_dimensions_than_slices_have(text):
+    with pytest.raises(ValueError, match=r"3 dimensions; expected 2, as slices of"):
+        slices.parse_topology(text)
+    assert slices.parse_topology("v5e:2x2x1").num_chips == 4
+
+
 def test_cpus_are_those_of_the_process():
     assert (
         list(slices.find_devices(slices.parse_topology("cpu:2"))) == jax.devices()[:2]

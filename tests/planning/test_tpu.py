@@ -7,7 +7,8 @@ import json
 import pytest
 from planning.test_plan import compile_plainly
 
-from cnn_jax import cli
+from cnn_jax import cli, sharding
+from cnn_jax.chips import CHIPS
 from cnn_jax.planning.hlo import sum_cycles
 from cnn_jax.planning.plan import make_plan
 from cnn_jax.planning.topology import (
@@ -91,4 +92,21 @@ def test_a_pod_is_described():
     prepare_environment()
     topology = parse_topology("v4:8x8x16")
     assert topology.num_chips == 1024
-    assert len(find_devices(topology)) == 2048
+    assert len(find_devices(topology)) == 1024
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        *(("v2:2x2", 8), ("v3:2x2", 8), ("v4:2x2x1", 4), ("v5e:2x2", 4)),
+        *(("v5p:2x2x1", 4), ("v6e:2x2", 4), ("tpu7x:2x2x1", 8)),
+    ],
+)
+def test_every_chip_gives_a_mesh(name, count):
+    prepare_environment()
+    assert sharding.make_mesh(find_devices(parse_topology(name))).size == count
+
+
+def test_every_chip_is_tried():
+    (marks,) = test_every_chip_gives_a_mesh.pytestmark
+    assert {name.partition(":")[0] for name, _ in marks.args[1]} == set(CHIPS)

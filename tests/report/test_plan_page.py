@@ -125,6 +125,28 @@ def test_what_is_unknown_is_shown_as_missing():
     assert texts["FLOPs"] == "5"
 
 
+def test_rows_of_a_step_have_names_of_their_own():
+    rows = plan_page.step_table(plan_record()).rows
+    assert len({row["name"] for row in rows}) == len(rows)
+
+
+def test_instructions_without_an_estimate_are_said():
+    plan = plan_record()
+    assert "no estimate" not in str(plan_page.step_table(plan).notes)
+    plan["without_estimate"] = 3
+    assert "3 instructions have no estimate" in str(plan_page.step_table(plan).notes)
+
+
+def test_devices_may_share_an_image():
+    plan = plan_record(batch=4)
+    assert plan["devices"]["images"] == 0
+    record = record_of([plan, plan_record(batch=1024)])
+    rows = plan_page.candidate_table(record).rows
+    assert rows[0]["cycles"] == 2 * 3_000_000
+    assert "batch 4 (0.5 a device)" in plan_page.render(record)
+    assert plan_page.images(plan_record(8 * 1024)) == "1,024"
+
+
 def test_the_page_shows_the_plans_and_escapes_names():
     plans = [
         plan_record(),

@@ -63,6 +63,15 @@ def test_a_product_that_is_not_the_devices_is_refused():
         sharding.make_mesh(specification="data=2,fsdp=2")
 
 
+def test_a_mesh_that_a_slice_cannot_hold_is_refused(monkeypatch):
+    def refuse(*arguments, **options):
+        raise NotImplementedError("Failed to find assignment for logical_axis_index 0")
+
+    monkeypatch.setattr(jax, "make_mesh", refuse)
+    with pytest.raises(ValueError, match=r"got data=4,fsdp=2, which the slice's shape"):
+        sharding.make_mesh(specification="data=4,fsdp=2")
+
+
 @pytest.mark.parametrize(
     ("specification", "image", "label"),
     [
