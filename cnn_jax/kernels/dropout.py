@@ -209,7 +209,7 @@ def _drop_squares(x, key, rate, block_size):
     axes = tuple(range(1, x.ndim))
     remaining = jnp.sum(kept, axis=axes, keepdims=True, dtype=jnp.int32)
     dtype = accumulation_dtype(x.dtype)
-    scale = math.prod(x.shape[1:]) / jnp.maximum(remaining, 1).astype(dtype)
+    scale = float(math.prod(x.shape[1:])) / jnp.maximum(remaining, 1).astype(dtype)
     return jnp.where(kept, x * scale.astype(x.dtype), 0)
 
 

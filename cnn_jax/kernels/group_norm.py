@@ -222,7 +222,7 @@ def _group_means(values, x, num_groups, positions, *, summed=False):
     sums = values if summed else jnp.sum(values, positions, keepdims=True)
     group_size = x.shape[-1] // num_groups
     sums = sums.reshape(*sums.shape[:-1], num_groups, group_size)
-    count = group_size * math.prod(x.shape[axis] for axis in positions)
+    count = float(group_size * math.prod(x.shape[axis] for axis in positions))
     return jnp.sum(sums, -1) / count
 
 

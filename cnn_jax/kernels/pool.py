@@ -277,7 +277,7 @@ def _global_avg_pool_fwd(x, sizes):
 
 def _global_avg_pool_bwd(sizes, _, dy):
     batch, channels = dy.shape
-    share = (dy / math.prod(sizes)).reshape(batch, *(1,) * len(sizes), channels)
+    share = (dy / float(math.prod(sizes))).reshape(batch, *(1,) * len(sizes), channels)
     return (jnp.broadcast_to(share, (batch, *sizes, channels)),)
 
 

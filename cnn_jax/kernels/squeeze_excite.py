@@ -124,7 +124,7 @@ def _squeeze_excite_bwd(activation, gate, residuals, dy):
     ds = _product(da.astype(dtype), squeeze_w.T)
 
     g = FUSED[gate].value(wide_q)
-    share = ds / math.prod(x.shape[1:-1])
+    share = ds / float(math.prod(x.shape[1:-1]))
     dx = wide_dy * _at_every_position(g, x) + _at_every_position(share, x)
     gradients = (
         dx,
