@@ -162,7 +162,7 @@ def _batch_norm_bwd(
     x, mean, r, scale, bias = residuals
     dy, dmean, dvar = cotangents
     axes = tuple(range(x.ndim - 1))
-    count = float(math.prod(x.shape[:-1]))  # a pod's batch has more than an int32
+    count = float(math.prod(x.shape[:-1]))  # an int32 is too small for a pod
     wide_scale = scale.astype(r.dtype)
     gain = r * wide_scale
     subtracted = _subtracted(mean, x, activation, target)
