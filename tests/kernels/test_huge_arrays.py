@@ -1,4 +1,4 @@
-"""Arrays of more than 2^31 entries a channel, as whole batches of a pod: traced only."""
+"""Arrays of more than 2^31 entries a channel, as a whole pod has: traced alone."""
 
 import jax
 import jax.numpy as jnp
