@@ -221,6 +221,15 @@ def quoted_figures():
                 f"| {settings['batch_size']:,} | {remat} | "
                 f"{memory if plan['fits'] else 'does not fit |'} |",
             )
+    for chips in (8, 64, 256, 2048):
+        (plan,) = load(f"plan_resnet50_v5p_{chips}")["plans"]
+        speed = plan["speed"]
+        yield (
+            results,
+            f"| {chips:,} | `{plan['settings']['topology']}` | "
+            f"{speed['images_per_second']:,.0f} | "
+            f"{100 * speed['collective_share']:.1f} % |",
+        )
     for plan in load("collectives_cpu")["records"]:
         if plan["name"] == "jit, fsdp" and plan["scope"] == "global":
             text = f"| {plan['all_reduces']} | not compiled | "

@@ -215,8 +215,8 @@ def _by_path(tree: Any) -> dict[str, np.ndarray]:
     }
 
 
-def reference_device() -> jax.Device:
-    """Returns the device that computes in float64.
+def reference_device() -> Any:
+    """Returns the `jax.Device` that computes in float64.
 
     Raises:
       ValueError: If it would be the CPU and JAX may not use it.
