@@ -8,6 +8,8 @@ import os
 # (Level 0 would be quicker still, but the gradient of a maximum is NaN there.) Flags
 # that are set already win: on the second Python, CI tests the kernels at XLA's 3.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# A worker that runs a thousand tests should not keep the most memory of any of them.
+os.environ.setdefault("CNN_JAX_KEEP_MEMORY", "0")
 os.environ["XLA_FLAGS"] = " ".join(
     [
         "--xla_backend_optimization_level=1",
