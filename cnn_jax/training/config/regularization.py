@@ -11,15 +11,18 @@ from cnn_jax.training.config.requirements import MAX_EPOCHS, Share
 Alpha = Annotated[float, Real(1e-3, 1e3, or_zero=True)]
 """Of a Beta distribution whose float32 draws are finite; 0 for none."""
 
-MODEL_FIELDS = (
+REGULARIZERS = (
     "dropout_rate",
     "spatial_dropout_rate",
     "drop_block_rate",
     "drop_block_size",
     "stochastic_depth_rate",
-    "remat",
 )
-"""Fields of the configuration that are the model's own, under the same name."""
+"""Fields of the configuration that are the model's own, under the same name, and that
+evaluation does not see."""
+
+MODEL_FIELDS = (*REGULARIZERS, "remat")
+"""All fields of the configuration that are the model's own."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ from cnn_jax import checkpoint, data
 from cnn_jax.models import list_models
 from cnn_jax.models.registry import registered_as
 from cnn_jax.training.config import TrainConfig
-from cnn_jax.training.config.regularization import MODEL_FIELDS
+from cnn_jax.training.config.regularization import REGULARIZERS
 from cnn_jax.training.optimizers.optimizer import OWN_FIELDS
 from cnn_jax.training.run.images import ImageFormat
 from cnn_jax.training.run.keys import make_keys
@@ -51,7 +51,7 @@ def identify_model(model: Any, name: str) -> dict[str, Any]:
     changed = {
         field: value
         for field, value in ({} if found is None else found[1]).items()
-        if field not in MODEL_FIELDS
+        if field not in REGULARIZERS
     }
     return {
         "name": None if found is None else found[0],
