@@ -2,9 +2,9 @@
 
 XLA's CPU client allocates a step's temporary buffer anew in every step. glibc maps so
 large a block by itself and unmaps it when it is freed, so that the system zeroes and
-hands out every page of it again in the next step. What is kept instead saves a step of
-a convolutional network a fifth to a half of its time; the process keeps the most memory
-that it has had.
+hands out every page of it again in the next step. Where it is kept instead, a step of a
+convolutional network takes next to no page from the system; the process keeps the most
+memory that it has had. `experiments/benchmarks/memory.py` compares both.
 
 The settings are those of `mallopt` in glibc's manual, malloc/malloc.h. They concern the
 whole process and hold until it ends, so nothing here runs when a module is imported.

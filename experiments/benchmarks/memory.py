@@ -9,8 +9,7 @@ is taken within the round. Beside it stand the pages that a step gets from the s
 and the process's resident memory after 20 steps, after all of them, and after as many
 runs of `cnn_jax.fit` in the same process as `--runs` says.
 
-500 steps of ResNet-20 and 20 runs take about 15 minutes on two CPU cores; a line for
-each round says how many there are (`experiments/results/memory_cpu.json`).
+A line for each round says how many there are, and about the time left.
 """
 
 from __future__ import annotations
