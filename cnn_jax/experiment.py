@@ -262,6 +262,8 @@ def main(
       arguments: The options; `sys.argv[1:]` when None.
       presets: What `--preset` can name; without any there is no such option.
     """
+    if arguments is None:
+        program.own_process()
     program.open_descriptors()
     try:
         with program.signals(is_run=True):
@@ -270,7 +272,7 @@ def main(
         sys.exit(program.status_of(stopped, is_run=True))
     except RunStoppedError as error:
         messages.warn(str(error))
-        sys.exit(STOPPED_EXIT_CODE)
+        sys.exit(program.leaving(STOPPED_EXIT_CODE))
     except REFUSALS as error:
         sys.exit(messages.printable(f"{type(error).__name__}: {error}", keep="\n\t"))
     finally:

@@ -28,7 +28,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from cnn_jax import messages
 
@@ -69,6 +69,7 @@ def begin() -> None:
     end up in a file that took the number of a closed descriptor, and names in its
     warnings are escaped.
     """
+    own_process()
     open_descriptors()
     if is_interactive():
         return
@@ -76,6 +77,48 @@ def begin() -> None:
     atexit.register(messages.settle)
     _BEGUN.append(_Listener(_STARTING, raises=False))
     _BEGUN[0].start()
+
+
+def own_process() -> None:
+    """Says that the process is this program's, so that `leaving` may end it.
+
+    For what reads its options from the command line. Where another program, such as a
+    test, calls this one as a function, the process stays that one's.
+    """
+    global _owns_process
+    _owns_process = not is_interactive()
+
+
+def leaving(status: int) -> int:
+    """Returns the exit status of a program that a signal interrupted.
+
+    The compiler and the devices go on with what the interrupted thread no longer waits
+    for. Python's own end would free what they use, and the process would die of
+    SIGSEGV. So a process that is the program's (`own_process`) leaves without that end
+    when it exits: its worker processes are killed and its output is flushed.
+
+    Args:
+      status: What the program exits with.
+    """
+    if _owns_process:
+        atexit.register(_leave, status)
+    return status
+
+
+def _leave(status: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    _kill_workers()
+    os._exit(status)
+
+
+def _kill_workers() -> None:
+    # They would print that they lost their parent.
+    workers = sys.modules.get("multiprocessing.process")
+    for worker in [] if workers is None else workers.active_children():
+        with contextlib.suppress(Exception):
+            worker.kill()
 
 
 def open_descriptors() -> None:
@@ -149,10 +192,10 @@ def starting_processes() -> Iterator[None]:
 
 
 def status_of(stopped: Stopped, *, is_run: bool) -> int:
-    """Says that a signal ended the program; returns the exit status."""
+    """Says that a signal ended the program; returns the exit status, see `leaving`."""
     ending = _STARTING if is_run else _COMMAND
     messages.warn(stopped.sentence or ending.sentence(stopped.number))
-    return ending.status(stopped.number)
+    return leaving(ending.status(stopped.number))
 
 
 def parsed(parse: Callable[[], T], arguments: Sequence[str] | None = None) -> T:
@@ -195,6 +238,7 @@ _STARTING = _Ending(
 )
 _COMMAND = _Ending("stopped before it was done.", lambda number: 128 + number)
 _BEGUN: list[_Listener] = []
+_owns_process = False
 _STARTS_PROCESSES = threading.Lock()
 _starts_processes = False
 
@@ -302,11 +346,7 @@ class _Listener:
         # Not through sys.stderr, whose lock the main thread may hold.
         with contextlib.suppress(OSError):
             os.write(2, f"{self._ending.sentence(number)}\n".encode())
-        # Workers would print that they lost their parent.
-        workers = sys.modules.get("multiprocessing.process")
-        for worker in [] if workers is None else workers.active_children():
-            with contextlib.suppress(Exception):
-                worker.kill()
+        _kill_workers()
         os._exit(self._ending.status(number))
 
 

@@ -254,3 +254,68 @@ def test_names_that_are_not_imported_yet_are_listed():
     for name in cnn_jax.__all__:
         assert name in found
         getattr(cnn_jax, name)
+
+
+ENDING = """
+import atexit, multiprocessing, sys, time, weakref
+OWN
+worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+worker.start()
+class Kept: pass
+kept = Kept()
+kept.itself, kept.end = kept, weakref.finalize(kept, print, "freed")
+try:
+    with program.signals(is_run=True):
+        print("begun")
+        time.sleep(60)
+except program.Stopped as stopped:
+    print(worker.pid)
+    sys.exit(program.status_of(stopped, is_run=True))
+"""
+
+
+@pytest.mark.parametrize("own", ["program.begin()", "program.own_process()", ""])
+def test_what_a_signal_interrupted_leaves_without_pythons_own_end(own):
+    """Which waits for the worker, and frees what other threads may still use."""
+    process = start(ENDING.replace("OWN", own))
+    process.send_signal(signal.SIGTERM)
+    pid = int(process.stdout.readline())
+    if not own:  # the process is another program's, and ends as that would have it
+        os.kill(pid, signal.SIGKILL)
+    # All is read once the worker, which holds the pipes too, has ended.
+    output, error = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert error.startswith("SIGTERM: stopped before ")
+    assert output == ("" if own else "freed\n")
+
+
+COMPILING = """
+import sys
+program.own_process()
+import jax, jax.numpy as jnp
+
+def grow(x):
+    for index in range(2_000):
+        x = jnp.sin(x) @ jnp.cos(x + index)
+    return x
+
+lowered = jax.jit(grow).lower(jnp.ones((8, 8)))
+try:
+    with program.signals(is_run=False):
+        print("begun")
+        while True:
+            lowered.compile()
+except program.Stopped as stopped:
+    sys.exit(program.status_of(stopped, is_run=False))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", NUMBERS)
+def test_an_interrupted_compilation_crashes_nothing(number):
+    """It goes on in a thread of the compiler's, which Python's end frees."""
+    process = start(COMPILING)
+    time.sleep(1.0)
+    status, lines, _ = end(process, number)
+    assert status == 128 + number
+    assert lines == [f"{number.name}: stopped before it was done."]

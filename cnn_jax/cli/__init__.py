@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
       The exit status: 0 for success, 1 for a check that failed, 2 for a command that
       is invalid.
     """
+    if arguments is None:
+        program.own_process()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     program.open_descriptors()
     is_run = arguments[:1] == ["train"]

@@ -213,7 +213,7 @@ def _execute(setup: Setup, *, is_probe: bool) -> tuple[int, Any]:
             ["cnn-jax", "train", "--resume", "--run-dir", _run_dir(setup)]
         )
         messages.warn(f"{error}\n  {line}")
-        return STOPPED_EXIT_CODE, None
+        return program.leaving(STOPPED_EXIT_CODE), None
     except (ValueError, FileExistsError, ImportError) as error:
         raise UsageError(str(error)) from error
     except (ArithmeticError, CheckpointError, OSError) as error:

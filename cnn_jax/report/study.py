@@ -104,7 +104,7 @@ def conduct(
             f"\nInterrupted. To continue: add --run-dir {config.run_dir} --resume"
         )
         is_saved = isinstance(error, RunStoppedError | program.Stopped)
-        return STOPPED_EXIT_CODE if is_saved else 130
+        return program.leaving(STOPPED_EXIT_CODE if is_saved else 130)
     console = messages.console(sys.stdout)
     for each in shown.tables:
         console.print()
