@@ -523,7 +523,7 @@ def test_help_is_short_and_in_groups(capsys):
         assert f"\n{group}\n" in out
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_residual_network_transfers_at_the_first_try(capsys, tmp_path):
     """With nothing but the weights and the folder; chance is a third."""
     classes = {**OTHER_CLASSES, "sky": (120, 170, 230)}

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.full_disk import no_space_for
+from helpers.quick import nightly_except
 from helpers.runs import make_run
 
 import cnn_jax
@@ -363,7 +364,7 @@ def test_a_run_whose_reader_is_gone_is_saved(tmp_path, redirection):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", nightly_except(range(4), range(12)))
 def test_a_signal_at_any_time_while_it_starts(tmp_path, seed):
     generator = random.Random(seed)
     process = start_program(tmp_path / "run")

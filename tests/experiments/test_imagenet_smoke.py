@@ -78,7 +78,7 @@ def epochs_of(files):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_killed_run_ends_on_another_machine_as_one_left_alone(bucket):
     finish(bucket, "alone")
 

@@ -3,12 +3,13 @@
 import random
 
 import pytest
+from helpers.quick import nightly_except
 
 from cnn_jax.checkpoint import points
 from faults import sweep
 from faults.runs import VARIANTS
 
-SLOW_SEEDS = 20
+SEEDS = range(20)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def expected(runner, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(SLOW_SEEDS))
+@pytest.mark.parametrize("seed", nightly_except(SEEDS[:8], SEEDS))
 def test_killed_until_done(runner, tmp_path, expected, seed):
     variant = sweep.variant_of(seed)
     outcome = sweep.kill_until_done(runner, tmp_path, seed, expected(variant))
@@ -37,7 +38,7 @@ def test_all_kinds_of_kills_and_runs_are_drawn():
     drawn = [sweep.draw_kill(random.Random(seed), 36)[0] for seed in range(200)]
     times = {"at a random time", "behind a random step", "while it stopped"}
     assert times | {sweep.STARTING, *points.POINTS} == {*drawn}
-    assert {sweep.variant_of(seed) for seed in range(SLOW_SEEDS)} == {*VARIANTS}
+    assert {sweep.variant_of(seed) for seed in SEEDS} == {*VARIANTS}
 
 
 @pytest.mark.slow

@@ -27,14 +27,14 @@ def check(name, seeds, **options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", all_formats())
-def test_500_of_each(name):
-    check(name, range(500))
+def test_100_of_each(name):
+    check(name, range(100))
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", all_formats())
 def test_10000_of_each(name):
-    check(name, range(500, 10_500), jobs=2)
+    check(name, range(100, 10_100), jobs=2)
 
 
 @pytest.mark.slow

@@ -42,8 +42,8 @@ LONG = {
 }
 """Those of them whose gradient takes a quarter of a minute to compile."""
 
-MARKED = slow_except({*QUICK} - LONG, NAMES)
-"""All models, those marked `slow` that the default tests leave out."""
+MARKED = nightly_except({*QUICK} - LONG, NAMES)
+"""All models, those marked `nightly` that the default tests leave out."""
 
 
 def smallest_of_each_family():

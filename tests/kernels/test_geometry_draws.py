@@ -17,9 +17,10 @@ dtype. So what has a window is drawn again in float32, bfloat16 and float16: val
 gradients, many draws to a program, against the textbook in float64.
 
 The draws are derandomized: the same ones in every run. Compiling their programs takes
-nearly all of the time, so by default there is a share of them; CI makes 500. By hand:
+nearly all of the time, so by default there is a share of them; the nightly run makes
+them all. By hand:
 
-    pytest -m slow -k 500 tests/kernels/test_geometry_draws.py
+    pytest -m nightly -k 500 tests/kernels/test_geometry_draws.py
     pytest -m nightly tests/kernels/test_geometry_draws.py
 """
 
@@ -350,8 +351,9 @@ def test_there_are_as_many_as_they_are_called(draws):
 
 
 def draws_of(kernel):
-    marks = {"500": pytest.mark.slow, "2000": pytest.mark.nightly}
-    marked = [pytest.param(kernel, n, marks=mark) for n, mark in marks.items()]
+    marked = [
+        pytest.param(kernel, n, marks=pytest.mark.nightly) for n in ("500", "2000")
+    ]
     share = [pytest.param(kernel, "a share")] if how_many(kernel, "a share") else []
     return share + marked
 
@@ -413,9 +415,9 @@ def draws_in_dtypes():
             name = f"{kernel}-{dtype.__name__}"
             if dtype != jnp.float16:
                 yield pytest.param(kernel, dtype, DRAWS_PER_PROGRAM, id=f"{name}-few")
-            mark = "nightly" if dtype == jnp.float16 else "slow"
-            marks = getattr(pytest.mark, mark)
-            yield pytest.param(kernel, dtype, count, id=f"{name}-500", marks=marks)
+            yield pytest.param(
+                kernel, dtype, count, id=f"{name}-500", marks=pytest.mark.nightly
+            )
 
 
 def test_there_are_500_in_each_dtype():

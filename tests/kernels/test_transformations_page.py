@@ -10,7 +10,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import pytest
-from helpers.quick import slow_except
+from helpers.quick import nightly_except
 from helpers.transformations import (
     REASONS,
     TRANSFORMATIONS,
@@ -28,7 +28,7 @@ COMMAND = "PYTHONPATH=tests python tests/kernels/test_transformations_page.py"
 CASES = first_cases()
 # The rows that are tried by default; each takes seconds, nearly all of it compiling.
 BY_DEFAULT = ("conv", "max_pool", "batch_norm", "dropout")
-ROWS = slow_except(BY_DEFAULT, CASES)
+ROWS = nightly_except(BY_DEFAULT, CASES)
 
 
 @pytest.mark.parametrize("kernel", ROWS)

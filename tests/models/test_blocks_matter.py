@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.quick import QUICK, slow_except
+from helpers.quick import QUICK, nightly_except
 from references import ours
 
 import cnn_jax
@@ -37,7 +37,7 @@ def reverse(block):
     return jax.tree.map(lambda leaf: leaf[..., ::-1], block)
 
 
-@pytest.mark.parametrize("name", slow_except(CHEAP, QUICK))
+@pytest.mark.parametrize("name", nightly_except(CHEAP, QUICK))
 def test_any_swapped_block_moves_the_logits(name):
     variables, _ = cnn_jax.load_pretrained(name, ours.reference_arrays(name))
     x, _ = ours.example(name)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.quick import slow_except, smallest_of_each_family
+from helpers.quick import nightly_except, smallest_of_each_family
 
 import cnn_jax
 from cnn_jax.analysis.summary import summarize
@@ -14,7 +14,7 @@ from cnn_jax.models.registry import registered_as, sized_for
 from cnn_jax.trees import named_leaves
 
 QUICK = ("lenet5", "resnet20", "vgg8_cifar")
-FAMILIES = slow_except(QUICK, smallest_of_each_family())
+FAMILIES = nightly_except(QUICK, smallest_of_each_family())
 
 
 def leaves_for(name, channels, **fields):

@@ -46,12 +46,7 @@ QUICK = ("lenet5", "resnet20")
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(
-            name, marks=pytest.mark.slow if name in QUICK else pytest.mark.nightly
-        )
-        for name in NETWORKS
-    ],
+    [pytest.param(name, marks=pytest.mark.nightly) for name in NETWORKS],
 )
 def test_value_and_gradients(name, generator):
     size, channels, shrinks = NETWORKS[name]

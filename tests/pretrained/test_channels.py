@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from helpers.quick import nightly_except, slow_except, smallest_of_each_family
+from helpers.quick import nightly_except, smallest_of_each_family
 from references.libraries import import_torchvision
 
 import cnn_jax
@@ -20,7 +20,7 @@ from cnn_jax.pretrained.channels import convert_filters, convert_preprocessing
 from cnn_jax.trees import named_leaves
 
 QUICK = ("resnet20", "vgg8_cifar")
-FAMILIES = slow_except(QUICK, smallest_of_each_family())
+FAMILIES = nightly_except(QUICK, smallest_of_each_family())
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from helpers.quick import QUICK, slow_except
+from helpers.quick import QUICK, nightly_except
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -97,7 +97,7 @@ SIZES = {"alexnet": 224, "inception_v3": 299, "xception": 96, "lenet5": 32}
 SHALLOW = {"lenet5", "nin_cifar", "resnet20", "vgg8_cifar"}
 
 
-@pytest.mark.parametrize("name", slow_except(SHALLOW, QUICK))
+@pytest.mark.parametrize("name", nightly_except(SHALLOW, QUICK))
 def test_every_family_trains_and_evaluates(name, mesh):
     model = cnn_jax.create_model(name)
     size, channels = SIZES.get(name, 64), 1 if name == "lenet5" else 3

@@ -97,7 +97,7 @@ def launch():
         run.kill()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_stopped_and_killed_and_continued_they_end_as_if_left_alone(launch, tmp_path):
     alone, broken = tmp_path / "alone", tmp_path / "broken"
     codes, printed = launch(alone).end()

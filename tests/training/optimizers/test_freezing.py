@@ -238,7 +238,7 @@ def test_before_its_time_a_parameter_is_as_good_as_frozen():
     assert changed(start.params, after.params) == KERNELS | NORMS
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("name", "remat"),
     [("resnet20", False), ("resnet20", True), ("efficientnet_cifar", True)],

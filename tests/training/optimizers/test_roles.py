@@ -75,7 +75,7 @@ def test_models_that_cannot_tell_are_refused(tiny_net):
             head_parameters(model, IMAGES)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "family", sorted({model_info(n).family for n in list_models()})
 )

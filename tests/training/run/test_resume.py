@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from helpers.quick import nightly_except
 from helpers.run_files import read_end
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -76,7 +77,7 @@ def saved_steps(run_dir):
 
 
 @pytest.mark.slow  # `tests/faults/test_sweep.py` kills runs at less expense
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", nightly_except([*PATHS][:1], PATHS))
 @pytest.mark.parametrize("seed", [0])
 def test_killed_between_checkpoints_and_resumed(tmp_path, path, seed):
     options = PATHS[path]

@@ -364,7 +364,7 @@ def test_they_end_no_stage_and_are_as_deep_as_the_head():
     assert depths == {**trunk, **dict.fromkeys(AUXILIARY, 0)}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_googlenets_heads_learn_in_the_loop(config, digits):
     narrow = ((4, 4, 4, 4, 4, 4),)
     model = cnn_jax.create_model(
