@@ -276,7 +276,7 @@ except program.Stopped as stopped:
 
 @pytest.mark.parametrize("own", ["program.begin()", "program.own_process()", ""])
 def test_what_a_signal_interrupted_leaves_without_pythons_own_end(own):
-    """Which waits for the worker, and frees what other threads may still use."""
+    """That end waits for the worker, and frees what other threads may still use."""
     process = start(ENDING.replace("OWN", own))
     process.send_signal(signal.SIGTERM)
     pid = int(process.stdout.readline())
