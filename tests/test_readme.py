@@ -20,6 +20,14 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
 RESULTS = ROOT / "experiments" / "results"
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+LINKING = [
+    *PAGES,
+    *(ROOT / "docs" / "reference").glob("*.md"),
+    *(ROOT / "experiments").rglob("*.md"),
+    *(ROOT / "notebooks").glob("*.md"),
+    *(ROOT / "notebooks").glob("*.ipynb"),
+]
+"""Every page whose links lead into the repository, those that are not tested too."""
 
 PENDING_COMMANDS = {}
 """Subcommands of `cnn-jax` that are not there yet -> the options that pages name."""
@@ -253,9 +261,19 @@ def slug(heading):
     return kept.strip().replace(" ", "-")
 
 
-@each_page
+def markdown_of(page):
+    """Returns a page's text without its code, or that of a notebook's text cells."""
+    text = read(page)
+    if page.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        sources = [c["source"] for c in cells if c["cell_type"] == "markdown"]
+        text = "\n\n".join("".join(source) for source in sources)
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
-    targets = re.findall(r"\]\((?!https?://)([^)]+)\)", read(page))
+    targets = re.findall(r"\]\((?!https?://)([^)]+)\)", markdown_of(page))
     assert targets or page != README
     problems = []
     for target in targets:
@@ -264,15 +282,16 @@ def test_links_lead_somewhere(page):
         if not path.exists():
             problems.append(target)
         elif anchor:
-            text = re.sub(r"^```.*?^```", "", read(path), flags=re.M | re.S)
-            headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+            headings = re.findall(r"^#+ (.+)$", markdown_of(path), flags=re.MULTILINE)
             if anchor not in map(slug, headings):
                 problems.append(target)
     assert not problems
 
 
 def test_every_page_is_linked_from_readme():
-    missing = [page.name for page in DOCS if f"(docs/{page.name})" not in read(README)]
+    """Except for the site's first page, whose lists of pages are Sphinx's."""
+    pages = [page.name for page in DOCS if page.name != "index.md"]
+    missing = [name for name in pages if f"(docs/{name})" not in read(README)]
     assert not missing
 
 

@@ -78,7 +78,7 @@ def load_pretrained(
         many channels as their first filters.
 
     Returns:
-      The variables, `{"params": ..., "batch_stats": ...}`, and the report.
+      The variables, a dict with `"params"` and `"batch_stats"`, and the report.
 
     Raises:
       FileNotFoundError: If there is no such file, here, on the Hub or in a package.
