@@ -1,12 +1,15 @@
 """The site: its pages are listed, it builds without warnings and loads nothing."""
 
+import contextlib
 import html
 import html.parser
 import importlib.util
 import json
+import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -115,8 +118,18 @@ def site(tmp_path_factory):
     output = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-E"]
     command += ["-b", "html", str(DOCS), str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-4000:]
+    # Not through a pipe: KaTeX's server, should it outlive Sphinx, would hold it open.
+    log = tmp_path_factory.mktemp("log") / "sphinx.log"
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            status = process.wait(timeout=900)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert status == 0, log.read_text()[-4000:]
     return output
 
 
