@@ -12,7 +12,7 @@
 r"""
 # Regularisation
 
-A network with more weights than examples can learn its training set by heart. This
+A network with more weights than examples can memorise its whole training set. This
 notebook lets one do so, watches it happen, and then tries what is said to help:
 dropout, batch norm, early stopping, and in one table weight decay, label smoothing,
 mixup and CutMix. Everything is trained here, with several seeds, so that you can tell
