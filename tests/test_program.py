@@ -257,7 +257,7 @@ def test_names_that_are_not_imported_yet_are_listed():
 
 
 ENDING = """
-import atexit, multiprocessing, sys, time, weakref
+import multiprocessing, sys, time, weakref
 OWN
 worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
 worker.start()

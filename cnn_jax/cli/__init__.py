@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None:
         program.own_process()
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+        arguments = sys.argv[1:]
+    arguments = list(arguments)
     program.open_descriptors()
     is_run = arguments[:1] == ["train"]
     try:

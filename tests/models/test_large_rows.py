@@ -41,13 +41,10 @@ NETWORKS = {
     "inception_v3": (96, 3, 2),
     "xception": (96, 3, 2),
 }
-QUICK = ("lenet5", "resnet20")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.nightly) for name in NETWORKS],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", NETWORKS)
 def test_value_and_gradients(name, generator):
     size, channels, shrinks = NETWORKS[name]
     batch = ROWS // (size // shrinks) ** 2 + 1
