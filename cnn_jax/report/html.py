@@ -1,7 +1,7 @@
 """A self-contained HTML page from blocks: nothing is loaded, everything is escaped.
 
 A page is a title, a summary and sections; a section is a heading and blocks, which
-are data (`Paragraph`, `Table`, `Grid`, `Chart`, `Picture`, `Facts`, `Code`,
+are data (`Paragraph`, `Bullets`, `Table`, `Grid`, `Chart`, `Picture`, `Facts`, `Code`,
 `Details`). The style sheet is part of the page. It has one light theme, a print form,
 and boxes that scroll by themselves on a narrow screen.
 """
@@ -24,6 +24,13 @@ class Paragraph:
     """Running text."""
 
     text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Bullets:
+    """Sentences as the items of a list."""
+
+    texts: Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,6 +189,12 @@ def render_block(block: Any) -> str:
 @render_block.register
 def _(block: Paragraph) -> str:
     return f"<p>{html.escape(block.text)}</p>"
+
+
+@render_block.register
+def _(block: Bullets) -> str:
+    items = "".join(f"<li>{html.escape(text)}</li>" for text in block.texts)
+    return f"<ul>{items}</ul>" if items else ""
 
 
 @render_block.register

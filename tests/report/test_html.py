@@ -10,6 +10,7 @@ from cnn_jax.report.table import Column, Table
 def evil_page() -> str:
     blocks = [
         pages.Paragraph(EVIL),
+        pages.Bullets([EVIL]),
         Table(EVIL, [Column("a", EVIL, EVIL, note=EVIL)], [{"a": EVIL}], [EVIL]),
         pages.Charts([pages.Chart("<svg></svg>", EVIL, EVIL)]),
         pages.Charts([pages.Picture(f"data:image/png;{EVIL}", EVIL, EVIL)]),
@@ -25,7 +26,7 @@ def test_page_is_well_formed_and_everything_is_escaped():
     assert "script" not in page.tags
     references = [value for name, value in page.attributes if name in ("src", "href")]
     assert references == [f"data:image/png;{EVIL}"]
-    assert sum(EVIL in text for text in page.texts) == 22
+    assert sum(EVIL in text for text in page.texts) == 23
 
 
 def test_page_holds_its_style_and_loads_nothing():
