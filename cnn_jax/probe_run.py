@@ -6,6 +6,7 @@ Beside `experiment`, which trains networks: what it leaves is read by `predict` 
     config.json   the configuration, the images, and `"method": "probe"`
     checkpoints/  the network with the classifier as its last layer
     result.json   how good it is, and how the fit ended
+    scores.json   the test split by class, its confusions and surest mistakes
     report.html   the same to look at
 """
 
@@ -21,6 +22,8 @@ import jax
 from cnn_jax import data, files, messages, trees
 from cnn_jax.checkpoint import installed_versions
 from cnn_jax.checkpoint.lock import lock_new
+from cnn_jax.evaluation.of_run import score_test
+from cnn_jax.files import json_value
 from cnn_jax.models import create_model
 from cnn_jax.pretrained import ConversionReport, load_pretrained
 from cnn_jax.pretrained.convert import write_weights
@@ -28,6 +31,8 @@ from cnn_jax.pretrained.files.own_weights import KIND
 from cnn_jax.pretrained.load import stored_channels
 from cnn_jax.report import html, study
 from cnn_jax.report.environment import without_private_paths
+from cnn_jax.report.evaluation_page import score_blocks
+from cnn_jax.report.finished_run import SCORES
 from cnn_jax.report.run_page import PAGE, SPLIT_COLUMNS
 from cnn_jax.report.statistics import accuracy_interval
 from cnn_jax.report.table import table_of
@@ -80,8 +85,12 @@ def run(config: TrainConfig, splits: Mapping[str, data.Source]) -> ProbeResult:
     messages.say(f"{config.pretrained}: {report}")
     images = image_format(config, train, weights=report.provenance.preprocessing)
     _check_head(model, variables, images.specification)
-    result = feature_extraction(model, variables, config, train, test, images=images)
+    messages.say(f"features of {count(len(train) + len(test), 'image')}")
+    result = feature_extraction(
+        model, variables, config, train, test, images=images, show_progress=True
+    )
     variables = with_head(model, variables, result.parameters, images.specification)
+    scores = json_value(score_test(model, variables, test, images, config))
     about = {
         "config": config.to_dict(),
         "method": "probe",
@@ -95,7 +104,9 @@ def run(config: TrainConfig, splits: Mapping[str, data.Source]) -> ProbeResult:
         write_weights(directory / "checkpoints", variables, metadata)
         study.write_json(directory / "config.json", about)
         study.write_json(directory / "result.json", _summary(result))
-        files.write_text(directory / PAGE, _page(config, result, images, train, test))
+        study.write_json(directory / SCORES, scores)
+        page = _page(config, result, images, train, test, scores)
+        files.write_text(directory / PAGE, page)
     return result
 
 
@@ -163,6 +174,7 @@ def _page(
     images: ImageFormat,
     train: data.Source,
     test: data.Source,
+    scores: Mapping[str, Any],
 ) -> str:
     accuracy = accuracy_interval(
         [result.test["accuracy"]], int(result.test["num_examples"])
@@ -178,10 +190,12 @@ def _page(
         f"{result.test['accuracy']:.2%} on {count(len(test), 'test example')} of "
         f"{len(train.class_names):,} classes; the network itself stayed as it was."
     )
+    end = "converged" if result.report.converged else "not converged"
     costs = {
         "Features": f"{duration(result.feature_seconds)}, of "
         f"{count(len(train) + len(test), 'image')}",
-        "Fit": f"{duration(result.fit_seconds)}, {result.report}",
+        "Fit": f"{duration(result.fit_seconds)}, "
+        f"{count(result.report.num_iterations, 'iteration')}, {end}",
     }
     made = {
         "Weights": without_private_paths(str(config.pretrained)),
@@ -197,6 +211,7 @@ def _page(
         summary,
         [
             html.Section("Results", [table, html.Facts(costs)]),
+            *score_blocks(scores, of=" on the test split"),
             html.Section("How this was made", [html.Facts(made)]),
         ],
         kicker="cnn_jax, one linear probe",

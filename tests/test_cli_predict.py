@@ -16,6 +16,7 @@ from cnn_jax import cli
 from cnn_jax.analysis.overlay import overlay
 from cnn_jax.analysis.saliency import grad_cam
 from cnn_jax.checkpoint import DirectoryInUseError
+from cnn_jax.cli.predict import names_in_folder
 from cnn_jax.data import load_dataset
 from cnn_jax.pretrained import convert
 from cnn_jax.report.images import MARGIN
@@ -91,6 +92,23 @@ def test_the_most_probable_classes_in_order(capsys, folder, network):
     for entry in found:
         assert f"{100 * entry['probabilities'][0]:.1f}" in table
         assert entry["names"][2] in table
+    # All columns are in one block, and the folder of long names is said below it.
+    assert table.count("Class") == 1
+    assert f"Imagesin{folder}." in "".join(table.split())
+
+
+def test_names_in_the_table():
+    """Short ones as they are; of long ones what the images' common folder leaves."""
+    short, long = "a/b.jpg", "photographs" * 4
+    for images, expected in (
+        ([short, f"/{short}"], (None, [short, f"/{short}"])),
+        ([f"/{long}/{short}"], (f"/{long}/a", ["b.jpg"])),
+        ([f"{long}/{short}", f"{long}/c.jpg"], (long, [short, "c.jpg"])),
+        ([f"{long}/{short}", "c.jpg"], (None, [f"{long}/{short}", "c.jpg"])),
+        ([f"/{long}/{short}", "c.jpg"], (None, [f"/{long}/{short}", "c.jpg"])),
+        ([f"{long}.jpg"], (None, [f"{long}.jpg"])),
+    ):
+        assert names_in_folder(images) == expected
 
 
 @pytest.mark.parametrize(

@@ -271,6 +271,9 @@ def test_a_probe_leaves_what_predicts(capsys, photographs, trained, tmp_path):
     assert f"test accuracy {result['test']['accuracy']:.2%} on 12 examples" in out
     page = (directory / "report.html").read_text("utf-8")
     assert "linear probe" in page
+    assert "Surest mistakes on the test split" in page
+    scores = json.loads((directory / "scores.json").read_text())
+    assert scores["accuracy"]["mean"] == pytest.approx(result["test"]["accuracy"])
     assert f"{100 * result['test']['accuracy']:.2f}" in page
     said = describe_own(directory)
     assert (said.model, said.class_names) == ("lenet5", tuple(CLASSES))

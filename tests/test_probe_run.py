@@ -59,3 +59,10 @@ def test_a_probe_records_its_images_under_the_home(tmp_path, monkeypatch):
     )
     assert Preprocessing.from_dict(fields) == expected
     assert recorded["input_shape"] == [32, 32, 1]
+    # What the page shows of a training run's test split it shows of a probe's.
+    scores = json.loads((directory / "scores.json").read_text())
+    assert (scores["num_examples"], scores["class_names"]) == (32, list("0123456789"))
+    page = (directory / "report.html").read_text("utf-8")
+    for heading in ("Calibration and classes", "Confusions", "Surest mistakes"):
+        assert f"{heading} on the test split" in page
+    assert "3 iterations, converged" in page

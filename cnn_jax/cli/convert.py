@@ -43,6 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the number of logits; another one than the file's gets a new last layer",
     )
     parser.add_argument(
+        "--in-channels",
+        type=int,
+        metavar="COUNT",
+        help="the number of channels of the images; RGB's first filters are summed for "
+        "1, and repeated and rescaled for more",
+    )
+    parser.add_argument(
         "--seed",
         type=int,
         default=0,
@@ -66,6 +73,7 @@ def run(options: argparse.Namespace) -> int:
                 options.model,
                 source=options.source,
                 num_classes=options.num_classes,
+                in_channels=options.in_channels,
                 key=jax.random.key(check_seed(options.seed, "--seed")),
             )
     except (CheckpointError, ImportError, OSError, ValueError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ from cnn_jax.report.table import Column, Table, print_table
 from cnn_jax.report.words import count
 
 HELP = "Classify image files, and show where a network looks."
+
+MAX_NAME = 32
+"""The longest name of an image that stands in the table with its folder."""
 
 
 class _Weights(argparse.Action):
@@ -137,18 +141,20 @@ def run(options: argparse.Namespace) -> int:
         Column("name", "Class"),
         Column("probability", "Probability", "%", ".1f", 100.0),
     )
+    folder, shown = names_in_folder([each.image for each in predictions])
     rows = [
         {
-            "image": "" if place else prediction.image,
+            "image": "" if place else image,
             "name": name,
             "probability": probability,
         }
-        for prediction in predictions
+        for image, prediction in zip(shown, predictions, strict=True)
         for place, (name, probability) in enumerate(
             zip(prediction.names, prediction.probabilities, strict=True)
         )
     ]
-    notes = [
+    notes = [] if folder is None else [f"Images in {folder}."]
+    notes += [
         f"{prediction.image}: map of {prediction.names[0]} in {prediction.picture}"
         for prediction in predictions
         if prediction.picture is not None
@@ -159,3 +165,20 @@ def run(options: argparse.Namespace) -> int:
         notes.append(f"{of}: grey, repeated to 3 channels")
     print_table(Table(count(len(predictions), "image"), columns, rows, notes))
     return 0
+
+
+def names_in_folder(images: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """Returns the folder that all images are in and their names there.
+
+    None and the names as they are where the other columns fit beside these, or have
+    no such folder.
+    """
+    if max(map(len, images)) <= MAX_NAME:
+        return None, images
+    try:
+        folder = os.path.commonpath(list(map(os.path.dirname, images)))
+    except ValueError:  # some are absolute and some are not
+        return None, images
+    if not folder:
+        return None, images
+    return folder, [os.path.relpath(image, folder) for image in images]

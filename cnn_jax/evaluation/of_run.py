@@ -50,20 +50,41 @@ def write_test_scores(
     directory = pathlib.Path(result.run_dir).expanduser()
     if len(test) > _MOST_EXAMPLES or _is_there(directory, result):
         return
-    names = tuple(test.class_names)
-    scores, _ = score_split(
-        model,
-        result.best_variables,
-        test,
-        _recorded(directory, config.dtype),
-        config,
-        ClassMap(names, np.arange(len(names), dtype=np.int32)),
-        mesh=sharding.make_mesh(specification=config.mesh),
-    )
+    images = _recorded(directory, config.dtype)
+    scores = score_test(model, result.best_variables, test, images, config)
     record = {"state_digest": result.state_digest, **json_value(scores)}
     text = json.dumps(record, indent=1, allow_nan=False)
     with DirectoryLock(directory):
         write_text(directory / SCORES, text + "\n")
+
+
+def score_test(
+    model: Any,
+    variables: Any,
+    test: data.Source,
+    images: ImageFormat,
+    config: TrainConfig,
+) -> Scores:
+    """Returns the scores of a network with one logit for each class, in their order.
+
+    Args:
+      model: The network.
+      variables: Its variables.
+      test: The data.
+      images: How images are prepared.
+      config: That of its run.
+    """
+    names = tuple(test.class_names)
+    scores, _ = score_split(
+        model,
+        variables,
+        test,
+        images,
+        config,
+        ClassMap(names, np.arange(len(names), dtype=np.int32)),
+        mesh=sharding.make_mesh(specification=config.mesh),
+    )
+    return scores
 
 
 def _is_there(directory: pathlib.Path, result: FitResult) -> bool:

@@ -17,9 +17,12 @@ import numpy as np
 
 from cnn_jax import trees
 from cnn_jax.files import sha256, whole_file
+from cnn_jax.models import model_info
+from cnn_jax.pretrained.channels import RGB, convert_preprocessing
 from cnn_jax.pretrained.files import OwnWeights, describe_own
 from cnn_jax.pretrained.files.own_weights import KIND, METADATA_NAME
-from cnn_jax.pretrained.load import fill
+from cnn_jax.pretrained.files.stored import as_said
+from cnn_jax.pretrained.load import check_in_channels, fill
 from cnn_jax.pretrained.rebuild import rebuild
 from cnn_jax.pretrained.report import ConversionReport, some
 from cnn_jax.pretrained.rules import Origin
@@ -32,6 +35,7 @@ def convert(
     *,
     source: Origin | None = None,
     num_classes: int | None = None,
+    in_channels: int | None = None,
     key: jax.Array | None = None,
 ) -> tuple[ConversionReport, dict[str, Any]]:
     """Writes a model's variables and their metadata.
@@ -47,6 +51,9 @@ def convert(
         ours say.
       source: See `load_pretrained`.
       num_classes: See `load_pretrained`; None takes what a checkpoint of ours says.
+      in_channels: The number of channels of the images that the written weights are
+        for: the first filters of RGB weights, with mean and deviation, are made into
+        ones for it, see `load_pretrained`. None keeps them as they are.
       key: See `load_pretrained`.
 
     Returns:
@@ -55,8 +62,9 @@ def convert(
       `num_classes`, `class_names` (likewise), `source`, `location`, `revision`, `part`,
       `sha256` of the file (None for a directory), `preprocessing`, `arrays` (path ->
       dtype and shape), `keys` (the source's names -> paths), `ignored`, `cast`,
-      `initialized` and `versions`. In a file they are JSON: of a `.safetensors` file
-      the metadata `cnn_jax`, of a `.npz` file the bytes in the array `cnn_jax`.
+      `initialized`, `converted` (path -> channels of its filters before and after) and
+      `versions`. In a file they are JSON: of a `.safetensors` file the metadata
+      `cnn_jax`, of a `.npz` file the bytes in the array `cnn_jax`.
 
     Raises:
       CheckpointError: If the checkpoint cannot be written.
@@ -68,6 +76,7 @@ def convert(
     """
     from cnn_jax.checkpoint import installed_versions
 
+    check_in_channels(in_channels)
     destination = pathlib.Path(destination)
     _check_destination(destination)
     known = describe_own(path)
@@ -75,15 +84,24 @@ def convert(
         name = name or known.model
         num_classes = known.num_classes if num_classes is None else num_classes
     model = rebuild(path, known, name=name, num_classes=num_classes)
+    theirs = known if known is not None and name == known.model else None
+    fields = {} if theirs is None else dict(theirs.fields)
+    if in_channels is not None and "in_channels" in fields:
+        fields["in_channels"] = in_channels
+        model = model.clone(in_channels=in_channels)
     variables, report = fill(
-        model, path, source=source, num_classes=num_classes, key=key
+        model,
+        path,
+        source=source,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        key=key,
     )
     provenance = report.provenance
-    theirs = known if known is not None and name == known.model else None
     metadata = {
         "kind": KIND,
         "model": name,
-        "fields": {} if theirs is None else dict(theirs.fields),
+        "fields": fields,
         "dtype": None if known is None else known.dtype,
         "num_classes": model.num_classes,
         "class_names": _class_names(known, num_classes, model, report),
@@ -92,12 +110,13 @@ def convert(
         "revision": provenance.revision,
         "part": provenance.part,
         "sha256": _sha256(provenance.file),
-        "preprocessing": dict(provenance.preprocessing),
+        "preprocessing": _preprocessing(report, str(name)),
         "arrays": trees.leaf_specs(variables),
         "keys": dict(report.loaded),
         "ignored": list(report.ignored),
         "cast": {path: list(dtypes) for path, dtypes in report.cast.items()},
         "initialized": list(report.initialized),
+        "converted": {path: list(pair) for path, pair in report.converted.items()},
         "versions": installed_versions(),
     }
     write_weights(destination, variables, metadata)
@@ -192,6 +211,20 @@ def _host_arrays(variables: Any) -> dict[str, np.ndarray]:
         name: np.ascontiguousarray(leaf)
         for name, leaf in trees.named_leaves(jax.device_get(variables)).items()
     }
+
+
+def _preprocessing(report: ConversionReport, name: str) -> dict[str, Any]:
+    """Returns what the written weights say of their images.
+
+    The model's entry in the registry is for RGB images and goes for weights that say
+    nothing; where their filters were converted, it is converted and written likewise.
+    """
+    said = dict(report.provenance.preprocessing)
+    if report.converted and "mean" not in said:
+        usual = as_said(model_info(name).preprocessing)
+        if len(usual["mean"]) == RGB:
+            said = convert_preprocessing(usual, report.input_shape[-1]) | said
+    return said
 
 
 def _class_names(

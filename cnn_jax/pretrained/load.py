@@ -90,8 +90,7 @@ def load_pretrained(
         number of channels than wanted, and not for RGB images. Or if the arguments
         contradict each other.
     """
-    if (expected := problem(in_channels, RANGES["in_channels"])) is not None:
-        raise ValueError(f"in_channels: got {shown(in_channels)}, expected {expected}.")
+    check_in_channels(in_channels)
     if not isinstance(model_or_name, nn.Module):
         known = describe_own(path)
         if known is not None:
@@ -114,6 +113,12 @@ def load_pretrained(
         in_channels=in_channels,
         input_shape=input_shape,
     )
+
+
+def check_in_channels(in_channels: object) -> None:
+    """Raises ValueError for what is neither a possible number of channels nor None."""
+    if (expected := problem(in_channels, RANGES["in_channels"])) is not None:
+        raise ValueError(f"in_channels: got {shown(in_channels)}, expected {expected}.")
 
 
 @again_if_removed

@@ -64,8 +64,15 @@ class ConversionReport:
             lines.append(f"initialised afresh: {', '.join(self.initialized)}")
         if self.provenance.preprocessing:
             settings = self.provenance.preprocessing.items()
-            lines.append(", ".join(f"{name} {value}" for name, value in settings))
+            lines.append(", ".join(f"{name} {_in_short(it)}" for name, it in settings))
         return "\n".join(lines)
+
+
+def _in_short(value: object) -> str:
+    """Returns a setting for a sentence: numbers without their last digits."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(_in_short, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def some(names: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ import json
 import os
 import pathlib
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any, NamedTuple
 
 import jax
@@ -55,6 +55,7 @@ def split_features(
     cache_dir: str | os.PathLike[str] | None = None,
     mesh: Mesh | None = None,
     images: ImageFormat | None = None,
+    advance: Callable[[int], None] = lambda count: None,
 ) -> Features:
     """Returns the features of a split, images as evaluation sees them.
 
@@ -67,6 +68,7 @@ def split_features(
       cache_dir: Where files of features lie, made if need be; None for nowhere.
       mesh: The devices; when None, all of them on `config.mesh`.
       images: How images are prepared; None for what `image_format` returns.
+      advance: Is told how many images more have their features.
     """
     mesh = sharding.make_mesh(specification=config.mesh) if mesh is None else mesh
     backbone = model.clone(num_classes=0)
@@ -89,6 +91,7 @@ def split_features(
         path = pathlib.Path(cache_dir).expanduser() / f"{name}.npz"
         found = _read(path)
         if found is not None:
+            advance(len(split))
             return Features(*found, was_cached=True)
 
     feed = make_evaluation(split, config, mesh, images)
@@ -100,6 +103,7 @@ def split_features(
             labels.append(np.asarray(batch["label"])[counts])
             image = prepare_batch(batch["image"])
             yield image if counts.all() else image[np.flatnonzero(counts)]
+            advance(int(counts.sum()))
 
     prepare_batch = jax.jit(images.prepare)
     variables = jax.device_put(variables, sharding.replicated(mesh))

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from cnn_jax import data
+from cnn_jax import data, messages
 from cnn_jax import kernels as K
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.optimizers import roles
@@ -88,6 +88,7 @@ def feature_extraction(
     cache_dir: str | os.PathLike[str] | None = None,
     mesh: Mesh | None = None,
     images: ImageFormat | None = None,
+    show_progress: bool = False,
     **options: Any,
 ) -> ProbeResult:
     """Fits a linear classifier to the features of a network that stays as it is.
@@ -110,6 +111,7 @@ def feature_extraction(
         keeps none.
       mesh: The devices for the features; when None, all of them on `config.mesh`.
       images: How images are prepared; None for what `image_format` returns.
+      show_progress: Whether to show a bar on standard error, if that is a terminal.
       **options: Of `probe.fit_logistic_regression`.
 
     Returns:
@@ -127,19 +129,22 @@ def feature_extraction(
         splits = with_input_channels({"train": train, "test": test}, channels)
         train, test = splits["train"], splits["test"]
         images = image_format(config, train)
-    found = [
-        split_features(
-            model,
-            variables,
-            config,
-            train,
-            split,
-            cache_dir=cache_dir,
-            mesh=mesh,
-            images=images,
-        )
-        for split in (train, test)
-    ]
+    with messages.progress(shown=show_progress) as bar:
+        task = bar.add_task("features", total=len(train) + len(test))
+        found = [
+            split_features(
+                model,
+                variables,
+                config,
+                train,
+                split,
+                cache_dir=cache_dir,
+                mesh=mesh,
+                images=images,
+                advance=lambda count: bar.advance(task, count),
+            )
+            for split in (train, test)
+        ]
     featured = time.perf_counter()
     if method == "sgd":
         options = {

@@ -69,7 +69,8 @@ def test_weights_and_preprocessing(revision, hub, folder, lenet):
         "interpolation": "bicubic",
         "input_shape": [32, 40, 1],
     }
-    assert "crop_fraction 0.95" in str(report)
+    assert "mean 0.5, std 0.25, crop_fraction 0.95, crop_mode center" in str(report)
+    assert "input_shape 32 40 1" in str(report)
 
 
 def test_settings_at_the_top_of_the_config(hub, folder):

@@ -266,6 +266,23 @@ def test_features_are_computed_once_for_the_same_network_and_images(
     assert not found.was_cached
 
 
+def test_features_are_counted_as_they_come(splits, tmp_path):
+    """By batches, and at once where they come from a file."""
+    config, (train, _) = dataclasses.replace(CONFIG, batch_size=16), splits
+    for expected in ([16, 16, 16, 16], [64]):
+        counts = []
+        split_features(
+            StagedNet(),
+            make_variables(),
+            config,
+            train,
+            train,
+            cache_dir=tmp_path,
+            advance=counts.append,
+        )
+        assert counts == expected
+
+
 def test_other_crops_have_features_of_their_own(splits, tmp_path):
     """And so has every filter, though features of small images hardly differ."""
     given = [{}, {"crop_fraction": 0.5}, {"crop_mode": "squash"}]
@@ -338,6 +355,30 @@ def logits_of(variables, split):
     prepare = functools.partial(normalize, mean=(0.4,), std=(0.3,))
     apply = jax.jit(lambda images: StagedNet().apply(variables, prepare(images)))
     return apply(split.images)
+
+
+def test_feature_extraction_shows_its_progress(splits, tmp_path, monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr", terminal)
+
+    def stop(*arguments, **options):
+        raise InterruptedError
+
+    # What is shown is shown before the fit, which takes longer.
+    monkeypatch.setattr("cnn_jax.transfer.policies.fit_logistic_regression", stop)
+    for show_progress in (False, True):
+        with pytest.raises(InterruptedError):
+            feature_extraction(
+                StagedNet(),
+                make_variables(),
+                CONFIG,
+                *splits,
+                cache_dir=tmp_path,
+                show_progress=show_progress,
+            )
+        assert ("features" in terminal.getvalue()) == show_progress
+        assert ("94/94" in terminal.getvalue()) == show_progress
 
 
 @pytest.mark.slow
