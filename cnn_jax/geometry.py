@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Sequence
-from typing import Literal, SupportsIndex, TypeGuard
+from typing import Literal, NamedTuple, SupportsIndex, TypeGuard
 
 Padding = Literal["SAME", "VALID"] | int | Sequence[int | Sequence[int]]
 """`"SAME"`, `"VALID"`, one integer for all sides, or one entry per dimension:
@@ -246,6 +246,20 @@ def explicit_transposed_padding(
         return tuple(map(rules[padding.upper()], window, strides, dilation))
     # The sizes matter to "SAME" alone.
     return explicit_padding(padding, window, window, strides, dilation)
+
+
+class MaxPool(NamedTuple):
+    """The arguments of a max-pooling that is a part of another function.
+
+    Attributes:
+      window: Size of the window, one integer or one per dimension.
+      strides: Step between two placements; None means the window's size.
+      padding: As for a convolution.
+    """
+
+    window: int | Sequence[int]
+    strides: int | Sequence[int] | None = None
+    padding: Padding = "VALID"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -163,6 +163,22 @@ def test_architecture_page_lists_the_packages(name, prefix):
     assert set().union(*found.values()) == there
 
 
+def newest_steps(load):
+    """Returns the newest record of each network's step, in each strategy."""
+    newest = {}
+    for name in (
+        "v5e",
+        "v5e_256_before",
+        "v5e_64",
+        "v5e_mobilenet",
+        "v5e_efficientnet",
+        "v5e_256",
+    ):
+        for step in load(f"steps_tpu_{name}")["records"]:
+            newest[step["model"], step["strategy"]] = step
+    return newest.values()
+
+
 def quoted_figures():
     """Yields (page, text): figures of the committed results, as the page has them."""
 
@@ -170,16 +186,23 @@ def quoted_figures():
         return json.loads(read(RESULTS / f"{name}.json"))
 
     results = ROOT / "docs" / "results.md"
-    for name in ("steps_tpu_v5e_256", "steps_tpu_v5e"):
-        for step in load(name)["records"]:
-            scope = {"global": "global", "device": "each device's"}[step["scope"]]
-            assert step["ours_all_reduces"] == step["stock_all_reduces"]
+    for step in newest_steps(load):
+        scope = {"global": "global", "device": "each device's"}[step["scope"]]
+        assert step["ours_all_reduces"] == step["stock_all_reduces"]
+        yield (
+            results,
+            f"| `{step['model']}` | `{step['strategy']}` | {scope} | "
+            f"{step['batch']} | {step['cycles_ratio']:.3f} | "
+            f"{step['bytes_ratio']:.3f} | {step['temporaries_ratio']:.3f} | "
+            f"{step['ours_all_reduces']} |",
+        )
+    for name in ("steps_tpu_trials", "steps_tpu_trials_efficientnet"):
+        for trial in load(name)["records"]:
             yield (
                 results,
-                f"| `{step['model']}` | `{step['strategy']}` | {scope} | "
-                f"{step['batch']} | {step['cycles_ratio']:.3f} | "
-                f"{step['bytes_ratio']:.3f} | {step['temporaries_ratio']:.3f} | "
-                f"{step['ours_all_reduces']} |",
+                f"| `{trial['model']}` | `{trial['variant']}` | "
+                f"{trial['cycles'] / 1e6:.2f} M | {trial['bytes'] / 1e9:.2f} GB | "
+                f"{trial['temporaries'] / 2**30:.2f} GiB |",
             )
     step = load("steps_tpu_v5e_256")["records"][0]
     yield README, f"{step['cycles_ratio']:.3f} of stock Flax's cycles"

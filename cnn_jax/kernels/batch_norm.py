@@ -42,9 +42,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnn_jax.geometry import MaxPool
 from cnn_jax.kernels import autodiff
-from cnn_jax.kernels.activation.fused import FUSED, require_fused
+from cnn_jax.kernels import pool as pooling
+from cnn_jax.kernels.activation.fused import require_fused
 from cnn_jax.kernels.activation.piecewise import relu
+from cnn_jax.kernels.batch_norm_pool import batch_norm_pool, is_after_maximum
 from cnn_jax.kernels.kernel import custom_vjp, kernel
 from cnn_jax.kernels.operands import (
     accumulation_dtype,
@@ -55,8 +58,17 @@ from cnn_jax.kernels.operands import (
     to_array,
     widen,
 )
+from cnn_jax.kernels.per_channel import (
+    activated,
+    activated_grad,
+    centred,
+    input_terms,
+    less_mean,
+    per_channel,
+    subtracted,
+)
 from cnn_jax.kernels.platforms import current_target, tpu_optimization_barrier
-from cnn_jax.kernels.platforms.statistics import batch_statistics, mean_over_devices
+from cnn_jax.kernels.platforms.statistics import batch_statistics
 
 
 @kernel(autodiff.batch_norm)
@@ -67,6 +79,7 @@ def batch_norm(
     *,
     epsilon: float,
     activation: Callable[[jax.Array], jax.Array] | None = None,
+    pool: MaxPool | None = None,
     shift: jax.Array | None = None,
     axis_name: str | tuple[str, ...] | None = None,
     axis_index_groups: Sequence[Sequence[int]] | None = None,
@@ -87,6 +100,11 @@ def batch_norm(
       epsilon: Added to the variance, at least 0.
       activation: f, one of the kernels in `kernels.activation.fused.FUSED`, such as
         `relu`, applied before y is rounded to x's dtype; None applies nothing.
+      pool: Max-pooling of y, as by `max_pool`; None pools nothing. x is then
+        `(n, *spatial, c)`. On a TPU, and if f never decreases, the maximum is taken
+        before f, with the same result, and neither z nor y before it is formed; where
+        entries tie after f alone, the gradient then goes to the one that is larger
+        before it, instead of the first.
       shift: `(c,)`, of x's dtype or the statistics' dtype: about what the mean will be,
         such as the running mean; finite; None for zeros. It changes no more than the
         rounding, and has no gradient. Where the statistics are formed in one pass (not
@@ -101,12 +119,14 @@ def batch_norm(
         in `jax.lax.psum`.
 
     Returns:
-      `(y, mean, var)`: y of x's shape and dtype; mean and the biased variance of x
-      `(c,)` in float32, or float64 for float64 x. All three can be differentiated.
+      `(y, mean, var)`: y of x's dtype and, unless pooled, its shape; mean and the
+      biased variance of x `(c,)` in float32, or float64 for float64 x. All three can be
+      differentiated.
 
     Raises:
       ValueError: If shapes or dtypes do not fit, a batch of no entries is given,
-        epsilon is none of the statistics' dtype, or the activation is none of those.
+        epsilon is none of the statistics' dtype, the activation is none of those, or
+        the pooling does not fit.
     """
     x, scale, bias = jnp.asarray(x), jnp.asarray(scale), jnp.asarray(bias)
     shift = to_array(shift)
@@ -124,16 +144,23 @@ def batch_norm(
     if shift is not None:
         # As it is, not aligned: the mean it is added to is the same on all devices.
         shift = lax.stop_gradient(widen(shift))
+    target, window = current_target(), None
+    if pool is not None:
+        window = pooling._resolve("batch_norm", x.shape, *pool, 1)
+    epsilon = require_epsilon("batch_norm", epsilon, x)
+    operands = (*align_manual_axes(x, scale, bias), shift)
+    if window is not None and is_after_maximum(activation, window, target):
+        return batch_norm_pool(
+            *operands,
+            *(epsilon, activation, window, axis_name, axis_index_groups, target),
+        )
     # By the target, since the forms reach through both passes.
-    return _batch_norm(
-        *align_manual_axes(x, scale, bias),
-        shift,
-        require_epsilon("batch_norm", epsilon, x),
-        activation,
-        axis_name,
-        axis_index_groups,
-        current_target(),
+    y, mean, var = _batch_norm(
+        *operands, epsilon, activation, axis_name, axis_index_groups, target
     )
+    if pool is not None:
+        y = pooling.max_pool(y, pool.window, strides=pool.strides, padding=pool.padding)
+    return y, mean, var
 
 
 @functools.partial(custom_vjp, nondiff_argnums=(4, 5, 6, 7, 8))
@@ -148,10 +175,10 @@ def _batch_norm_fwd(
 ):
     mean, var = batch_statistics(x, shift, axis_name, groups, target)
     r = lax.rsqrt(var + epsilon)
-    subtracted = _subtracted(mean, x, activation, target)
+    taken = subtracted(mean, x, target)
     gain = r * scale.astype(r.dtype)
-    constant = _less_mean(bias.astype(r.dtype), gain, mean, subtracted)
-    y = _activated(_centred(x, subtracted), gain, constant, activation)
+    constant = less_mean(bias.astype(r.dtype), gain, mean, taken)
+    y = activated(centred(x, taken), gain, constant, activation)
     residuals = (x, mean, r, scale, _needed_bias(bias, activation))
     return (y.astype(x.dtype), mean, var), residuals
 
@@ -165,22 +192,19 @@ def _batch_norm_bwd(
     count = float(math.prod(x.shape[:-1]))  # an int32 is too small for a pod
     wide_scale = scale.astype(r.dtype)
     gain = r * wide_scale
-    subtracted = _subtracted(mean, x, activation, target)
-    centred = _centred(x, subtracted)
+    taken = subtracted(mean, x, target)
+    entries = centred(x, taken)
     constant = bias
     if activation is not None:
-        constant = _less_mean(bias.astype(r.dtype), gain, mean, subtracted)
-    dz = _activated_grad(centred, gain, constant, activation, dy)
+        constant = less_mean(bias.astype(r.dtype), gain, mean, taken)
+    dz = activated_grad(entries, gain, constant, activation, dy)
     dbias = jnp.sum(dz, axis=axes)
-    dscale = r * _less_mean(jnp.sum(dz * centred, axis=axes), dbias, mean, subtracted)
+    dscale = r * less_mean(jnp.sum(dz * entries, axis=axes), dbias, mean, taken)
     # Per channel, dx = a dz + b (x - mean) + c: three vectors, one pass over x and dy.
-    # The means are of g = scale dz: each device may have a scale of its own.
-    mean_g = mean_over_devices(wide_scale * dbias / count, axis_name, groups)
-    mean_g_xhat = mean_over_devices(wide_scale * dscale / count, axis_name, groups)
-    dmean = _sum_of_shares(dmean, dy, axis_name, groups) / count
-    dvar = _sum_of_shares(dvar, dy, axis_name, groups) / count
-    slope = 2.0 * dvar - jnp.square(r) * mean_g_xhat
-    offset = _less_mean(dmean - r * mean_g, slope, mean, subtracted)
+    slope, offset = input_terms(
+        *((dbias, dscale), (dmean, dvar), r, wide_scale, count, dy, axis_name, groups)
+    )
+    offset = less_mean(offset, slope, mean, taken)
     if _is_costly_on_tpu(activation, target):
         # Stored where it is formed, beside its sums, at the end of what made dy: else
         # each reader of dx would compute f' again, or dx would be stored by one more
@@ -188,9 +212,9 @@ def _batch_norm_bwd(
         (stored,) = tpu_optimization_barrier(dz.astype(x.dtype))
         dz = stored.astype(dz.dtype)
     dx = (
-        dz * _per_channel(gain, x)
-        + centred * _per_channel(slope, x)
-        + _per_channel(offset, x)
+        dz * per_channel(gain, x)
+        + entries * per_channel(slope, x)
+        + per_channel(offset, x)
     )
     return (
         dx.astype(x.dtype),
@@ -260,9 +284,9 @@ def _batch_norm_inference(x, mean, var, scale, bias, epsilon, activation):
 def _batch_norm_inference_fwd(x, mean, var, scale, bias, epsilon, activation):
     wide = x.astype(accumulation_dtype(x.dtype))
     r = lax.rsqrt(var.astype(wide.dtype) + epsilon)
-    centred = wide - _per_channel(mean.astype(wide.dtype), x)
-    xhat = centred * _per_channel(r, x)
-    y = _activated(xhat, scale.astype(r.dtype), bias, activation).astype(x.dtype)
+    less_its_mean = wide - per_channel(mean.astype(wide.dtype), x)
+    xhat = less_its_mean * per_channel(r, x)
+    y = activated(xhat, scale.astype(r.dtype), bias, activation).astype(x.dtype)
     return y, (x, mean, var, scale, _needed_bias(bias, activation))
 
 
@@ -272,12 +296,12 @@ def _batch_norm_inference_bwd(epsilon, activation, residuals, dy):
     axes = tuple(range(x.ndim - 1))
     r = lax.rsqrt(var.astype(dtype) + epsilon)
     scale, gain = scale.astype(dtype), r * scale.astype(dtype)
-    centred = x.astype(dtype) - _per_channel(mean.astype(dtype), x)
-    dz = _activated_grad(centred * _per_channel(r, x), scale, bias, activation, dy)
+    less_its_mean = x.astype(dtype) - per_channel(mean.astype(dtype), x)
+    dz = activated_grad(less_its_mean * per_channel(r, x), scale, bias, activation, dy)
     dbias = jnp.sum(dz, axis=axes)
-    dscale = jnp.sum(dz * centred, axis=axes) * r
+    dscale = jnp.sum(dz * less_its_mean, axis=axes) * r
     return (
-        (dz * _per_channel(gain, x)).astype(x.dtype),
+        (dz * per_channel(gain, x)).astype(x.dtype),
         (-gain * dbias).astype(mean.dtype),
         (-0.5 * gain * r * dscale).astype(var.dtype),
         dscale.astype(scale_dtype),
@@ -297,71 +321,9 @@ def _is_costly_on_tpu(activation, target):
     return target == "tpu" and activation is not None and activation is not relu
 
 
-def _subtracted(mean, x, activation, target):
-    """Returns the mean if it is to be taken from each entry, None if from sums.
-
-    factor (x - mean) + constant is factor x + (constant - factor mean), with a vector
-    and an operation an entry less. That cancels where the mean is large, by roundings
-    of 2^-24 of it; half-precision x brings some of 2^-8 or 2^-11 itself.
-    """
-    is_half = jnp.finfo(x.dtype).bits < 32
-    return None if is_half and _is_costly_on_tpu(activation, target) else mean
-
-
-def _centred(x, subtracted):
-    wide = widen(x)
-    return wide if subtracted is None else wide - _per_channel(subtracted, x)
-
-
-def _less_mean(constant, factor, mean, subtracted):
-    """Returns a constant beside factor * x, where that stands for x - mean."""
-    return constant - factor * mean if subtracted is None else constant
-
-
-def _affine(centred, gain, bias):
-    return centred * _per_channel(gain, centred) + _per_channel(
-        bias.astype(centred.dtype), centred
-    )
-
-
-def _activated(centred, gain, bias, activation):
-    z = _affine(centred, gain, bias)
-    return z if activation is None else FUSED[activation].value(z)
-
-
-def _activated_grad(centred, gain, bias, activation, dy):
-    """Returns dz in the wide dtype, from what the forward pass made z from."""
-    wide_dy = dy.astype(centred.dtype)
-    if activation is None:
-        return wide_dy
-    return FUSED[activation].pull_back(_affine(centred, gain, bias), wide_dy)
-
-
 def _needed_bias(bias, activation):
     """Returns what to save of the bias: its dtype alone, unless z is to be made."""
     return bias[:0] if activation is None else bias
-
-
-def _per_channel(vector, x):
-    return vector.reshape((1,) * (x.ndim - 1) + (-1,))
-
-
-def _sum_of_shares(cotangent, dy, axis_name, groups):
-    """Returns the statistics' cotangent, averaged over the devices that share them.
-
-    Each device holds the same statistics and may have used them differently. Where
-    `shard_map` tracks replication, it has summed their cotangents already (dy varies
-    over the axis, the statistics do not); elsewhere that sum is formed here. Dividing
-    by the number of devices turns a local entry count into the global one.
-    """
-    if axis_name is None:
-        return cotangent
-    names = {axis_name} if isinstance(axis_name, str) else set(axis_name)
-    size = lax.psum(1, axis_name, axis_index_groups=groups)
-    tracked = names <= jax.typeof(dy).manual_axis_type.varying
-    if tracked:
-        return cotangent / size
-    return lax.psum(cotangent, axis_name, axis_index_groups=groups) / size
 
 
 def _require_rows(name, x):

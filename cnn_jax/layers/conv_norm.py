@@ -20,25 +20,33 @@ from cnn_jax.layers.types import Activation, ModuleFactory
 
 
 def normalize_and_activate(
-    x: jax.Array, norm: nn.Module | None, activation: Activation | None
+    x: jax.Array,
+    norm: nn.Module | None,
+    activation: Activation | None,
+    pool: geometry.MaxPool | None = None,
 ) -> jax.Array:
-    """Returns `activation(norm(x))`, by one kernel where both allow it.
+    """Returns `max_pool(activation(norm(x)))`, by one kernel where all allow it.
 
     Args:
       x: Activations `(n, *spatial, c)`.
       norm: The normalisation, or None.
-      activation: Applied last, or None.
+      activation: Applied after it, or None.
+      pool: The max-pooling of the result, or None.
     """
     # A subclass may have a call of its own.
     if type(norm) is BatchNorm and is_fused(activation):
-        return norm(x, activation=activation)
+        return norm(x, activation=activation, pool=pool)
     if norm is not None:
         x = norm(x)
-    return x if activation is None else activation(x)
+    if activation is not None:
+        x = activation(x)
+    if pool is None:
+        return x
+    return K.max_pool(x, pool.window, strides=pool.strides, padding=pool.padding)
 
 
 class ConvNormActivation(nn.Module):
-    """A convolution, a normalisation and an activation, the last two optional.
+    """A convolution, then a normalisation, an activation and a max-pool, as given.
 
     Submodules: `conv` and, unless `norm` is None, `norm`.
 
@@ -53,7 +61,8 @@ class ConvNormActivation(nn.Module):
       use_bias: Whether the convolution has a bias; None where no norm follows.
       conv: Makes the convolution.
       norm: Makes the normalisation, or None.
-      activation: Applied last, or None; by the norm's own kernel where both allow.
+      activation: Applied after the norm, or None; by its own kernel where both allow.
+      pool: The max-pooling of the result, or None; likewise.
     """
 
     features: int
@@ -66,6 +75,7 @@ class ConvNormActivation(nn.Module):
     conv: ModuleFactory = Conv
     norm: ModuleFactory | None = BatchNorm
     activation: Activation | None = K.relu
+    pool: geometry.MaxPool | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -84,7 +94,7 @@ class ConvNormActivation(nn.Module):
             name="conv",
         )(x)
         norm = None if self.norm is None else self.norm(name="norm")
-        return normalize_and_activate(x, norm, self.activation)
+        return normalize_and_activate(x, norm, self.activation, self.pool)
 
 
 class NormActivationConv(nn.Module):

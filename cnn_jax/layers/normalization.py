@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax.linen import dtypes
 
 from cnn_jax import kernels as K
+from cnn_jax.geometry import MaxPool
 from cnn_jax.layers.layout import check_layout
 from cnn_jax.layers.statistics import StatisticsScope, current_scope
 from cnn_jax.layers.types import Activation, Dtype, Initializer
@@ -69,8 +70,9 @@ class BatchNorm(nn.Module):
         use_running_average: bool | None = None,
         *,
         activation: Activation | None = None,
+        pool: MaxPool | None = None,
     ) -> jax.Array:
-        """Returns `x` `(..., c)` normalised, in the same shape.
+        """Returns `x` `(..., c)` normalised, in the same shape unless it is pooled.
 
         Args:
           x: The input.
@@ -78,6 +80,8 @@ class BatchNorm(nn.Module):
           activation: Applied to the output by the same kernel, which then saves only
             `x` for the backward pass: one of `kernels.activation.fused.FUSED`, or
             None.
+          pool: Max-pooling of the result, in training by the same kernel; None for
+            none.
 
         Raises:
           ValueError: If `momentum` is outside [0, 1] or the activation none of those.
@@ -114,17 +118,21 @@ class BatchNorm(nn.Module):
                 epsilon=self.epsilon,
                 activation=activation,
             )
+            if pool is not None:
+                y = K.max_pool(
+                    y, pool.window, strides=pool.strides, padding=pool.padding
+                )
             return y.astype(dtype)
 
         if self.is_initializing():
             whole = StatisticsScope()
-            y, *_ = self._normalized(x, scale, bias, None, activation, whole)
+            y, *_ = self._normalized(x, scale, bias, None, activation, pool, whole)
             return y.astype(dtype)
         if self.axis_name is not None:
             scope = StatisticsScope(self.axis_name, self.axis_index_groups)
         shift = mean.value.astype(computed)
         y, batch_mean, batch_var = self._normalized(
-            x, scale, bias, shift, activation, scope
+            x, scale, bias, shift, activation, pool, scope
         )
         mean.value = self._moved(mean.value, batch_mean)
         if self.unbiased_running_var:
@@ -141,6 +149,7 @@ class BatchNorm(nn.Module):
         bias: jax.Array,
         shift: jax.Array | None,
         activation: Activation | None,
+        pool: MaxPool | None,
         scope: StatisticsScope,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns y, and the mean and biased variance that the scope says."""
@@ -148,6 +157,7 @@ class BatchNorm(nn.Module):
             K.batch_norm,
             epsilon=self.epsilon,
             activation=activation,
+            pool=pool,
             shift=shift,
             axis_name=scope.axis_name,
             axis_index_groups=scope.axis_index_groups,
@@ -163,7 +173,7 @@ class BatchNorm(nn.Module):
         y, mean, var = jax.vmap(batch_norm, (0, None, None))(
             x.reshape(parts), scale, bias
         )
-        return y.reshape(x.shape), mean.mean(axis=0), var.mean(axis=0)
+        return y.reshape(-1, *y.shape[2:]), mean.mean(axis=0), var.mean(axis=0)
 
     def _moved(self, running: jax.Array, batch: jax.Array) -> jax.Array:
         # The stored dtype is kept, so that a training step maps a state to one of

@@ -29,7 +29,7 @@ def rematerialized(make: ModuleFactory) -> ModuleFactory:
 def apply_stage(
     owner: nn.Module,
     layers: Sequence[nn.Module],
-    end: Callable[[jax.Array], jax.Array],
+    end: Callable[[jax.Array], jax.Array] | None,
     x: jax.Array,
     *,
     remat: bool,
@@ -42,7 +42,7 @@ def apply_stage(
     Args:
       owner: The module that made the layers and calls this.
       layers: Applied one after another.
-      end: A function without parameters that closes the stage, such as a pool.
+      end: A function without parameters that closes the stage, such as a pool, or None.
       x: What goes into the first layer.
       remat: Whether the backward pass keeps `x` alone and runs the stage again.
     """
@@ -52,6 +52,6 @@ def apply_stage(
         del owner
         for layer in layers:
             x = layer(x)
-        return end(x)
+        return x if end is None else end(x)
 
     return (nn.remat(run) if remat else run)(owner, list(layers), x)

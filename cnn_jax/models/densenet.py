@@ -38,6 +38,7 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax import kernels as K
+from cnn_jax.geometry import MaxPool
 from cnn_jax.layers import (
     BatchNorm,
     Conv,
@@ -159,10 +160,11 @@ class DenseNet(ImageNetwork):
             7,
             strides=2,
             conv=make.stem_conv,
+            pool=MaxPool(3, strides=2, padding=1),
             **parts,
             name="stem",
         )(x)
-        x = named["stem"] = K.max_pool(x, 3, strides=2, padding=1)
+        named["stem"] = x
         for stage, num_layers in enumerate(self.stage_sizes, start=1):
             if stage > 1:
                 x = NormActivationConv(

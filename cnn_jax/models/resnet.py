@@ -53,6 +53,7 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax import kernels as K
+from cnn_jax.geometry import MaxPool
 from cnn_jax.layers import (
     BasicBlock,
     BatchNorm,
@@ -147,10 +148,10 @@ class ResNet(ImageNetwork):
                 7,
                 strides=2,
                 conv=make.stem_conv,
+                pool=MaxPool(3, strides=2, padding=1),
                 **parts,
                 name="stem",
             )(x)
-            x = K.max_pool(x, 3, strides=2, padding=1)
         named["stem"] = x
         stages = zip(self.stage_sizes, self.stage_features, strict=True)
         total, number = sum(self.stage_sizes), 0

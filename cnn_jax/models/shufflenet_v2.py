@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax import kernels as K
+from cnn_jax.geometry import MaxPool
 from cnn_jax.layers import (
     BatchNorm,
     Conv,
@@ -165,10 +166,10 @@ class ShuffleNetV2(ImageNetwork):
             3,
             strides=2,
             conv=make.stem_conv,
+            pool=MaxPool(3, strides=2, padding=1),
             **parts,
             name="stem",
         )(x)
-        x = K.max_pool(x, 3, strides=2, padding=1)
         named["stem"] = x
         stages = zip(self.stage_sizes, self.stage_features, strict=True)
         for stage, (num_units, features) in enumerate(stages, start=1):

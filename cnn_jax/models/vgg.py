@@ -45,6 +45,7 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax import kernels as K
+from cnn_jax.geometry import MaxPool
 from cnn_jax.layers import (
     BatchNorm,
     ConvNormActivation,
@@ -120,11 +121,14 @@ class VGG(ImageNetwork):
 
         for stage, features in enumerate(self.stages, start=1):
             layers = [
-                layer(num_features, name=f"stage{stage}_conv{index}")
+                layer(
+                    num_features,
+                    pool=MaxPool(2) if index == len(features) else None,
+                    name=f"stage{stage}_conv{index}",
+                )
                 for index, num_features in enumerate(features, start=1)
             ]
-            pool = functools.partial(K.max_pool, window=2)
-            x = apply_stage(self, layers, pool, x, remat=self.remat)
+            x = apply_stage(self, layers, None, x, remat=self.remat)
             named[f"stage{stage}"] = x
         x = named["features"] = hidden_features(
             K.adaptive_avg_pool(x, self.pooled_size),

@@ -10,12 +10,15 @@ import pytest
 from cnn_jax import kernels
 from cnn_jax.analysis.cases import CASES
 from cnn_jax.analysis.gradcheck import draw_like
+from cnn_jax.geometry import MaxPool, Window
 from cnn_jax.kernels import textbook
+from cnn_jax.kernels.activation.guided import guided_gradients
 
 # The package's attributes of these names are the kernels.
 adaptive_pool = importlib.import_module("cnn_jax.kernels.adaptive_pool")
 response_norm = importlib.import_module("cnn_jax.kernels.local_response_norm")
 batch_norm = importlib.import_module("cnn_jax.kernels.batch_norm")
+batch_norm_pool = importlib.import_module("cnn_jax.kernels.batch_norm_pool")
 group_norm = importlib.import_module("cnn_jax.kernels.group_norm")
 
 
@@ -54,7 +57,8 @@ NORM_CASES = [case for case in CASES if case.kernel in NORMS]
 @pytest.fixture
 def half_precision_forms(monkeypatch):
     """Has a TPU's forms for half-precision inputs run in any dtype."""
-    monkeypatch.setattr(batch_norm, "_subtracted", lambda *arguments: None)
+    for module in (batch_norm, batch_norm_pool):
+        monkeypatch.setattr(module, "subtracted", lambda *arguments: None)
     monkeypatch.setattr(group_norm, "_reads_once", lambda *arguments: True)
     jax.clear_caches()  # of programs traced before
     with kernels.target_platform("tpu"):
@@ -83,3 +87,59 @@ def test_half_precision_forms_stay_near_float64(case, proofs):
     )
     found = (evaluation.value, evaluation.gradients)
     proofs.assert_close(found, expected, proofs.TOLERANCES[jnp.bfloat16])
+
+
+RELU_POOL = {"activation": kernels.relu, "pool": MaxPool(3, 2, 1)}
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_pooling_before_the_activation_differs_in_no_bit(dtype, monkeypatch):
+    """However entries are rounded, and whichever sign the scale has."""
+    x, scale, bias = draw_like([jnp.ones((2, 9, 8, 6)), jnp.ones(6), jnp.ones(6)], 0)
+    assert (scale < 0).any()
+    assert (scale > 0).any()
+
+    def evaluate(x, scale, bias):
+        return kernels.batch_norm(
+            x.astype(dtype), scale, bias, epsilon=1e-3, **RELU_POOL
+        )
+
+    with kernels.target_platform("tpu"):
+        before = evaluate(x, scale, bias)
+        with monkeypatch.context() as patch:
+            patch.setattr(batch_norm, "is_after_maximum", lambda *arguments: False)
+            jax.clear_caches()
+            after = evaluate(x, scale, bias)
+        jax.clear_caches()
+    for ours, theirs in zip(before, after, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, True),
+        ({"activation": None}, True),
+        ({"activation": kernels.silu}, False),  # it decreases below -1.28
+        ({"activation": kernels.hard_swish}, False),
+        ({"padding": 3}, False),  # a window that holds nothing but padding
+        ({"padding": -1}, False),
+        ({"sizes": 9}, False),  # no window fits
+        ({"target": "gpu"}, False),
+        ({"target": "cpu"}, False),
+    ],
+)
+def test_when_the_maximum_may_come_first(change, expected):
+    given = {"activation": kernels.relu, "target": "tpu", "sizes": 3, "padding": 1}
+    given |= change
+    window = Window.resolve((6, 6), given["sizes"], strides=2, padding=given["padding"])
+    found = batch_norm_pool.is_after_maximum(
+        given["activation"], window, given["target"]
+    )
+    assert found == expected
+
+
+def test_guided_gradients_are_of_each_entry():
+    window = Window.resolve((6, 6), 3, strides=2, padding=1)
+    with guided_gradients():
+        assert not batch_norm_pool.is_after_maximum(kernels.relu, window, "tpu")

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from cnn_jax import kernels
 from cnn_jax.analysis.gradcheck import draw_like
+from cnn_jax.geometry import MaxPool
 from cnn_jax.kernels import autodiff
 
 pytestmark = pytest.mark.usefixtures("x64", "light_compilation")
@@ -300,6 +301,37 @@ def test_batch_norm_gradients_inside_a_mapped_axis(kind, groups, mesh):
             for module in (kernels, autodiff)
         )
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "groups"),
+    [
+        ("vmap", None),
+        ("shard_map", None),
+        ("unchecked shard_map", [[0, 1, 2, 3], [4, 5, 6, 7]]),
+    ],
+)
+def test_pooling_before_the_activation_inside_a_mapped_axis(kind, groups, mesh):
+    """In the form that a TPU computes, statistics shared and gradients too."""
+    x = draw_like(jnp.ones((NUM_DEVICES, 3, 5, 2)), 0)
+    weights = draw_like(jnp.ones((NUM_DEVICES, 3, 2, 2)), 1)
+    scale, bias = draw_like([jnp.ones((NUM_DEVICES, 2))] * 2, 2)
+
+    def mapped(module):
+        fn = functools.partial(
+            module.batch_norm,
+            epsilon=1e-3,
+            activation=kernels.relu,
+            pool=MaxPool(2),
+            axis_name="batch",
+            axis_index_groups=groups,
+        )
+        loss = functools.partial(total_loss, fn)
+        return map_over_devices(kind, jax.value_and_grad(loss, (0, 1, 2)), mesh)
+
+    with kernels.target_platform("tpu"):
+        ours = jax.jit(mapped(kernels))(x, scale, bias, weights)
+    close(ours, jax.jit(mapped(autodiff))(x, scale, bias, weights))
 
 
 def test_masks_under_shard_map(mesh):

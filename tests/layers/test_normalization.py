@@ -9,7 +9,8 @@ import pytest
 from helpers.flax_equality import assert_equals_flax
 
 from cnn_jax import kernels as K
-from cnn_jax.layers import BatchNorm, GroupNorm, LayerNorm
+from cnn_jax.geometry import MaxPool
+from cnn_jax.layers import BatchNorm, GroupNorm, LayerNorm, statistics_scope
 
 
 def filled(variables, generator):
@@ -295,3 +296,28 @@ def test_own_statistics_have_flax_s_dtypes(layer, x_dtype, dtype, param_dtype):
 def test_refuses_groups(fields, message):
     with pytest.raises(ValueError, match=message):
         GroupNorm(**fields).init(jax.random.key(0), jnp.ones((2, 6)))
+
+
+@pytest.mark.parametrize("target", ["cpu", "tpu"])
+@pytest.mark.parametrize("use_running_average", [True, False])
+@pytest.mark.parametrize("num_groups", [1, 2])
+def test_pooled_is_normalized_then_pooled(
+    num_groups, use_running_average, target, x64, generator
+):
+    x = jnp.asarray(generator.normal(2.0, 3.0, size=(4, 6, 5, 3)))
+    layer = BatchNorm(use_running_average=use_running_average, param_dtype=jnp.float64)
+    variables = filled(layer.init(jax.random.key(0), x), generator)
+
+    def loss_fn(variables, x, pool):
+        y, updates = layer.apply(
+            variables, x, activation=K.relu, pool=pool, mutable=["batch_stats"]
+        )
+        if pool is None:
+            y = K.max_pool(y, 3, strides=2, padding=1)
+        return (y**2).sum(), (y, updates)
+
+    gradients = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
+    with K.target_platform(target), statistics_scope(num_groups=num_groups):
+        pooled = gradients(variables, x, MaxPool(3, strides=2, padding=1))
+        plain = gradients(variables, x, None)
+    chex.assert_trees_all_close(pooled, plain, rtol=1e-10, atol=1e-12)

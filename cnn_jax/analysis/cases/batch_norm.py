@@ -7,7 +7,8 @@ from collections.abc import Callable
 import jax
 
 from cnn_jax import kernels
-from cnn_jax.analysis.cases.case import Case, Draw, normal, positive
+from cnn_jax.analysis.cases.case import Case, Draw, normal, positive, spaced
+from cnn_jax.geometry import MaxPool
 
 # Label -> (activation, whether it has corners).
 ACTIVATIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], bool]] = {
@@ -69,5 +70,24 @@ CASES = (
         for label, shape in (("images", (3, 4, 3, 2)), ("volumes", (2, 3, 2, 2, 2)))
         for name, (activation, has_corners) in ACTIVATIONS.items()
         if label == "images" or name == "silu"
+    ),
+    *(
+        Case(
+            "batch_norm",
+            f"{label}, pooled",
+            # Scales of both signs; no two entries of a channel are the same.
+            {
+                "x": spaced(*shape),
+                "scale": normal(shape[-1]),
+                "bias": normal(shape[-1]),
+            },
+            {"epsilon": 1e-3, "activation": activation, "pool": pool},
+            has_corners,
+        )
+        for label, shape, activation, pool, has_corners in (
+            ("relu", (2, 5, 4, 3), kernels.relu, MaxPool(3, 2, 1), True),
+            ("none", (3, 4, 2), None, MaxPool(2), False),
+            ("silu", (2, 4, 3, 2), kernels.silu, MaxPool(2, 1, "SAME"), False),
+        )
     ),
 )

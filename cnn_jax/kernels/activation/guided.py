@@ -33,9 +33,14 @@ def guided_gradients() -> Iterator[None]:
         yield
 
 
+def is_guided() -> bool:
+    """Returns whether gradients that are traced here follow the guided rule."""
+    return bool(_guided.value)
+
+
 def passed_back(mask: jax.Array, dy: jax.Array) -> jax.Array:
     """Returns where a clamp passes dy: where `mask` holds, and dy > 0 if guided."""
-    return mask & guided_sign(dy) if _guided.value else mask
+    return mask & guided_sign(dy) if is_guided() else mask
 
 
 @jax.jit

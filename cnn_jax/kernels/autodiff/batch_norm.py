@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnn_jax.geometry import MaxPool
 from cnn_jax.kernels.autodiff.activation import named_like
+from cnn_jax.kernels.autodiff.pool import max_pool
 from cnn_jax.kernels.autodiff.vectors import along_channels, statistics_dtype
 
 
@@ -19,6 +21,7 @@ def batch_norm(
     *,
     epsilon: float,
     activation: Callable[[jax.Array], jax.Array] | None = None,
+    pool: MaxPool | None = None,
     shift: jax.Array | None = None,
     axis_name: str | tuple[str, ...] | None = None,
     axis_index_groups: Sequence[Sequence[int]] | None = None,
@@ -33,7 +36,8 @@ def batch_norm(
       scale: `(c,)`.
       bias: `(c,)`.
       epsilon: Added to the variance.
-      activation: A kernel or a twin; the twin of its name is applied last.
+      activation: A kernel or a twin; the twin of its name is applied to the result.
+      pool: Max-pooling that is applied last, or None.
       shift: Not used: the statistics do not depend on it.
       axis_name: Mapped axis or axes to average the statistics over.
       axis_index_groups: Groups of indices along that axis.
@@ -54,7 +58,10 @@ def batch_norm(
     mean = average(wide)
     var = jnp.maximum(average(jnp.square(wide)) - jnp.square(mean), 0.0)
     y = _normalise(wide, mean, var, scale, bias, epsilon).astype(x.dtype)
-    return _activate(y, activation), mean, var
+    y = _activate(y, activation)
+    if pool is not None:
+        y = max_pool(y, pool.window, strides=pool.strides, padding=pool.padding)
+    return y, mean, var
 
 
 def batch_norm_inference(

@@ -1,8 +1,8 @@
 """The forms in which each platform computes an operation.
 
-`xla` holds each operation in its plain lax form; `cpu` holds forms that are faster
-on a CPU; `index_map_max_pool` is the form for CPUs and GPUs. Where two forms save the
-same residuals, `jax.lax.platform_dependent` picks one when the program is lowered.
+`xla` holds each operation in its plain lax form; `cpu` and `tpu` hold forms that are
+faster there; `index_map_max_pool` is the form for CPUs and GPUs. Where two forms save
+the same residuals, `jax.lax.platform_dependent` picks one when the program is lowered.
 Where their residuals differ, `current_target()` decides at trace time.
 """
 
@@ -17,7 +17,7 @@ import jax
 from jax import lax
 
 from cnn_jax.geometry import Window
-from cnn_jax.kernels.platforms import cpu, xla
+from cnn_jax.kernels.platforms import cpu, tpu, xla
 
 Platform = Literal["cpu", "gpu", "tpu"]
 TARGETS = get_args(Platform)
@@ -69,7 +69,9 @@ def conv(
     precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Correlates `x` with the filters `w`, in the form that suits the platform."""
-    return _per_platform(cpu.conv, xla.conv, x, w, window, groups, precision)
+    return _per_platform(
+        cpu.conv, xla.conv, x, w, window, groups, precision, on_tpu=tpu.conv
+    )
 
 
 @_inlined
@@ -82,7 +84,9 @@ def conv_input_grad(
 ) -> jax.Array:
     """Returns dL/dx of `conv`, in the form that suits the platform."""
     return _per_platform(
-        cpu.conv_input_grad, xla.conv_input_grad, dy, w, window, groups, precision
+        *(cpu.conv_input_grad, xla.conv_input_grad),
+        *(dy, w, window, groups, precision),
+        on_tpu=tpu.conv_input_grad,
     )
 
 
@@ -184,11 +188,12 @@ def _optimization_barrier_on(platform, arrays):
     )
 
 
-def _per_platform(on_cpu, elsewhere, a, b, window, groups, precision):
+def _per_platform(on_cpu, elsewhere, a, b, window, groups, precision, *, on_tpu=None):
     geometry = {"window": window, "groups": groups, "precision": precision}
+    forms = {"cpu": on_cpu} | ({} if on_tpu is None else {"tpu": on_tpu})
     return lax.platform_dependent(
         a,
         b,
-        cpu=functools.partial(on_cpu, **geometry),
+        **{name: functools.partial(form, **geometry) for name, form in forms.items()},
         default=functools.partial(elsewhere, **geometry),
     )

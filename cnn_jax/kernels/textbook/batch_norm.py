@@ -7,11 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cnn_jax.geometry import MaxPool
 from cnn_jax.kernels.textbook.activation import named_like
 from cnn_jax.kernels.textbook.loops import (
     float64,
     sum_to_channels,
 )
+from cnn_jax.kernels.textbook.pool import max_pool, max_pool_grad
 
 
 def batch_norm(
@@ -21,6 +23,7 @@ def batch_norm(
     *,
     epsilon: float,
     activation: Callable[..., object] | None = None,
+    pool: MaxPool | None = None,
     shift: np.ndarray | float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each channel, z = scale h + bias with h = (x - mean) / sqrt(var + epsilon).
@@ -31,7 +34,7 @@ def batch_norm(
         mean = shift + (sum d) / M
         var  = (sum d^2) / M - ((sum d) / M)^2
 
-    y is z, or activation(z).
+    y is z, or activation(z), or the maxima of that under each placement of a window.
     """
     x, shift = float64(x, shift)
     axes = tuple(range(x.ndim - 1))
@@ -41,6 +44,8 @@ def batch_norm(
     y = batch_norm_inference(
         x, mean, var, scale, bias, epsilon=epsilon, activation=activation
     )
+    if pool is not None:
+        y = max_pool(y, pool.window, strides=pool.strides, padding=pool.padding)
     return y, mean, var
 
 
@@ -54,12 +59,14 @@ def batch_norm_grad(
     epsilon: float,
     bias: np.ndarray | float = 0.0,
     activation: Callable[..., object] | None = None,
+    pool: MaxPool | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the cotangents (dx, dscale, dbias), which no shift changes.
 
     With r = 1 / sqrt(var + epsilon) and h = (x - mean) r, and with the cotangent of
     z = scale h + bias, which is dz = activation'(z) dy, or dy itself without activation
-    (then the bias is not needed):
+    (then the bias is not needed; where y is pooled, dy is first sent back to the
+    entries that were selected):
 
         dbias  = sum dz
         dscale = sum dz h
@@ -82,7 +89,13 @@ def batch_norm_grad(
     centred = x - x.mean(axis=axes)
     r = 1.0 / np.sqrt(x.var(axis=axes) + epsilon)
     h = centred * r
-    dz = _before_activation(scale * h + bias, dy, activation)
+    z = scale * h + bias
+    if pool is not None:
+        pooled = z if activation is None else named_like(activation)[0](z)
+        dy = max_pool_grad(
+            pooled, dy, pool.window, strides=pool.strides, padding=pool.padding
+        )
+    dz = _before_activation(z, dy, activation)
     dbias = dz.sum(axis=axes)
     dscale = (dz * h).sum(axis=axes)
     dx = scale * r * (dz - dbias / count - h * dscale / count)

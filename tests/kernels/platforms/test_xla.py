@@ -10,11 +10,12 @@ from cnn_jax.analysis.cases.conv_transpose import TRANSPOSED_CONVOLUTIONS
 from cnn_jax.analysis.gradcheck import FAST_COMPILATION, draw_like
 from cnn_jax.geometry import Window
 from cnn_jax.kernels import textbook
-from cnn_jax.kernels.platforms import xla
+from cnn_jax.kernels.platforms import tpu, xla
 
 
 @pytest.mark.parametrize("label", CONVOLUTIONS)
-def test_convolution_and_its_gradients(label, x64):
+@pytest.mark.parametrize("platform", [xla, tpu], ids=["xla", "tpu"])
+def test_convolution_and_its_gradients(platform, label, x64):
     x_shape, w_shape, options = CONVOLUTIONS[label]
     geometry = {"padding": "SAME", **options}
     groups = geometry.pop("groups", 1)
@@ -24,8 +25,8 @@ def test_convolution_and_its_gradients(label, x64):
 
     def evaluate(x, w, dy):
         return (
-            xla.conv(x, w, window, groups, None),
-            xla.conv_input_grad(dy, w, window, groups, None),
+            platform.conv(x, w, window, groups, None),
+            platform.conv_input_grad(dy, w, window, groups, None),
             xla.conv_filter_grad(x, dy, window, groups, None),
         )
 
@@ -39,6 +40,18 @@ def test_convolution_and_its_gradients(label, x64):
         np.testing.assert_allclose(
             got, wanted, rtol=0, atol=1e-12 * np.abs(wanted).max()
         )
+
+
+@pytest.mark.parametrize(
+    ("channels", "strides", "groups"), [(32, 1, 1), (33, 1, 33), (32, 2, 32)]
+)
+def test_a_narrow_depthwise_convolution_is_dense_on_a_tpu(channels, strides, groups):
+    window = Window.resolve((8, 8), (3, 3), strides=strides, padding="SAME")
+    x, w = jnp.ones((2, 8, 8, channels)), jnp.ones((3, 3, 1, channels))
+    program = jax.make_jaxpr(tpu.conv, static_argnums=(2, 3, 4))(
+        x, w, window, channels, None
+    )
+    assert f"feature_group_count={groups}" in str(program)
 
 
 @pytest.mark.parametrize("label", TRANSPOSED_CONVOLUTIONS)
