@@ -12,6 +12,7 @@ import pytest
 
 import cnn_jax
 from cnn_jax import cli
+from cnn_jax.studies import StudyConfig
 from cnn_jax.training import TrainConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -196,6 +197,15 @@ def quoted_figures():
             f"{step['bytes_ratio']:.3f} | {step['temporaries_ratio']:.3f} | "
             f"{step['ours_all_reduces']} |",
         )
+    found = load("backpropagation_digits")["found"]
+    for panel, figure in (
+        ("sobel", "32 (95 % interval 30 to 34, 10 seeds)"),
+        ("sobel", "376 (95 % interval 312 to 440, 10 seeds)"),
+        ("sobel", "in 0 of 10 runs of 2,000 steps"),
+        ("lenet", "1.5e-15"),
+    ):
+        assert any(figure in sentence for sentence in found[panel]["sentences"])
+        yield results, figure
     for name in ("steps_tpu_trials", "steps_tpu_trials_efficientnet"):
         for trial in load(name)["records"]:
             yield (
@@ -390,6 +400,8 @@ def script_options(path):
     fields = re.findall(r"^    (\w+): [^=\n]+(?: = .*)?$", source, flags=re.MULTILINE)
     if "main(CONFIG" in source or "experiment import main" in source:
         found |= config_options()
+    if "main(STUDY" in source:
+        fields += [field.name for field in dataclasses.fields(StudyConfig)]
     if "presets=" in source:
         fields.append("preset")
     return found | {"--" + field.replace("_", "-") for field in fields}
