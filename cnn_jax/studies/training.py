@@ -16,9 +16,7 @@ from cnn_jax import sharding
 from cnn_jax.analysis.summary import Summary, summarize
 from cnn_jax.checkpoint import check_unchanged
 from cnn_jax.data import Dataset
-from cnn_jax.evaluation.classes import ClassMap
-from cnn_jax.evaluation.scores import Scores
-from cnn_jax.evaluation.split import score_split
+from cnn_jax.evaluation.of_run import score_test
 from cnn_jax.files import read_json, reading, write_text
 from cnn_jax.report import study as files
 from cnn_jax.report.progress import PlannedRun, RunProgress
@@ -194,7 +192,10 @@ def _train(
 def _metrics(job: Job, config: TrainConfig, result: FitResult) -> Record:
     """Returns the values of `METRICS`, and the history."""
     assert result.test is not None  # every study has a test split
-    train, test = _train_scores(job, config, result), result.test
+    # The training examples, evaluated as the test split is.
+    split, test = job.splits["train"], result.test
+    images = image_format(config, split)
+    train = score_test(job.model, result.best_variables, split, images, config)
     step = result.step_seconds_median
     return {
         "test_accuracy": test["accuracy"],
@@ -215,22 +216,6 @@ def _metrics(job: Job, config: TrainConfig, result: FitResult) -> Record:
             for epoch in result.history
         ],
     }
-
-
-def _train_scores(job: Job, config: TrainConfig, result: FitResult) -> Scores:
-    """Returns the scores on the training examples, evaluated as the test split is."""
-    train = job.splits["train"]
-    names = tuple(train.class_names)
-    scores, _ = score_split(
-        job.model,
-        result.best_variables,
-        train,
-        image_format(config, train),
-        config,
-        ClassMap(names, np.arange(len(names), dtype=np.int32)),
-        num_mistakes=0,
-    )
-    return scores
 
 
 def _finished(job: Job, config: TrainConfig) -> Record | None:
