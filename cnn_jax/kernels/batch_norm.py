@@ -152,7 +152,12 @@ def batch_norm(
     if window is not None and is_after_maximum(activation, window, target):
         return batch_norm_pool(
             *operands,
-            *(epsilon, activation, window, axis_name, axis_index_groups, target),
+            epsilon=epsilon,
+            activation=activation,
+            window=window,
+            axis_name=axis_name,
+            groups=axis_index_groups,
+            target=target,
         )
     # By the target, since the forms reach through both passes.
     y, mean, var = _batch_norm(

@@ -38,6 +38,7 @@ from __future__ import annotations
 import functools
 import math
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -56,7 +57,7 @@ from cnn_jax.kernels.per_channel import (
     subtracted,
 )
 from cnn_jax.kernels.platforms import xla
-from cnn_jax.kernels.platforms.statistics import batch_statistics
+from cnn_jax.kernels.platforms.statistics import AxisName, Groups, batch_statistics
 
 _NEVER_DECREASING = (None, relu, relu6, sigmoid, hard_sigmoid)
 
@@ -81,11 +82,34 @@ def is_after_maximum(activation: Activation, window: Window, target: str) -> boo
     )
 
 
-@functools.partial(custom_vjp, nondiff_argnums=(4, 5, 6, 7, 8, 9))
 def batch_norm_pool(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    shift: jax.Array | None,
+    *,
+    epsilon: float,
+    activation: Activation,
+    window: Window,
+    axis_name: AxisName,
+    groups: Groups,
+    target: str,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns y, the mean and the variance, as `kernels.batch_norm` with a max-pool.
+
+    The arguments are those of `kernels.batch_norm`, checked there, with the resolved
+    window of the pooling and the platform; `is_after_maximum` holds for them.
+    """
+    return _batch_norm_pool(
+        *(x, scale, bias, shift),
+        *(epsilon, activation, window, axis_name, groups, target),
+    )
+
+
+@functools.partial(custom_vjp, nondiff_argnums=(4, 5, 6, 7, 8, 9))
+def _batch_norm_pool(
     x, scale, bias, shift, epsilon, activation, window, axis_name, groups, target
 ):
-    """Returns y, the mean and the variance, as `kernels.batch_norm` with a max-pool."""
     return _batch_norm_pool_fwd(
         *(x, scale, bias, shift),
         *(epsilon, activation, window, axis_name, groups, target),
@@ -153,7 +177,7 @@ def _batch_norm_pool_bwd(
     )
 
 
-batch_norm_pool.defvjp(_batch_norm_pool_fwd, _batch_norm_pool_bwd)
+_batch_norm_pool.defvjp(_batch_norm_pool_fwd, _batch_norm_pool_bwd)
 
 
 def _sign(scale):
