@@ -3,16 +3,14 @@
 import html
 import html.parser
 import importlib
-import json
 import os
 import pathlib
 import re
-import shutil
-import subprocess
 import sys
 import types
 
 import pytest
+from helpers.browser import measure, needs_chromium
 
 import cnn_jax
 
@@ -23,10 +21,6 @@ BUILT = pathlib.Path(os.environ.get("CNN_JAX_DECK", HISTORY / "history.html"))
 
 MEASURE = ROOT / "tests" / "helpers" / "measure_slides.js"
 MODULES = ("build", "charts", "drawing", "facts", "labels", "layout", "traced")
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
-    None,
-)
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
@@ -242,7 +236,7 @@ def test_without_marp_nothing_is_built(deck, monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+@needs_chromium
 @pytest.mark.parametrize("family", ["Liberation Sans", "DejaVu Sans"])
 def test_no_slide_overflows_in_a_browser(page, family, tmp_path):
     """No text too small, no console message and no request either.
@@ -251,18 +245,8 @@ def test_no_slide_overflows_in_a_browser(page, family, tmp_path):
     """
     assert "Liberation Sans" in page
     page = page.replace("Liberation Sans", family)
-    script = f"<script>{MEASURE.read_text(encoding='utf-8')}</script></body>"
-    copy = tmp_path / "deck.html"
-    copy.write_text(page.replace("</body>", script), encoding="utf-8")
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu"]
-    command += ["--window-size=1280,720", "--enable-logging=stderr"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", copy.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    values, console = measure(page, MEASURE.read_text(encoding="utf-8"), tmp_path)
     assert not console
-    found = re.search(r'<pre id="measured">(.*?)</pre>', done.stdout, flags=re.DOTALL)
-    measured = json.loads(html.unescape(found[1]))
-    assert measured["slides"] >= 25
-    assert measured["requests"] == []
-    assert not measured["problems"], "\n".join(measured["problems"])
+    assert values["slides"] >= 25
+    assert values["requests"] == []
+    assert not values["problems"], "\n".join(values["problems"])

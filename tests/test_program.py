@@ -282,8 +282,10 @@ def test_what_a_signal_interrupted_leaves_without_pythons_own_end(own):
     pid = int(process.stdout.readline())
     if not own:  # the process is another program's, and ends as that would have it
         os.kill(pid, signal.SIGKILL)
-    # All is read once the worker, which holds the pipes too, has ended.
-    output, error = process.communicate(timeout=60)
+    # All is read once the worker, which holds the pipes too, has ended. `communicate`
+    # would miss what has been read with the line before.
+    with process:
+        output, error = process.stdout.read(), process.stderr.read()
     assert process.returncode == 75
     assert error.startswith("SIGTERM: stopped before ")
     assert output == ("" if own else "freed\n")

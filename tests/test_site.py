@@ -1,28 +1,21 @@
 """The site: its pages are listed, it builds without warnings and loads nothing."""
 
 import contextlib
-import html
 import html.parser
 import importlib.util
-import json
 import os
 import pathlib
 import re
-import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
+from helpers.browser import WIDTHS, assert_pages_fit, needs_chromium
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 KATEX = DOCS / "node_modules" / "katex"
-MEASURE = ROOT / "tests" / "helpers" / "measure_pages.js"
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
-    None,
-)
 NEEDED = ("sphinx", "myst_nb", "sphinx_book_theme", "sphinxcontrib.katex")
 
 
@@ -205,35 +198,14 @@ def test_formulas_are_rendered(site):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
-@pytest.mark.parametrize("width", [1280, 400])
+@needs_chromium
+@pytest.mark.parametrize("width", WIDTHS)
 def test_no_page_overflows_in_a_browser(site, width, tmp_path):
-    """Nor does one request anything, or write an error into the console.
-
-    The pages are in frames, since a browser's window cannot be as narrow as a phone.
-    """
-    frames = "".join(
-        f'<iframe width={width} height=800 style="border:0" '
-        f'data-page="{page.relative_to(site)}" src="{page.as_uri()}"></iframe>'
+    """Nor does one request anything, or write an error into the console."""
+    pages = {
+        str(page.relative_to(site)): page
         for page in pages_of(site)
         if "_modules" not in page.parts
-    )
-    script = MEASURE.read_text(encoding="utf-8")
-    harness = tmp_path / "frames.html"
-    harness.write_text(
-        f"<!doctype html><body>{frames}<script>{script}</script></body>", "utf-8"
-    )
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu"]
-    command += ["--allow-file-access-from-files", "--enable-logging=stderr"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
-    command += [f"--window-size={width},800", harness.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    # What the theme says of itself when it loads.
-    assert not [line for line in console if "[PST]" not in line]
-    found = re.search(r'<pre id="measured">(.*?)</pre>', done.stdout, flags=re.DOTALL)
-    measured = json.loads(html.unescape(found[1]))
-    assert measured["frames"] > 30
-    assert measured["requests"] == []
-    assert not measured["problems"], "\n".join(measured["problems"])
+    }
+    assert len(pages) > 30
+    assert_pages_fit(pages, width, tmp_path, parts="article *")

@@ -182,6 +182,7 @@ def line_chart(
             _mark_whole_numbers(axes, curves)
         else:
             _mark_positions(axes, ticks)
+        _make_room_for_ticks(axes)
         _label_ends(
             axes,
             [(c.label, c.x[-1], c.values[-1].mean * scale, c.style) for c in curves],
@@ -240,13 +241,14 @@ def scatter_chart(
             _error_bar(axes, point.x, mean, low, high, _color(point.style))
             axes.plot([point.x], [mean], markersize=8, **_line_style(point.style))
             bars.append((point.x, low, high))
+        axes.margins(y=0.12)
+        _make_room_for_ticks(axes)
         smallest, greatest = min(p.x for p in points), max(p.x for p in points)
         # Space for a label right of the last point, which the left one does not need.
         width = max(_text_width(axes, point.label) for point in points) + 20
         share = min(width / axes.bbox.width, 0.5)
         factor = (1.8 * greatest / smallest) ** (share / (1 - share))
         axes.set_xlim(smallest / 1.8, greatest * max(factor, 1.8))
-        axes.margins(y=0.12)
         decades = math.log10(greatest / smallest) + 0.5
         steps = (1.0,) if decades > 3 else (1.0, 3.0) if decades > 1 else (1, 2, 3, 5)
         axes.xaxis.set_major_locator(LogLocator(subs=steps))
@@ -335,10 +337,7 @@ def bar_chart(
         axes.set_ylim(len(bars) - 0.4, -0.6)
         axes.set_xlim(*limits)
         axes.grid(visible=False, axis="y")
-        width = max(_text_width(axes, name) for name in names) + 12
-        left = min(width / figure.bbox.width, 0.6)
-        _, bottom, _, height = axes.get_position().bounds
-        axes.set_position((left, bottom, 0.97 - left, height))
+        _make_room_for_ticks(axes)
         return _inline_svg(figure, title, description)
 
 
@@ -372,8 +371,24 @@ def _empty_figure(
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.09, 0.12, 0.86, 0.81))
     axes.set_xlabel(x_label)
-    axes.set_title(y_label, loc="left", fontsize=FONT_SIZE, pad=10, x=-0.085)
+    figure.text(0.017, 0.962, y_label, fontsize=FONT_SIZE, va="baseline")
+    # No factor shared by all numbers: it would be drawn across the name of y.
+    axes.ticklabel_format(axis="y", style="plain", useOffset=False)
     return figure, axes
+
+
+def _make_room_for_ticks(axes: matplotlib.axes.Axes) -> None:
+    """Moves the left end of the axes to where the labels of its ticks fit.
+
+    Tiny numbers get exponents, of which plain numbers would show zeros alone.
+    """
+    axes.autoscale_view()
+    if max(map(abs, axes.get_ylim())) < 1e-3:
+        axes.yaxis.set_major_formatter("{x:.6g}")
+    width = max(_text_width(axes, label.get_text()) for label in axes.get_yticklabels())
+    left, bottom, old_width, height = axes.get_position().bounds
+    wanted = min(max(left, (width + 12) / axes.figure.bbox.width), 0.6)
+    axes.set_position((wanted, bottom, left + old_width - wanted, height))
 
 
 def _color(style: int) -> str:

@@ -4,6 +4,7 @@ import html as html_module
 import re
 
 import pytest
+from helpers.browser import WIDTHS, assert_pages_fit, needs_chromium
 from helpers.page import EVIL, Page
 
 from cnn_jax.report import html
@@ -196,3 +197,17 @@ def test_without_matplotlib_the_page_says_so(monkeypatch):
     page, _ = page_of(record())
     assert "cnn_jax[report]" in visible(page)
     assert "svg" not in page.tags
+
+
+@pytest.mark.slow
+@needs_chromium
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_fits_in_a_browser(width, tmp_path):
+    """For few classes, whose confusions are a matrix, and for many, with long names."""
+    pages = {}
+    for number in (2, 10, 1000):
+        names = [f"a class of a long name, {k}, and no end" for k in range(number)]
+        pages[str(number)] = tmp_path / f"{number}.html"
+        text = page_of(record(number, class_names=names))[1]
+        pages[str(number)].write_text(text, "utf-8")
+    assert_pages_fit(pages, width, tmp_path, parts="main *")

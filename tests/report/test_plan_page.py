@@ -1,6 +1,7 @@
 """Tables and page of plans, from records as `cnn-jax plan` makes them."""
 
 import pytest
+from helpers.browser import WIDTHS, assert_pages_fit, needs_chromium
 from helpers.page import EVIL, Page
 
 from cnn_jax.report import plan_page
@@ -167,3 +168,13 @@ def test_without_matplotlib_the_page_says_so(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     text = plan_page.render(record_of([plan_record(), plan_record(256)]))
     assert "pip install" in text
+
+
+@pytest.mark.slow
+@needs_chromium
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_fits_in_a_browser(width, tmp_path):
+    pages = {"plan": tmp_path / "plan.html"}
+    text = plan_page.render(record_of([plan_record(), plan_record(256)]))
+    pages["plan"].write_text(text, "utf-8")
+    assert_pages_fit(pages, width, tmp_path, parts="main *")

@@ -8,6 +8,7 @@ import re
 import sys
 
 import pytest
+from helpers.browser import WIDTHS, assert_pages_fit, needs_chromium
 from helpers.full_disk import no_space_for
 from helpers.page import EVIL
 from helpers.page import Page as PlainPage
@@ -446,3 +447,20 @@ def test_the_home_directory_may_be_meant_by_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write_files(tmp_path / "run", [epoch(1)])
     assert write_run_page("~/run") == pathlib.Path(tmp_path / "run" / "report.html")
+
+
+@pytest.mark.slow
+@needs_chromium
+@pytest.mark.parametrize("width", WIDTHS)
+def test_it_fits_in_a_browser(width, tmp_path):
+    """A rate of many digits and a long name, too."""
+    steps = [
+        {"step": step, "epoch": 1, "loss": 1 / step, "accuracy": 0.5}
+        | {"learning_rate": 0.000123456789 / step}
+        for step in range(1, 40)
+    ]
+    history = [epoch(number) for number in range(1, 13)]
+    config = {"dataset": "folder:" + "photographs-of-plants" * 8}
+    run_dir = write_files(tmp_path / "run", history, steps=steps, config=config)
+    pages = {"run": write_run_page(run_dir)}
+    assert_pages_fit(pages, width, tmp_path, parts="main *")

@@ -6,6 +6,7 @@ import shutil
 
 import jax.numpy as jnp
 import pytest
+from helpers.browser import WIDTHS, assert_pages_fit, needs_chromium
 from helpers.page import Page
 
 from cnn_jax import load_pretrained
@@ -169,3 +170,11 @@ def test_resume_needs_a_directory(study):
     with pytest.raises(ValueError, match="resume: got no run_dir"):
         run_study(study, StudyConfig(resume=True))
     assert not pathlib.Path("None").exists()
+
+
+@pytest.mark.slow
+@needs_chromium
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_fits_in_a_browser(directory, width, tmp_path):
+    pages = {"study": directory / "report.html"}
+    assert_pages_fit(pages, width, tmp_path, parts="main *")

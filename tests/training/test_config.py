@@ -228,6 +228,7 @@ TAKES_SEED = {
             model="lenet5",
             source=None,
             num_classes=None,
+            in_channels=None,
             seed=seed,
         )
     ),
