@@ -29,7 +29,7 @@ _RESULT = re.compile(r'<pre id="measured">(.*?)</pre>', flags=re.DOTALL)
 
 
 class Measured(NamedTuple):
-    """What a page's script measured, and the lines of the browser's console."""
+    """Values that a page's script measured, and the lines of the browser's console."""
 
     values: dict[str, Any]
     console: list[str]
