@@ -1,5 +1,6 @@
 """One plan of a small network for two simulated devices, compiled once."""
 
+import jax
 import pytest
 
 from cnn_jax.planning.plan import make_plan
@@ -7,6 +8,12 @@ from cnn_jax.planning.topology import find_devices, parse_topology
 from cnn_jax.training import TrainConfig
 
 TOPOLOGY = "cpu:2"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def devices():
+    """Starts all simulated devices, before a topology asks for fewer of them."""
+    return jax.devices()
 
 
 @pytest.fixture(scope="session")
