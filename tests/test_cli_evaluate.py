@@ -21,6 +21,7 @@ import safetensors.numpy
 from helpers.drawn_lenet import draw_lenet5
 from helpers.full_disk import no_space_for
 from helpers.page import Page
+from helpers.quick import nightly_except
 
 import cnn_jax
 from cnn_jax import cli, data
@@ -451,7 +452,8 @@ def test_the_public_resnet20_is_right_on_8103_of_cifar10(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_evaluation_that_is_ended_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("repeats", nightly_except([1], [1, 4]))
+def test_an_evaluation_that_is_ended_leaves_nothing(repeats, tmp_path):
     require_cifar10()
     process = evaluation_process(tmp_path / "whole")
     process.stdout.readline()
@@ -461,7 +463,7 @@ def test_an_evaluation_that_is_ended_leaves_nothing(tmp_path):
     assert names_in(tmp_path / "whole") == FILES
     draw = random.Random(0)
     statuses = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
-    for attempt, (number, expected) in enumerate([*statuses.items()] * 2):
+    for attempt, (number, expected) in enumerate([*statuses.items()] * repeats):
         out = tmp_path / f"out{attempt}"
         process = evaluation_process(out)
         process.stdout.readline()

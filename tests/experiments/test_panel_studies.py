@@ -106,13 +106,9 @@ def test_separable_convolutions_take_fewer_multiply_adds(costs):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "panel"),
-    [("design_principles", "heads"), ("regularization", "early_stopping")],
-)
-def test_a_panel_runs_from_its_command_line(load_study, name, panel, tmp_path, capsys):
-    experiment = load_study(name)
-    arguments = ["--smoke", "--panel", panel, "--run-dir", str(tmp_path / "study")]
+def test_a_panel_runs_from_its_command_line(load_study, tmp_path, capsys):
+    experiment = load_study("design_principles")
+    arguments = ["--smoke", "--panel", "heads", "--run-dir", str(tmp_path / "study")]
     assert experiment.main(experiment.STUDY, arguments) == 0
     assert "4/4" in capsys.readouterr().out
     results = json.loads((tmp_path / "study" / "results.json").read_text())

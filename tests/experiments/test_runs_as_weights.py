@@ -20,7 +20,7 @@ def test_these_are_the_first_commands_models(load_experiment):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", nightly_except({"lenet5", "resnet20"}, MODELS))
+@pytest.mark.parametrize("name", nightly_except({"lenet5"}, MODELS))
 def test_predict_convert_and_pretrained(
     name, load_experiment, tmp_path, capsys, monkeypatch
 ):

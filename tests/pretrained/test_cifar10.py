@@ -54,7 +54,7 @@ def test_resnet20_classifies_as_many_of_cifar10_as_its_authors_say():
     assert found == 8103
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_summed_filters_classify_grey_images_as_well_as_three_copies_of_them():
     test, info = read_test_split(), cnn_jax.model_info("resnet50")
     weights = np.asarray([0.299, 0.587, 0.114])

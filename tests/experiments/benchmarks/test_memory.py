@@ -27,7 +27,7 @@ def test_mistakes_are_named(benchmark, capsys, arguments):
     assert arguments[1] in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_it_runs(benchmark, tmp_path):
     path = tmp_path / "memory.json"
     options = ["--models", "lenet5", "--batch", "512", "--steps", "24", "--runs", "1"]
