@@ -13,6 +13,8 @@ whole process and hold until it ends, so nothing here runs when a module is impo
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
+import importlib.util
 import os
 
 VARIABLE = "CNN_JAX_KEEP_MEMORY"
@@ -26,14 +28,18 @@ _SETTINGS = (
     (-1, -1),  # M_TRIM_THRESHOLD: what is freed is not given back
 )
 
+_PLUGIN_VARIABLES = ("PJRT_NAMES_AND_LIBRARY_PATHS", "TPU_LIBRARY_PATH")
+"""The environment variables by which JAX finds libraries of accelerators."""
+
 _kept: list[bool] = []
 
 
 def keep_memory(wanted: bool = True) -> bool:
     """Has the process keep the memory that it frees, if it computes on a CPU.
 
-    To be called before the first computation: XLA's threads, once they have allocated,
-    stay with what they have. It starts JAX's backend.
+    To be called before the first computation: threads that have allocated stay with
+    the arenas that they have. Where JAX may find an accelerator, its backend is started
+    in order to know; some page faults may then remain.
 
     Args:
       wanted: False does nothing; the environment variable `CNN_JAX_KEEP_MEMORY` goes
@@ -44,12 +50,9 @@ def keep_memory(wanted: bool = True) -> bool:
       the C library's and threads that decode images need arenas of their own, and with
       other C libraries than glibc.
     """
-    if not _kept and _is_wanted(wanted) and _is_glibc():
-        import jax  # whoever asks `keeps_memory` alone need not wait for it
-
-        if jax.default_backend() == "cpu":
-            mallopt = ctypes.CDLL(None).mallopt
-            _kept.append(all(mallopt(name, value) == 1 for name, value in _SETTINGS))
+    if not _kept and _is_wanted(wanted) and _is_glibc() and _computes_on_cpu():
+        mallopt = ctypes.CDLL(None).mallopt
+        _kept.append(all(mallopt(name, value) == 1 for name, value in _SETTINGS))
     return keeps_memory()
 
 
@@ -61,6 +64,25 @@ def keeps_memory() -> bool:
 def _is_wanted(wanted: bool) -> bool:
     said = os.environ.get(VARIABLE, "").strip().lower()
     return said not in ("0", "false", "no", "off") if said else wanted
+
+
+def _computes_on_cpu() -> bool:
+    """Returns whether JAX computes on a CPU; starts its backend only if it must."""
+    import jax  # whoever asks `keeps_memory` alone need not wait for it
+
+    named = jax.config.jax_platforms  # type: ignore[attr-defined]
+    if named:
+        return named.split(",")[0] == "cpu"
+    return not _may_find_accelerators() or jax.default_backend() == "cpu"
+
+
+def _may_find_accelerators() -> bool:
+    """Returns whether a plugin of JAX's for a GPU or TPU is installed or named."""
+    return (
+        any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))
+        or bool(importlib.metadata.entry_points(group="jax_plugins"))
+        or any(name in os.environ for name in _PLUGIN_VARIABLES)
+    )
 
 
 def _is_glibc() -> bool:

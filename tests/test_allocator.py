@@ -3,6 +3,7 @@
 Each test starts a process of its own, since the settings last until a process ends.
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -82,9 +83,38 @@ def test_the_variable_goes_before_what_is_wanted():
 @pytest.mark.parametrize("platform", ["gpu", "tpu"])
 def test_nothing_is_set_where_the_devices_are_others(platform, monkeypatch):
     monkeypatch.setattr(allocator, "_kept", [])
+    monkeypatch.setattr(allocator, "_may_find_accelerators", lambda: True)
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     monkeypatch.setattr(allocator.ctypes, "CDLL", None)
-    assert allocator.keep_memory() is False
+    with jax_platforms(""):
+        assert allocator.keep_memory() is False
+    with jax_platforms("cuda,cpu"):
+        assert allocator.keep_memory() is False
+
+
+@pytest.mark.parametrize("named", ["", "cpu", "cpu,cuda"])
+def test_the_backend_is_not_started_where_it_must_be_a_cpu(named, monkeypatch):
+    """Its threads may allocate at once, and have arenas of their own from then on."""
+    monkeypatch.setattr(allocator, "_may_find_accelerators", lambda: False)
+    monkeypatch.setattr(jax, "default_backend", None)
+    with jax_platforms(named):
+        assert allocator._computes_on_cpu()
+
+
+@pytest.mark.parametrize("name", ["PJRT_NAMES_AND_LIBRARY_PATHS", "TPU_LIBRARY_PATH"])
+def test_libraries_of_accelerators_may_be_named(name, monkeypatch):
+    monkeypatch.setenv(name, "cuda:/usr/lib/plugin.so")
+    assert allocator._may_find_accelerators()
+
+
+@contextlib.contextmanager
+def jax_platforms(names):
+    before = jax.config.jax_platforms
+    jax.config.update("jax_platforms", names)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_platforms", before)
 
 
 @pytest.mark.parametrize("found", [None, "musl", KeyError])

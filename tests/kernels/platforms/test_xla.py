@@ -15,7 +15,8 @@ from cnn_jax.kernels.platforms import tpu, xla
 
 @pytest.mark.parametrize("label", CONVOLUTIONS)
 @pytest.mark.parametrize("platform", [xla, tpu], ids=["xla", "tpu"])
-def test_convolution_and_its_gradients(platform, label, x64):
+def test_convolution_and_its_gradients(platform, label, x64, monkeypatch):
+    monkeypatch.setattr(tpu, "_LEAST_IMAGES", 1)
     x_shape, w_shape, options = CONVOLUTIONS[label]
     geometry = {"padding": "SAME", **options}
     groups = geometry.pop("groups", 1)
@@ -50,6 +51,16 @@ def test_a_narrow_depthwise_convolution_is_dense_on_a_tpu(channels, strides, gro
     x, w = jnp.ones((2, 8, 8, channels)), jnp.ones((3, 3, 1, channels))
     program = jax.make_jaxpr(tpu.conv, static_argnums=(2, 3, 4))(
         x, w, window, channels, None
+    )
+    assert f"feature_group_count={groups}" in str(program)
+
+
+@pytest.mark.parametrize(("images", "groups"), [(31, 32), (32, 1)])
+def test_the_input_gradient_of_few_images_is_not(images, groups):
+    window = Window.resolve((8, 8), (3, 3), padding="SAME")
+    dy, w = jnp.ones((images, 8, 8, 32)), jnp.ones((3, 3, 1, 32))
+    program = jax.make_jaxpr(tpu.conv_input_grad, static_argnums=(2, 3, 4))(
+        dy, w, window, 32, None
     )
     assert f"feature_group_count={groups}" in str(program)
 
