@@ -450,18 +450,29 @@ def is_integer(value: object) -> TypeGuard[SupportsIndex]:
     return True
 
 
-def layout_hint(shape: Sequence[int], channels: int, name: str = "x") -> str:
+def layout_hint(
+    shape: Sequence[int],
+    channels: int,
+    name: str = "x",
+    *,
+    expected: Sequence[int] | None = None,
+) -> str:
     """Says how to put the channels last, where that is what is wrong with an array.
 
     Args:
       shape: The array's shape, whose last axis should be the channels.
       channels: How many there should be.
       name: The array's name.
+      expected: The whole shape that it should have; None where others would do.
 
     Returns:
-      What to append to an error; "" where the channels are not before the other axes.
+      What to append to an error; "" where the channels are not before the other axes,
+      or the array has not the expected shape with them last.
     """
     shape = tuple(shape)
+    moved = (*shape[:1], *shape[2:], *shape[1:2]), (1, *shape[1:], *shape[:1])
+    if expected is not None and tuple(expected) not in moved:
+        return ""
     spatial = "DHW"[5 - len(shape) :] if 3 <= len(shape) <= 5 else ""
     if not spatial or shape[-1] == channels:
         return ""

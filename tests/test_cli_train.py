@@ -1,11 +1,13 @@
 """`cnn-jax train`: from photographs in a folder to a network that classifies them."""
 
+import argparse
 import contextlib
 import io
 import json
 import os
 import pathlib
 import shlex
+import shutil
 import signal
 
 import numpy as np
@@ -15,7 +17,7 @@ from PIL import Image
 
 from cnn_jax import cli, data, experiment, recipe
 from cnn_jax.checkpoint.lock import DirectoryLock
-from cnn_jax.cli import train_setup
+from cnn_jax.cli import evaluate, train_setup
 from cnn_jax.cli.train_setup import class_counts
 from cnn_jax.pretrained.files import describe_own
 from cnn_jax.training import TrainConfig
@@ -111,6 +113,40 @@ def test_photographs_become_a_classifier_at_the_first_try(
     assert (status, err) == (0, "")
     (entry,) = json.loads(out)
     assert sorted(entry["names"]) == sorted(CLASSES)
+
+
+def test_scores_on_training_images_are_said_to_be(capsys, photographs, trained):
+    arguments = ["evaluate", trained, "--json", "--data", f"folder:{photographs}"]
+    status, out, err = run(capsys, *arguments)
+    assert (status, json.loads(out)["scores"]["num_examples"]) == (0, 60)
+    assert err.splitlines() == [
+        f"{trained}: the run was trained on 48 of these images, and scores higher on "
+        "them than on new ones."
+    ]
+
+
+@pytest.mark.parametrize("name", ["config.json", "split.json"])
+@pytest.mark.parametrize("content", ["{}", "[]", "damaged", '{"config": "x"}', None])
+def test_where_the_training_images_are_unknown_nothing_is_said(
+    capsys, photographs, trained, tmp_path, name, content
+):
+    directory = tmp_path / "run"
+    directory.mkdir()
+    for each in ("config.json", "split.json"):
+        shutil.copy(trained / each, directory)
+    (directory / name).unlink()
+    if content is not None:
+        (directory / name).write_text(content)
+    options = argparse.Namespace(
+        weights=str(directory), dataset=f"folder:{photographs}"
+    )
+    evaluate._warn_of_training_images(options)
+    said = capsys.readouterr().err
+    # Without its file, the split is taken to be the whole.
+    assert ("these images" in said) == ((name, content) == ("split.json", None))
+    options.dataset = "digits"
+    evaluate._warn_of_training_images(options)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_split_is_written_down(photographs, trained):

@@ -70,7 +70,7 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
         "--data-dir", metavar="PATH", help="the directory of prepared sets to look at"
     )
     parser.add_argument(
-        "--dataset",
+        *("--dataset", "--data"),
         metavar="NAME",
         help="the data set to read examples of: folder:PATH, or a prepared set's name",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import pathlib
 from typing import Any
 
 from cnn_jax.cli.usage import (
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=WEIGHTS,
     )
     parser.add_argument(
-        "--dataset",
+        *("--dataset", "--data"),
         required=True,
         metavar="NAME",
         help="folder:PATH with a directory for each class, or the name of a prepared "
@@ -128,6 +129,8 @@ def run(options: argparse.Namespace) -> int:
             page = write_results(options.out, evaluation)
     except (CheckpointError, ImportError, OSError, ValueError) as error:
         raise UsageError(str(error)) from error
+    if evaluation.split == "train":  # or all images of a folder without splits
+        _warn_of_training_images(options)
     record = record_of(evaluation, with_pictures=False)
     if options.json:
         print_json(record)
@@ -137,6 +140,38 @@ def run(options: argparse.Namespace) -> int:
         said = f"page in {page}, the same as JSON beside it"
         warn(said) if options.json else print_text(said)
     return 0
+
+
+def _warn_of_training_images(options: argparse.Namespace) -> None:
+    """Says if a run was trained on the evaluated images, as far as its files tell."""
+    from cnn_jax.cli.train_setup import SPLIT_FILE
+    from cnn_jax.files import FileError, read_json
+
+    directory = pathlib.Path(options.weights).expanduser()
+    number = ""
+    try:
+        trained_on = read_json(directory / "config.json")["config"]["dataset"]
+        if _place(trained_on) != _place(options.dataset):
+            return
+        if (directory / SPLIT_FILE).exists():
+            names = read_json(directory / SPLIT_FILE)["files"]["train"]
+            number = f"{len(names):,} of "
+    except (FileError, OSError, LookupError, TypeError, AttributeError):
+        return
+    warn(
+        f"{options.weights}: the run was trained on {number}these images, and scores "
+        "higher on them than on new ones."
+    )
+
+
+def _place(dataset: str) -> str:
+    """Returns a dataset's name, or the absolute path of a folder."""
+    from cnn_jax.cli.train_setup import FOLDER
+
+    path = dataset.removeprefix(FOLDER)
+    return (
+        dataset if path == dataset else str(pathlib.Path(path).expanduser().resolve())
+    )
 
 
 def _print(record: dict[str, Any]) -> None:

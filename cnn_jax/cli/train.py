@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     images = parser.add_argument_group("images")
     images.add_argument(
-        "--data",
+        *("--data", "--dataset"),
         metavar="DATA",
         help="folder:PATH with PATH/CLASS/ (split by itself) or PATH/{train,val,test}/"
         "CLASS/; digits; synthetic:HxWxC; or a prepared TFDS set",

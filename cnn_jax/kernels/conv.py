@@ -241,5 +241,5 @@ def _resolve(name, input_shape, filter_shape, strides, padding, dilation, groups
 def _require_output_shape(name, shape, input_shape, filter_shape, window):
     expected = (input_shape[0], *window.output_sizes, filter_shape[-1])
     if shape != expected:
-        hint = layout_hint(shape, expected[-1], "dy")
+        hint = layout_hint(shape, expected[-1], "dy", expected=expected)
         raise ValueError(f"{name}: got dy {shape}, expected {expected}{hint}.")

@@ -103,13 +103,14 @@ def _batch_hint(input_shape, filter_shape, groups) -> str:
 def _channels_hint(function, input_shape, filter_shape, groups) -> str:
     """Says which axes to move of an input, a filter or both, if then they fit."""
     moved_input = layout_hint(input_shape, filter_shape[-2] * groups)
-    if moved_input:
+    if moved_input and not filter_shape[-1] % groups:
         return moved_input
     # PyTorch's filters: (out, in / groups, *spatial), and transposed ones have the
     # input first.
     is_transposed = function == "conv_transpose"
     of_filter = filter_shape[0] if is_transposed else filter_shape[1] * groups
-    if of_filter not in (input_shape[-1], input_shape[1]):
+    of_groups = filter_shape[1] if is_transposed else filter_shape[0]
+    if of_filter not in (input_shape[-1], input_shape[1]) or of_groups % groups:
         return ""
     spatial = "DHW"[5 - len(filter_shape) :]
     layout, axes = ("IO", "(-2, -1)") if is_transposed else ("OI", "(-1, -2)")
@@ -126,11 +127,13 @@ def require_channels(function: str, x: jax.Array, **vectors: jax.Array | None) -
     kept in float32 beside bfloat16 images. None passes.
     """
     dtypes = (x.dtype, accumulation_dtype(x.dtype))
+    shapes = {vector.shape for vector in vectors.values() if vector is not None}
     for name, vector in vectors.items():
         if vector is None:
             continue
         if vector.shape != x.shape[-1:]:
-            hint = layout_hint(x.shape, vector.shape[0]) if vector.ndim == 1 else ""
+            is_alike = vector.ndim == 1 and len(shapes) == 1
+            hint = layout_hint(x.shape, vector.shape[0]) if is_alike else ""
             raise ValueError(
                 f"{function}: got {name} {vector.shape}, expected {x.shape[-1:]}{hint}."
             )

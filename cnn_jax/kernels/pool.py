@@ -318,7 +318,7 @@ def _resolve(name, input_shape, window, strides, padding, dilation):
 def _require_output_shape(name, shape, input_shape, window):
     expected = (input_shape[0], *window.output_sizes, input_shape[-1])
     if shape != expected:
-        hint = layout_hint(shape, expected[-1], "dy")
+        hint = layout_hint(shape, expected[-1], "dy", expected=expected)
         raise ValueError(f"{name}: got dy {shape}, expected {expected}{hint}.")
 
 

@@ -170,18 +170,22 @@ def _require_shapes(x, **parameters):
             f"squeeze_excite: got x {x.shape}, expected (n, *spatial, c) with one to "
             "three spatial dimensions, none empty."
         )
-    channels, squeezed = x.shape[-1], parameters["squeeze_w"].shape[-1:]
-    expected = {
-        "squeeze_w": (channels, *squeezed),
-        "squeeze_b": squeezed,
-        "expand_w": (*squeezed, channels),
-        "expand_b": (channels,),
-    }
     got = {name: parameter.shape for name, parameter in parameters.items()}
-    if got != expected or len(got["squeeze_w"]) != 2:
+    channels, squeezed = x.shape[-1], got["squeeze_w"][-1:]
+
+    def fit(channels):
+        return len(got["squeeze_w"]) == 2 and got == {
+            "squeeze_w": (channels, *squeezed),
+            "squeeze_b": squeezed,
+            "expand_w": (*squeezed, channels),
+            "expand_b": (channels,),
+        }
+
+    if not fit(channels):
+        first = next(iter(got["squeeze_w"]), 0)
+        hint = layout_hint(x.shape, first) if fit(first) else ""
         described = ", ".join(f"{name} {shape}" for name, shape in got.items())
         raise ValueError(
             f"squeeze_excite: got {described} for x {x.shape}, expected weights "
-            f"({channels}, m) and (m, {channels}), biases (m,) and ({channels},)"
-            f"{layout_hint(x.shape, got['squeeze_w'][0]) if got['squeeze_w'] else ''}."
+            f"({channels}, m) and (m, {channels}), biases (m,) and ({channels},){hint}."
         )

@@ -179,6 +179,42 @@ def test_the_error_says_which_axes_to_move(name):
         jax.eval_shape(functools.partial(kernel, **options), *arguments)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "arguments", "options"),
+    [
+        (K.conv, (array(8, 6, 9, 8), array(3, 3, 2, 16)), {"groups": 3}),
+        (K.conv, (array(8, 7, 7, 6), array(16, 2, 3, 3)), {"groups": 3}),
+        (
+            K.conv_input_grad,
+            (array(8, 16, 30, 32), array(3, 3, 3, 16)),
+            {"input_shape": (8, 32, 32, 3)},
+        ),
+        (
+            K.conv_filter_grad,
+            (array(8, 32, 32, 3), array(9, 16, 32, 32)),
+            {"filter_shape": (3, 3, 3, 16)},
+        ),
+        (K.max_pool_grad, (array(8, 32, 32, 3), array(8, 3, 16, 15)), {"window": 2}),
+        (
+            K.avg_pool_grad,
+            (array(8, 3, 15, 16),),
+            {"window": 2, "input_shape": (8, 32, 32, 3)},
+        ),
+        (K.batch_norm, (IMAGES, CHANNELS, array(11)), {"epsilon": 1e-5}),
+        (K.layer_norm, (IMAGES, array(11), CHANNELS), {"epsilon": 1e-5}),
+        (
+            K.squeeze_excite,
+            (IMAGES, array(12, 3), array(3), array(3, 12), array(11)),
+            {},
+        ),
+    ],
+)
+def test_axes_are_not_moved_where_more_is_wrong(kernel, arguments, options):
+    with pytest.raises(ValueError, match=kernel.__name__) as error:
+        jax.eval_shape(functools.partial(kernel, **options), *arguments)
+    assert "looks like" not in str(error.value)
+
+
 def test_other_misfits_are_not_blamed_on_the_layout():
     with pytest.raises(ValueError, match=r"channels in the filter\.\n"):
         jax.eval_shape(K.conv, array(8, 9, 10, 5), array(3, 3, 4, 16))

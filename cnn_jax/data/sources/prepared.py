@@ -90,9 +90,17 @@ class SetName:
             raise ValueError(
                 f"dataset: got {text!r}, expected a TFDS name (mnist, cifar10:3.0.2, "
                 "NAME/CONFIG:VERSION), digits, folder:PATH or synthetic:HxWxC."
+                + folder_hint(text)
             )
         base = tfds_naming.camelcase_to_snakecase(match["base"])
         return cls(text, base, match["config"], match["version"])
+
+
+def folder_hint(name: str) -> str:
+    """Returns a sentence for an error if a directory has a data set's name, else ""."""
+    if not os.path.isdir(os.path.expanduser(name)):
+        return ""
+    return f" To read the images of the directory, write {f'folder:{name}'!r}."
 
 
 def find_set(name: SetName, directory: Any) -> Any:

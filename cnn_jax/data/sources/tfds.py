@@ -20,6 +20,7 @@ from cnn_jax.data.sources.prepared import (
     check_metadata,
     check_shards,
     find_set,
+    folder_hint,
     read_object,
 )
 from cnn_jax.files import FileError, reading
@@ -286,6 +287,7 @@ def _require_prepared(name: SetName, directory: Any) -> None:
     near = difflib.get_close_matches(base, others, n=3)
     raise FileNotFoundError(
         f"dataset {name.text!r}: looked in {directory}, {problem}."
+        + folder_hint(name.text)
         + (f" Did you mean {' or '.join(map(repr, near))}?" if near else "")
         + f" To get it, run\n  {_command(base, directory)}\nor copy a prepared "
         f"set to {directory / base}/VERSION; another place is named by data_dir or by "

@@ -168,6 +168,19 @@ def test_names_that_would_run_or_read_something_else(tmp_path, name):
         open_source(name, "train", data_dir=tmp_path)
 
 
+@pytest.mark.parametrize("name", ["photos", "./photos", "absolute"])
+def test_a_directory_in_the_place_of_a_name_gets_a_hint(name, tmp_path, monkeypatch):
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    name = str(tmp_path / "photos") if name == "absolute" else name
+    with pytest.raises((ValueError, FileNotFoundError)) as failure:
+        open_source(name, "train", data_dir=tmp_path / "sets")
+    assert f"write 'folder:{name}'" in str(failure.value)
+    with pytest.raises((ValueError, FileNotFoundError)) as failure:
+        open_source(f"{name}s", "train", data_dir=tmp_path / "sets")
+    assert "folder:" not in str(failure.value).replace("folder:PATH", "")
+
+
 def test_the_newest_version_and_those_that_are_named(prepared):
     newer = prepared.with_name("1.10.0")
     newer.mkdir()
