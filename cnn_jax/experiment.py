@@ -294,8 +294,7 @@ def _main(
         result = run(config)
         speaks = is_main_process()
     if speaks:
-        with _concluding(result):
-            conclude(result)
+        conclude(result)
 
 
 @contextlib.contextmanager
@@ -314,6 +313,17 @@ def _concluding(result: FitResult) -> Iterator[None]:
 
 def conclude(result: FitResult) -> None:
     """Prints the last lines, and writes the page where there is a directory for it."""
+    with _concluding(result):
+        _print_result(result)
+        if result.run_dir is not None:
+            page = write_run_page(result.run_dir)
+            messages.say(
+                f"result in {result.run_dir}/result.json, report in "
+                f"{result.run_dir}/{page.name}"
+            )
+
+
+def _print_result(result: FitResult) -> None:
     if result.stopped_early:
         best = result.history[result.best_epoch - 1]["validation_accuracy"]
         messages.say(
@@ -328,9 +338,3 @@ def conclude(result: FitResult) -> None:
         f"{result.train_seconds:.0f} s of training, "
         f"{result.compile_seconds:.0f} s of compiling"
     )
-    if result.run_dir is not None:
-        page = write_run_page(result.run_dir)
-        messages.say(
-            f"result in {result.run_dir}/result.json, report in "
-            f"{result.run_dir}/{page.name}"
-        )

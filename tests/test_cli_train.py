@@ -9,13 +9,14 @@ import pathlib
 import shlex
 import shutil
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers.photographs import CLASSES, write_photographs
 from PIL import Image
 
-from cnn_jax import cli, data, experiment, recipe
+from cnn_jax import cli, data, experiment, program, recipe
 from cnn_jax.checkpoint.lock import DirectoryLock
 from cnn_jax.cli import evaluate, train_setup
 from cnn_jax.cli.train_setup import class_counts
@@ -365,6 +366,27 @@ def test_results_as_json(capsys, monkeypatch, tmp_path):
     assert "batch size" in err
     assert "concluded" in err
     assert err.splitlines()[-1].endswith(f"predict {tmp_path / 'run'} IMAGE")
+
+
+def test_a_signal_while_the_page_is_written_says_that_the_run_is_over(
+    capsys, monkeypatch, tmp_path
+):
+    def stop(*arguments):
+        raise program.Stopped(signal.SIGTERM)
+
+    test = {"accuracy": 0.5, "num_examples": 360}
+    result = SimpleNamespace(run_dir=str(tmp_path / "run"), test=test, best_epoch=1)
+    result.stopped_early = False
+    result.step_seconds_median = result.train_seconds = result.compile_seconds = 1.0
+    monkeypatch.setattr(experiment, "run", lambda config, splits: result)
+    monkeypatch.setattr(experiment, "write_run_page", stop)
+    arguments = ["train", "lenet5", "--data", "digits", "--run-dir", tmp_path / "run"]
+    status, _, err = run(capsys, *arguments)
+    assert status == 75
+    assert err == (
+        f"SIGTERM: the run in {tmp_path / 'run'} is over and saved, but its page is "
+        "not written. Resume it with --resume to write it.\n"
+    )
 
 
 class FakeResult:
