@@ -23,7 +23,8 @@ with derivatives that were all derived by hand.
 *Hands-On Machine Learning*, 3rd edition, chapter 14; Chollet, *Deep Learning with
 Python*, 2nd edition, chapter 8). You need not know JAX. Two facts are enough:
 `jax.numpy` is NumPy with a compiler, and `jax.grad(f)` is the function that returns the
-derivative of `f`.
+derivative of `f`. What else is needed of JAX is explained where it first appears. `K` is
+this package's module of kernels: functions of arrays, each with its derivative.
 
 **To run it**, in a checkout of this repository, with Python 3.11 or later:
 
@@ -214,7 +215,8 @@ print("A.T @ dy                          ", dx)
 print("flipped filter slid over padded dy", np.correlate(padded, flipped, "valid"))
 print("x correlated with dy, dw          ", np.correlate(x, dy, "valid"))
 
-# NWC and WIO are JAX's orders: batch, width, channels; and width, in, out.
+# The kernels take a batch of images with channels. `None` adds an axis of length 1: x has
+# the order NWC (batch, width, channels), w the order WIO (width, channels in and out).
 one_d = {"strides": 1, "padding": "VALID"}
 dx_kernel = K.conv_input_grad(
     dy[None, :, None], w[:, None, None], input_shape=(1, 6, 1), **one_d
@@ -413,7 +415,8 @@ def loss_with_kernels(x, w, b):
     return jnp.sum((y - target) ** 2) / 2
 
 
-images, filters = x[None, ..., None], w[..., None, None]  # NHWC and HWIO
+# NHWC: batch, height, width, channels; HWIO: height, width, channels in and out.
+images, filters = x[None, ..., None], w[..., None, None]
 errors = dy[None, ..., None]
 valid = {"padding": "VALID"}
 by_kernel = {
@@ -636,7 +639,10 @@ for source in np.ndindex(2, 2):
     arrow(ax, middle(corners[1], source), middle(corners[2], (2, 2)))
 plt.show()
 
-by_jax = jax.vjp(lambda x: K.autodiff.max_pool(x, 3, strides=2), image)[1](errors)[0]
+# `jax.vjp(f, x)` returns f(x), and a function that turns dy into one gradient for each
+# argument of f. `K.autodiff` has the same operations with the derivatives that JAX finds.
+_, vjp = jax.vjp(lambda x: K.autodiff.max_pool(x, 3, strides=2), image)
+(by_jax,) = vjp(errors)
 print("JAX's own derivative differs by", deviation(dx, by_jax[0, ..., 0]))
 
 # %% [markdown]
@@ -932,7 +938,8 @@ def loss_in_jax(params, x):
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-on_device = jax.tree.map(jnp.asarray, params)
+# The derivative by a dictionary of arrays is a dictionary of the same names.
+on_device = {name: jnp.asarray(value) for name, value in params.items()}
 loss_jax, grads_jax = jax.value_and_grad(loss_in_jax)(on_device, jnp.asarray(images))
 print(f"loss by hand {loss:.12f}\nloss by JAX  {loss_jax:.12f}\n")
 print("parameter    shape            largest gradient   difference from JAX")
@@ -982,7 +989,8 @@ that the Sobel filters find in it, start from random filters, and repeat
 
 $$ w \leftarrow w - \eta\, dw, \qquad dw = \texttt{conv\_filter\_grad}(x,\; y - t) / N $$
 
-for both filters at once. Nothing tells the filters what an edge is.
+for both filters at once. Nothing tells the filters what an edge is. (`jax.jit` below
+compiles a function when it is first called, which makes hundreds of steps quick.)
 """
 
 # %%
@@ -1073,6 +1081,13 @@ r"""
 Last, LeNet-5 of 1998 in this package: its convolutions, average pooling and dense layers
 are the kernels with the derivatives above, and `jax.value_and_grad` only chains them. The
 images are scikit-learn's 8×8 digits, enlarged to LeNet's 32×32.
+
+Three things are new. The network is written in Flax: an object that holds no parameters.
+`model.init(key, images)` draws them, a dictionary of dictionaries, from a random key, and
+`model.apply({"params": params}, images)` computes with them. The update rule is Optax's:
+Adam takes the gradients and its own state, and returns what to add to the parameters and
+the next state. And `has_aux=True` says that a function returns something beside its loss,
+here the accuracy, which is handed through.
 """
 
 # %%
