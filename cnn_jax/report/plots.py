@@ -241,9 +241,10 @@ def scatter_chart(
             _error_bar(axes, point.x, mean, low, high, _color(point.style))
             axes.plot([point.x], [mean], markersize=8, **_line_style(point.style))
             bars.append((point.x, low, high))
-        axes.margins(y=0.12)
-        _make_room_for_ticks(axes)
+        axes.set_ymargin(0.12)
         smallest, greatest = min(p.x for p in points), max(p.x for p in points)
+        axes.set_xlim(smallest / 1.8, greatest * 1.8)
+        _make_room_for_ticks(axes)
         # Space for a label right of the last point, which the left one does not need.
         width = max(_text_width(axes, point.label) for point in points) + 20
         share = min(width / axes.bbox.width, 0.5)
@@ -382,7 +383,7 @@ def _make_room_for_ticks(axes: matplotlib.axes.Axes) -> None:
 
     Tiny numbers get exponents, of which plain numbers would show zeros alone.
     """
-    axes.autoscale_view()
+    axes.autoscale_view(scalex=False)
     if max(map(abs, axes.get_ylim())) < 1e-3:
         axes.yaxis.set_major_formatter("{x:.6g}")
     width = max(_text_width(axes, label.get_text()) for label in axes.get_yticklabels())

@@ -174,6 +174,16 @@ def test_points_lie_where_their_numbers_say(points):
     assert {round(y, 3) for _, y in spots} == {round(spots[0][1], 3)}
 
 
+def test_points_may_lie_above_each_other():
+    value = interval(0.5, 0.1)
+    points = [plots.Point(name, 10240, value) for name in ("one", "other")]
+    for some in (points[:1], points):
+        svg = plots.scatter_chart(
+            some, title="a", description="b", x_label="c", y_label="d"
+        )
+        assert svg.count(">one<") == 1
+
+
 def test_a_unit_stands_behind_the_numbers_of_the_axis():
     svg = plots.scatter_chart(
         [
@@ -246,6 +256,18 @@ def test_marked_positions_are_logarithmic_and_say_what_they_are_told():
     assert not {"500", "10"} & set(texts(root))
     with pytest.raises(ValueError, match=r"ticks: got \[0\], expected positive"):
         draw({0: "none"})
+
+
+def test_one_marked_position_is_a_point():
+    svg = plots.line_chart(
+        [plots.Curve("x", [5], [interval(0.00005, 0.00001)])],
+        title="One",
+        description="d",
+        x_label="examples",
+        y_label="rate",
+        ticks={5: "5"},
+    )
+    assert "5" in texts(ElementTree.fromstring(svg))
 
 
 def test_labels_are_spread_little_and_in_order():
