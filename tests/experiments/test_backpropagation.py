@@ -16,6 +16,8 @@ import pytest
 from cnn_jax import kernels as K
 from cnn_jax.studies import main
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def study(load_experiment, experiments_directory) -> types.ModuleType:

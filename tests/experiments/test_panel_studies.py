@@ -29,6 +29,7 @@ def load_study(load_experiment, experiments_directory):
     return load
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_variant_can_be_trained(load_study, name, tmp_path, monkeypatch):
     one = sharding.make_mesh(jax.devices()[:1])

@@ -15,6 +15,8 @@ from cnn_jax.data import load_dataset, normalize
 from cnn_jax.report.environment import Environment
 from cnn_jax.studies import StudyConfig, page, run_study
 
+pytestmark = pytest.mark.slow
+
 SEEDS = 2
 
 
@@ -172,7 +174,6 @@ def test_resume_needs_a_directory(study):
     assert not pathlib.Path("None").exists()
 
 
-@pytest.mark.slow
 @needs_chromium
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_page_fits_in_a_browser(directory, width, tmp_path):
