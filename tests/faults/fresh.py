@@ -5,9 +5,13 @@
 Says on standard output that it has begun; the plan is that of a tiny run, as in `runs`.
 """
 
+import signal
+
 from cnn_jax import program
 
 if __name__ == "__main__":
+    # A shell has its background jobs ignore SIGINT, and they their children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     program.begin()
     print("begun", flush=True)
 
