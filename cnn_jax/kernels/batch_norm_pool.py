@@ -11,7 +11,7 @@ that never decreases, and it may be applied after the maximum instead:
 
 Rounding never decreases either, so that not a bit differs. A channel of negative scale
 is turned over first: with s = -1 there and 1 elsewhere, x' = s x has mean s mu, the
-variance of x and xhat' = s xhat, so that |scale| xhat' = scale xhat.
+variance of x and xhat' = s xhat, so that abs(scale) xhat' = scale xhat.
 
 So the passes over z and y run over the windows only, a quarter of the entries for a
 stride of two, and y before the pooling is never formed. In the backward pass each
