@@ -127,11 +127,11 @@ def require_channels(function: str, x: jax.Array, **vectors: jax.Array | None) -
     kept in float32 beside bfloat16 images. None passes.
     """
     dtypes = (x.dtype, accumulation_dtype(x.dtype))
-    shapes = {vector.shape for vector in vectors.values() if vector is not None}
     for name, vector in vectors.items():
         if vector is None:
             continue
         if vector.shape != x.shape[-1:]:
+            shapes = {each.shape for each in vectors.values() if each is not None}
             is_alike = vector.ndim == 1 and len(shapes) == 1
             hint = layout_hint(x.shape, vector.shape[0]) if is_alike else ""
             raise ValueError(

@@ -243,7 +243,6 @@ def scatter_chart(
             bars.append((point.x, low, high))
         axes.set_ymargin(0.12)
         smallest, greatest = min(p.x for p in points), max(p.x for p in points)
-        axes.set_xlim(smallest / 1.8, greatest * 1.8)
         _make_room_for_ticks(axes)
         # Space for a label right of the last point, which the left one does not need.
         width = max(_text_width(axes, point.label) for point in points) + 20
