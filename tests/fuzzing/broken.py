@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 import pickle
@@ -38,7 +39,7 @@ def _raise(error: Exception) -> None:
 
 
 def _take_memory(directory: pathlib.Path) -> None:
-    np.ones(3 * 2**26).sum()  # 1.5 GiB
+    np.ones(12 * 2**20)  # 96 MiB
 
 
 def _ask_for_memory(directory: pathlib.Path) -> None:
@@ -52,7 +53,8 @@ TYPE_ERROR = _format("type error", lambda path: _raise(TypeError(f"{path}")))
 NO_PATH = _format("no path", lambda path: _raise(ValueError("damaged")))
 HANG = _format("hang", lambda path: time.sleep(100))
 EXIT = _format("exit", lambda path: os._exit(7))
-MEMORY = _format("memory", _take_memory)
+# A lower limit than others: where memory is short, a gibibyte takes a minute.
+MEMORY = dataclasses.replace(_format("memory", _take_memory), max_bytes=64 * 2**20)
 CLAIM = _format("claim", _ask_for_memory)
 WRITES = _format("writes", lambda path: (path.parent.parent / "new").write_bytes(b""))
 IMPORTS = _format("imports", lambda path: __import__("this"))

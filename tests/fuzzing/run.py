@@ -33,8 +33,8 @@ import cnn_jax
 from cnn_jax.messages import printable
 from cnn_jax.report.environment import command_line, describe_environment
 from fuzzing import worker
-from fuzzing.formats import all_formats, load_format
-from fuzzing.worker import GIBIBYTE, MAX_SECONDS, Outcome
+from fuzzing.formats import GIBIBYTE, all_formats, load_format
+from fuzzing.worker import MAX_SECONDS, Outcome
 
 _START_SECONDS = 300.0
 """Seconds that a worker may take until it has read the good example."""

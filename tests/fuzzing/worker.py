@@ -32,11 +32,6 @@ from typing import Any
 from fuzzing.formats import Format, load_format
 from fuzzing.mutations import mutate, replace_by_special
 
-GIBIBYTE = 2**30
-
-MAX_BYTES = GIBIBYTE
-"""More memory than this, beyond what the process has before, is a failure."""
-
 MAX_SECONDS = 10.0
 """A longer time for one file is a failure."""
 
@@ -202,7 +197,7 @@ def carry_out(form: Format, prepared: Prepared, seed: int) -> Outcome:
     virtual = _status("VmSize")
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     # Else a failure would take the machine's memory from everybody.
-    resource.setrlimit(resource.RLIMIT_AS, (virtual + 2 * MAX_BYTES, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (virtual + 2 * form.max_bytes, hard))
     error: BaseException | None = None
     started = time.monotonic()
     try:
@@ -216,7 +211,7 @@ def carry_out(form: Format, prepared: Prepared, seed: int) -> Outcome:
     outcome.bytes = max(0, _status("VmHWM") - before)
     if error is not None:
         outcome.text = str(error)[:2000]
-    outcome.end = _outcome_of(prepared, outcome, error)
+    outcome.end = _outcome_of(prepared, outcome, error, form.max_bytes)
     if outcome.end not in ("read", "refused") and error is not None:
         lines = traceback.format_exception(error)
         outcome.text += "\n" + "".join(lines)[-3000:]
@@ -243,7 +238,10 @@ def apply(form: Format, prepared: Prepared, seed: int) -> str:
 
 
 def _outcome_of(
-    prepared: Prepared, outcome: Outcome, error: BaseException | None
+    prepared: Prepared,
+    outcome: Outcome,
+    error: BaseException | None,
+    max_bytes: int,
 ) -> str:
     from cnn_jax.checkpoint import CheckpointError
 
@@ -255,8 +253,8 @@ def _outcome_of(
         return f"wrote {left} beside the file"
     if outcome.seconds > MAX_SECONDS:
         return f"took {outcome.seconds:.0f} s"
-    if outcome.bytes > MAX_BYTES:
-        return f"took {outcome.bytes / GIBIBYTE:.1f} GiB"
+    if outcome.bytes > max_bytes:
+        return f"took {outcome.bytes / 2**20:.0f} MiB"
     if error is None:
         return "read"
     if any(isinstance(each, MemoryError) for each in _chain(error)):

@@ -12,6 +12,8 @@ from typing import Any
 
 from fuzzing.mutations import Mutation
 
+GIBIBYTE = 2**30
+
 
 @dataclasses.dataclass(frozen=True)
 class Format:
@@ -29,6 +31,8 @@ class Format:
         anew.
       needs: Modules without which the format cannot be read here.
       allowed_imports: Packages that a library imports when it meets a damaged file.
+      max_bytes: More memory than this for one file, beyond what the process has before,
+        is a failure.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Format:
     finish: Callable[[pathlib.Path, random.Random], None] | None = None
     needs: Sequence[str] = ()
     allowed_imports: Sequence[str] = ()
+    max_bytes: int = GIBIBYTE
 
     def mutations_of(self, path: pathlib.Path) -> Sequence[Mutation]:
         """Returns the structured mutations of a file."""
