@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, SupportsIndex, TypeGuard
 
 Padding = Literal["SAME", "VALID"] | int | Sequence[int | Sequence[int]]
@@ -455,7 +455,7 @@ def layout_hint(
     channels: int,
     name: str = "x",
     *,
-    expected: Sequence[int] | None = None,
+    fits: Callable[[tuple[int, ...]], bool] = lambda moved: True,
 ) -> str:
     """Says how to put the channels last, where that is what is wrong with an array.
 
@@ -463,25 +463,22 @@ def layout_hint(
       shape: The array's shape, whose last axis should be the channels.
       channels: How many there should be.
       name: The array's name.
-      expected: The whole shape that it should have; None where others would do.
+      fits: Whether the call takes the array in the shape that it then has.
 
     Returns:
       What to append to an error; "" where the channels are not before the other axes,
-      or the array has not the expected shape with them last.
+      or the array would not fit then, either.
     """
     shape = tuple(shape)
-    moved = (*shape[:1], *shape[2:], *shape[1:2]), (1, *shape[1:], *shape[:1])
-    if expected is not None and tuple(expected) not in moved:
-        return ""
     spatial = "DHW"[5 - len(shape) :] if 3 <= len(shape) <= 5 else ""
     if not spatial or shape[-1] == channels:
         return ""
-    if shape[1] == channels:
+    if shape[1] == channels and fits((shape[0], *shape[2:], channels)):
         return (
             f"; the last axis is channels (N{spatial}C); {name} looks like NC{spatial}"
             f": jnp.moveaxis({name}, 1, -1)"
         )
-    if shape[0] == channels and len(shape) == 3:
+    if shape[0] == channels and len(shape) == 3 and fits((1, *shape[1:], channels)):
         return (
             f"; the last axis is channels (NHWC); {name} looks like CHW, one example: "
             f"jnp.moveaxis({name}, 0, -1)[None]"

@@ -270,8 +270,10 @@ def batch_norm_inference(
     x = jnp.asarray(x)
     vectors = tuple(jnp.asarray(vector) for vector in (mean, var, scale, bias))
     _require_rows("batch_norm_inference", x)
-    named = dict(zip(("mean", "var", "scale", "bias"), vectors, strict=True))
-    require_channels("batch_norm_inference", x, **named)
+    mean, var, scale, bias = vectors
+    require_channels(
+        "batch_norm_inference", x, mean=mean, var=var, scale=scale, bias=bias
+    )
     if activation is not None:
         require_fused("batch_norm_inference", activation=activation)
     return _batch_norm_inference(

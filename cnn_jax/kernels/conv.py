@@ -83,6 +83,8 @@ def conv(
     """
     x, w = jnp.asarray(x), jnp.asarray(w)
     b = to_array(b)
+    bias_shape = None if b is None else b.shape
+    require_matching_channels("conv", x.shape, w.shape, groups, bias_shape=bias_shape)
     window = _resolve("conv", x.shape, w.shape, strides, padding, dilation, groups)
     require_floating("conv", x=x, w=w, b=b)
     if b is not None and b.shape != w.shape[-1:]:
@@ -228,7 +230,8 @@ def conv_bias_grad(dy: jax.Array) -> jax.Array:
 def _resolve(name, input_shape, filter_shape, strides, padding, dilation, groups):
     """Checks that the shapes fit together and returns the window they describe."""
     input_shape, filter_shape = tuple(input_shape), tuple(filter_shape)
-    require_matching_channels(name, input_shape, filter_shape, groups)
+    # Nothing is said of moving axes: of a gradient, one of the two is no array.
+    require_matching_channels(name, input_shape, filter_shape, groups, hint="")
     return Window.resolve(
         input_shape[1:-1],
         filter_shape[:-2],
@@ -241,5 +244,5 @@ def _resolve(name, input_shape, filter_shape, strides, padding, dilation, groups
 def _require_output_shape(name, shape, input_shape, filter_shape, window):
     expected = (input_shape[0], *window.output_sizes, filter_shape[-1])
     if shape != expected:
-        hint = layout_hint(shape, expected[-1], "dy", expected=expected)
+        hint = layout_hint(shape, expected[-1], "dy", fits=expected.__eq__)
         raise ValueError(f"{name}: got dy {shape}, expected {expected}{hint}.")

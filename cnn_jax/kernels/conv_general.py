@@ -190,18 +190,20 @@ def _channels_last(lhs_shape, rhs_shape, dimension_numbers):
     return (n, *sizes, c), (*window, i, o), (out_n, *out_sizes, out_c)
 
 
-def _layout_that_fits(lhs_shape, rhs_shape, groups):
+def _layout_that_fits(lhs_shape, rhs_shape, groups: int):
     """Returns which of the two usual layouts has channels that fit, for an error."""
+    if not is_integer(groups) or groups < 1:
+        return ""
     spatial = "DHW"[5 - len(lhs_shape) :]
     last = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
     first = (f"NC{spatial}", f"OI{spatial}", f"NC{spatial}")
     fitting = [
         numbers
-        for numbers, inputs, group_inputs in (
-            (last, lhs_shape[-1], rhs_shape[-2]),
-            (first, lhs_shape[1], rhs_shape[1]),
+        for numbers, inputs, group_inputs, outputs in (
+            (last, lhs_shape[-1], *rhs_shape[-2:]),
+            (first, lhs_shape[1], rhs_shape[1], rhs_shape[0]),
         )
-        if is_integer(groups) and inputs == group_inputs * groups
+        if inputs == group_inputs * groups and not outputs % groups
     ]
     # Where both do, the channels are not what is wrong.
     if len(fitting) != 1:

@@ -94,7 +94,10 @@ def conv_transpose(
     """
     x, w = jnp.asarray(x), jnp.asarray(w)
     b = to_array(b)
-    require_matching_channels("conv_transpose", x.shape, w.shape, groups)
+    bias_shape = None if b is None else b.shape
+    require_matching_channels(
+        "conv_transpose", x.shape, w.shape, groups, bias_shape=bias_shape
+    )
     require_floating("conv_transpose", x=x, w=w, b=b)
     if b is not None and b.shape != w.shape[-1:]:
         raise ValueError(f"conv_transpose: got b {b.shape}, expected {w.shape[-1:]}.")

@@ -36,7 +36,7 @@ def dense(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
     if x.ndim < 2 or w.ndim != 2 or x.shape[-1] != w.shape[0]:
         raise ValueError(
             f"dense: got x {x.shape} and w {w.shape}, expected (..., in) and (in, out)"
-            f"{_hint(x.shape, w.shape)}."
+            f"{_hint(x.shape, w.shape, None if b is None else b.shape)}."
         )
     if b is not None and b.shape != w.shape[1:]:
         raise ValueError(f"dense: got b {b.shape}, expected {w.shape[1:]}.")
@@ -44,11 +44,14 @@ def dense(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
     return add_bias(_dense(*align_manual_axes(x, w)), b)
 
 
-def _hint(x_shape, w_shape):
-    if len(w_shape) != 2:
+def _hint(x_shape, w_shape, b_shape):
+    """Says which operand to transpose, if then all three fit together."""
+    if len(x_shape) < 2 or len(w_shape) != 2:
         return ""
-    if x_shape[-1:] == w_shape[1:]:
+    if x_shape[-1] == w_shape[1] and b_shape in (None, w_shape[:1]):
         return "; w looks like (out, in): w.T"
+    if b_shape not in (None, w_shape[1:]):
+        return ""
     return layout_hint(x_shape, w_shape[0])
 
 

@@ -93,16 +93,19 @@ def group_norm(
             f"group_norm: got x {x.shape}, expected (n, *spatial, c) with at least one "
             "entry an example to take the mean of."
         )
-    require_channels("group_norm", x, scale=scale, bias=bias)
     is_count = is_integer(num_groups) and num_groups > 0
-    if not is_count or x.shape[-1] % num_groups:
-        fits = (
-            is_count and looks_channels_first(x.shape) and not x.shape[1] % num_groups
-        )
+
+    def divides(shape):
+        return is_count and not shape[-1] % num_groups
+
+    require_channels("group_norm", x, fits=divides, scale=scale, bias=bias)
+    if not divides(x.shape):
+        # Parameters are of the last axis, as has been checked.
+        may_move = scale is None and bias is None and looks_channels_first(x.shape)
         raise ValueError(
             f"group_norm: got num_groups {num_groups!r} for {x.shape[-1]} channels, "
             "expected a positive integer that divides them"
-            f"{layout_hint(x.shape, x.shape[1]) if fits else ''}."
+            f"{layout_hint(x.shape, x.shape[1], fits=divides) if may_move else ''}."
         )
     return normalize_sets(
         *align_manual_axes(x, scale, bias),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TypeVarTuple
 
 import jax
@@ -40,6 +40,8 @@ def require_matching_channels(
     input_shape: tuple[int, ...],
     filter_shape: tuple[int, ...],
     groups: int,
+    *,
+    bias_shape: tuple[int, ...] | None = None,
     hint: str | None = None,
 ) -> None:
     """Raises ValueError unless a filter fits an input in rank, channels and groups.
@@ -49,28 +51,39 @@ def require_matching_channels(
       input_shape: `(n, *spatial, in)`.
       filter_shape: `(*spatial, in / groups, out)`.
       groups: The number of groups.
-      hint: What to append where the channels do not fit. None says which axes to move,
-        if that would make them fit.
+      bias_shape: `(out,)`, or None; it is not checked, but decides which axes to move.
+      hint: What to append where the operands do not fit. None says which axes to move
+        or add, if that would make them fit.
     """
     if not 3 <= len(input_shape) <= 5:
         raise ValueError(
             f"{function}: got an input of shape {input_shape}, expected "
             "(n, *spatial, in) with one to three spatial dimensions."
         )
-    if len(filter_shape) != len(input_shape):
-        raise ValueError(
-            f"{function}: got a filter of rank {len(filter_shape)} {filter_shape} for "
-            f"an input of rank {len(input_shape)} {input_shape}, expected "
-            "(*spatial, in / groups, out)"
-            f"{_batch_hint(input_shape, filter_shape, groups)}."
-        )
     if not is_integer(groups) or groups < 1:
         raise ValueError(
             f"{function}: got groups {groups!r}, expected a positive integer."
         )
+
+    def fits(x_shape, w_shape):
+        return (
+            len(x_shape) == len(w_shape) <= 5
+            and x_shape[-1] == w_shape[-2] * groups
+            and not w_shape[-1] % groups
+            and bias_shape in (None, w_shape[-1:])
+        )
+
+    if len(filter_shape) != len(input_shape):
+        if hint is None:
+            hint = _batch_hint(input_shape, filter_shape, fits)
+        raise ValueError(
+            f"{function}: got a filter of rank {len(filter_shape)} {filter_shape} for "
+            f"an input of rank {len(input_shape)} {input_shape}, expected "
+            f"(*spatial, in / groups, out){hint}."
+        )
     inputs, (group_inputs, outputs) = input_shape[-1], filter_shape[-2:]
     if hint is None and inputs != group_inputs * groups:
-        hint = _channels_hint(function, input_shape, filter_shape, groups)
+        hint = _channels_hint(function, input_shape, filter_shape, groups, fits)
     hint = hint or ""
     if inputs % groups or outputs % groups:
         raise ValueError(
@@ -85,14 +98,11 @@ def require_matching_channels(
         )
 
 
-def _batch_hint(input_shape, filter_shape, groups) -> str:
-    """Says how to add the batch axis that an input lacks."""
-    channels = filter_shape[-2] * groups
-    if len(input_shape) != len(filter_shape) - 1:
-        return ""
-    if input_shape[-1] == channels:
+def _batch_hint(input_shape, filter_shape, fits) -> str:
+    """Says how to add the batch axis that an input lacks, if then they fit."""
+    if fits((1, *input_shape), filter_shape):
         return "; x looks like one example without a batch axis: x[None]"
-    if input_shape[0] == channels:
+    if fits((1, *input_shape[1:], input_shape[0]), filter_shape):
         return (
             "; x looks like one example with its channels first: "
             "jnp.moveaxis(x, 0, -1)[None]"
@@ -100,40 +110,63 @@ def _batch_hint(input_shape, filter_shape, groups) -> str:
     return ""
 
 
-def _channels_hint(function, input_shape, filter_shape, groups) -> str:
+def _channels_hint(function, input_shape, filter_shape, groups, fits) -> str:
     """Says which axes to move of an input, a filter or both, if then they fit."""
-    moved_input = layout_hint(input_shape, filter_shape[-2] * groups)
-    if moved_input and not filter_shape[-1] % groups:
+
+    def move_input(to_filter):
+        return layout_hint(
+            input_shape,
+            to_filter[-2] * groups,
+            fits=lambda moved: fits(moved, to_filter),
+        )
+
+    moved_input = move_input(filter_shape)
+    if moved_input:
         return moved_input
     # PyTorch's filters: (out, in / groups, *spatial), and transposed ones have the
     # input first.
+    first, second, *sizes = filter_shape
     is_transposed = function == "conv_transpose"
-    of_filter = filter_shape[0] if is_transposed else filter_shape[1] * groups
-    of_groups = filter_shape[1] if is_transposed else filter_shape[0]
-    if of_filter not in (input_shape[-1], input_shape[1]) or of_groups % groups:
+    last = (first, second) if is_transposed else (second, first)
+    moved_filter = (*sizes, *last)
+    fits_input = fits(input_shape, moved_filter)
+    moved_input = "" if fits_input else move_input(moved_filter)
+    if not (fits_input or moved_input):
         return ""
     spatial = "DHW"[5 - len(filter_shape) :]
     layout, axes = ("IO", "(-2, -1)") if is_transposed else ("OI", "(-1, -2)")
-    return layout_hint(input_shape, of_filter) + (
+    return moved_input + (
         f"; the last axes of a filter are its channels ({spatial}IO); w looks like "
         f"{layout}{spatial}: jnp.moveaxis(w, (0, 1), {axes})"
     )
 
 
-def require_channels(function: str, x: jax.Array, **vectors: jax.Array | None) -> None:
+def require_channels(
+    function: str,
+    x: jax.Array,
+    *,
+    fits: Callable[[tuple[int, ...]], bool] = lambda shape: True,
+    **vectors: jax.Array | None,
+) -> None:
     """Raises ValueError unless all vectors hold one number for each channel of x.
 
     Their dtype is x's or the one that sums over x are formed in: parameters are often
     kept in float32 beside bfloat16 images. None passes.
+
+    Args:
+      function: The caller's name; the message begins with it.
+      x: `(..., channels)`.
+      fits: Whether the call takes an x of another shape, beside the vectors: of one
+        that it does not take, no error says to move axes.
+      **vectors: `(channels,)`, or None.
     """
     dtypes = (x.dtype, accumulation_dtype(x.dtype))
-    for name, vector in vectors.items():
-        if vector is None:
-            continue
+    given = {name: vector for name, vector in vectors.items() if vector is not None}
+    for name, vector in given.items():
         if vector.shape != x.shape[-1:]:
-            shapes = {each.shape for each in vectors.values() if each is not None}
-            is_alike = vector.ndim == 1 and len(shapes) == 1
-            hint = layout_hint(x.shape, vector.shape[0]) if is_alike else ""
+            hint = ""
+            if {each.shape for each in given.values()} == {vector.shape[:1]}:
+                hint = layout_hint(x.shape, vector.shape[0], fits=fits)
             raise ValueError(
                 f"{function}: got {name} {vector.shape}, expected {x.shape[-1:]}{hint}."
             )

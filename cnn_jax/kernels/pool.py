@@ -68,7 +68,9 @@ def max_pool(
       ValueError: If shapes or arguments do not fit together.
     """
     x = jnp.asarray(x)
-    resolved = _resolve("max_pool", x.shape, window, strides, padding, dilation)
+    resolved = _resolve(
+        "max_pool", x.shape, window, strides, padding, dilation, is_forward=True
+    )
     require_floating("max_pool", x=x)
     return _max_pool(x, resolved, platforms.current_target())
 
@@ -170,7 +172,9 @@ def avg_pool(
       ValueError: If shapes or arguments do not fit together.
     """
     x = jnp.asarray(x)
-    resolved = _resolve("avg_pool", x.shape, window, strides, padding, 1)
+    resolved = _resolve(
+        "avg_pool", x.shape, window, strides, padding, 1, is_forward=True
+    )
     require_floating("avg_pool", x=x)
     return _avg_pool(x, resolved, count_include_pad)
 
@@ -284,7 +288,10 @@ def _global_avg_pool_bwd(sizes, _, dy):
 _global_avg_pool.defvjp(_global_avg_pool_fwd, _global_avg_pool_bwd)
 
 
-def _resolve(name, input_shape, window, strides, padding, dilation):
+def _resolve(
+    name, input_shape, window, strides, padding, dilation, *, is_forward=False
+):
+    """Checks the shapes and returns the window; a gradient's x has a dy of its own."""
     input_shape = tuple(input_shape)
     if not 3 <= len(input_shape) <= 5:
         raise ValueError(
@@ -307,10 +314,10 @@ def _resolve(name, input_shape, window, strides, padding, dilation):
         and looks_like_images_channels_first(input_shape)
         and 0 not in over(input_shape[2:]).output_sizes
     ):
+        hint = layout_hint(input_shape, input_shape[1]) if is_forward else ""
         raise ValueError(
             f"{name}: got an input of shape {input_shape}, over whose axes "
-            f"{input_shape[1:-1]} the window {resolved.sizes} does not fit"
-            f"{layout_hint(input_shape, input_shape[1])}."
+            f"{input_shape[1:-1]} the window {resolved.sizes} does not fit{hint}."
         )
     return resolved
 
@@ -318,7 +325,7 @@ def _resolve(name, input_shape, window, strides, padding, dilation):
 def _require_output_shape(name, shape, input_shape, window):
     expected = (input_shape[0], *window.output_sizes, input_shape[-1])
     if shape != expected:
-        hint = layout_hint(shape, expected[-1], "dy", expected=expected)
+        hint = layout_hint(shape, expected[-1], "dy", fits=expected.__eq__)
         raise ValueError(f"{name}: got dy {shape}, expected {expected}{hint}.")
 
 

@@ -171,21 +171,24 @@ def _require_shapes(x, **parameters):
             "three spatial dimensions, none empty."
         )
     got = {name: parameter.shape for name, parameter in parameters.items()}
-    channels, squeezed = x.shape[-1], got["squeeze_w"][-1:]
+    squeezed = got["squeeze_w"][-1:]
 
-    def fit(channels):
-        return len(got["squeeze_w"]) == 2 and got == {
-            "squeeze_w": (channels, *squeezed),
+    def fits(shape):
+        expected = {
+            "squeeze_w": (*shape[-1:], *squeezed),
             "squeeze_b": squeezed,
-            "expand_w": (*squeezed, channels),
-            "expand_b": (channels,),
+            "expand_w": (*squeezed, *shape[-1:]),
+            "expand_b": shape[-1:],
         }
+        is_empty = 0 in shape[1:-1]
+        return got == expected and len(got["squeeze_w"]) == 2 and not is_empty
 
-    if not fit(channels):
-        first = next(iter(got["squeeze_w"]), 0)
-        hint = layout_hint(x.shape, first) if fit(first) else ""
+    if not fits(x.shape):
+        channels = x.shape[-1]
         described = ", ".join(f"{name} {shape}" for name, shape in got.items())
+        of_weights = got["squeeze_w"][0] if got["squeeze_w"] else 0
         raise ValueError(
             f"squeeze_excite: got {described} for x {x.shape}, expected weights "
-            f"({channels}, m) and (m, {channels}), biases (m,) and ({channels},){hint}."
+            f"({channels}, m) and (m, {channels}), biases (m,) and ({channels},)"
+            f"{layout_hint(x.shape, of_weights, fits=fits)}."
         )

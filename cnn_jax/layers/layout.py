@@ -34,7 +34,12 @@ def check_layout(
         stored = stored[name]
     shape = nn.meta.unbox(stored).shape
     channels = num_channels(shape)
-    hint = layout_hint(x.shape, channels)
+    # A filter fits images of its own number of dimensions, all else any.
+    hint = layout_hint(
+        x.shape,
+        channels,
+        fits=lambda moved: len(shape) <= 2 or len(moved) == len(shape),
+    )
     if hint:
         raise ValueError(
             f"{type(layer).__name__}: got x {x.shape} for a {parameter} {shape}, "

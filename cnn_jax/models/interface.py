@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -36,15 +38,21 @@ def check_images(network: ImageNetwork, x: jax.Array, *, minimum_size: int) -> N
         the network takes.
     """
     model = type(network).__name__
+
+    def takes(shape):
+        has_channels = network.in_channels in (None, shape[3])
+        return has_channels and min(shape[1:3]) >= minimum_size
+
     if x.ndim != 4:
         raise ValueError(
             f"{model}: got an input of shape {x.shape}, expected (n, height, width, "
-            f"channels); add a batch dimension to a single image: {_batched(x.shape)}."
+            f"channels){_batch_hint(x.shape, takes)}."
         )
     if x.shape[1] <= MOST_IMAGE_CHANNELS and looks_channels_first(x.shape):
         raise ValueError(
             f"{model}: got an input of shape {x.shape}, expected (n, height, width, "
-            f"channels){layout_hint(x.shape, x.shape[1])}."
+            f"{network.in_channels or 'channels'}) of at least {minimum_size} x "
+            f"{minimum_size}{layout_hint(x.shape, x.shape[1], fits=takes)}."
         )
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
@@ -64,10 +72,17 @@ def check_images(network: ImageNetwork, x: jax.Array, *, minimum_size: int) -> N
         )
 
 
-def _batched(shape: tuple[int, ...]) -> str:
-    if len(shape) == 3 and looks_channels_first((1, *shape)):
-        return "jnp.moveaxis(x, 0, -1)[None] (x looks like CHW)"
-    return "x[None]"
+def _batch_hint(
+    shape: tuple[int, ...], takes: Callable[[tuple[int, ...]], bool]
+) -> str:
+    """Says how to add the batch axis to a single image that a network takes."""
+    if len(shape) != 3:
+        return ""
+    if looks_channels_first((1, *shape)) and takes((1, *shape[1:], shape[0])):
+        return "; x looks like CHW, one example: jnp.moveaxis(x, 0, -1)[None]"
+    if takes((1, *shape)):
+        return "; add a batch dimension to a single image: x[None]"
+    return ""
 
 
 def finish(output: jax.Array, named: dict[str, jax.Array], endpoints: bool) -> Output:

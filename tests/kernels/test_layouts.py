@@ -1,6 +1,8 @@
 """Inputs and filters with their channels first: the error says which axes to move."""
 
 import functools
+import random
+import re
 
 import jax
 import jax.numpy as jnp
@@ -231,3 +233,175 @@ def test_other_misfits_are_not_blamed_on_the_layout():
 def test_a_small_map_may_stay_without_windows(shape):
     pooled = jax.eval_shape(lambda x: K.max_pool(x, (4, 2)), array(*shape))
     assert pooled.shape == (shape[0], 0, shape[2] // 2, shape[3])
+
+
+SIZES = (2, 3, 4, 6, 8)
+HINT = re.compile(
+    r"(?P<moved>jnp\.moveaxis\((?P<first>x|w|dy|logits), [^;.]*?\)(\[None\])?)(?=[;.])"
+    r"|(?P<batched>x\[None\])|(?P<turned>w\.T)"
+    r"|dimension_numbers=(?P<numbers>\(.*?\))"
+)
+
+
+def drawn_shape(draw, rank):
+    return tuple(draw.choice(SIZES) for _ in range(rank))
+
+
+def conv_arguments(draw):
+    rank = draw.choice([3, 4, 4, 4, 5])
+    arguments = {
+        "x": array(*drawn_shape(draw, draw.choice([rank, rank, rank, rank - 1]))),
+        "w": array(*drawn_shape(draw, rank)),
+        "b": draw.choice([None, array(draw.choice(SIZES))]),
+    }
+    return arguments, {"groups": draw.choice([1, 1, 1, 2, 3])}
+
+
+def general_arguments(draw):
+    (arguments, options), rank = conv_arguments(draw), 4
+    arguments = {name: array(*drawn_shape(draw, rank)) for name in "xw"}
+    numbers = draw.choice([None, ("NHWC", "HWIO", "NHWC")])
+    fixed = {"window_strides": (1, 1), "padding": "SAME", "dimension_numbers": numbers}
+    return arguments, fixed | {"feature_group_count": options["groups"]}
+
+
+def gradient_arguments(draw):
+    x, w = (list(drawn_shape(draw, 4)) for _ in range(2))
+    dy = draw.choice([(x[0], w[3], *x[1:3]), (*x[1:3], w[3], x[0]), (*x[:3], w[3])])
+    w[2] = draw.choice([w[2], x[3], x[3]])
+    return tuple(x), tuple(w), array(*dy)
+
+
+def input_grad_arguments(draw):
+    x, w, dy = gradient_arguments(draw)
+    return {"dy": dy, "w": array(*w)}, {"input_shape": x}
+
+
+def filter_grad_arguments(draw):
+    x, w, dy = gradient_arguments(draw)
+    return {"x": array(*x), "dy": dy}, {"filter_shape": w}
+
+
+def channel_arguments(*names, **options):
+    def arguments(draw):
+        width = draw.choice(SIZES)
+        vectors = {
+            name: array(draw.choice([width, width, width, draw.choice(SIZES)]))
+            for name in names
+        }
+        found = {"x": array(*drawn_shape(draw, draw.choice([3, 4]))), **vectors}
+        return found, options
+
+    return arguments
+
+
+def group_norm_arguments(draw):
+    found, _ = channel_arguments("scale", "bias")(draw)
+    if draw.random() < 0.5:
+        shape = (2, draw.choice([3, 4]), *draw.choice([(7, 9), (8, 8), (5, 6)]))
+        found = {"x": array(*shape), "scale": None, "bias": None}
+        if draw.random() < 0.5:
+            found["scale"] = array(shape[-1])
+    return found, {"epsilon": 1e-5, "num_groups": draw.choice([1, 2, 3, 4])}
+
+
+def squeeze_excite_arguments(draw):
+    channels, squeezed = (draw.choice(SIZES) for _ in range(2))
+    shapes = [(channels, squeezed), (squeezed,), (squeezed, channels), (channels,)]
+    names = ["squeeze_w", "squeeze_b", "expand_w", "expand_b"]
+    if draw.random() < 0.3:
+        shapes[draw.choice(range(4))] = drawn_shape(draw, draw.choice([1, 2]))
+    found = {"x": array(*drawn_shape(draw, draw.choice([3, 4])))}
+    for name, shape in zip(names, shapes, strict=True):
+        found[name] = array(*shape)
+    return found, {}
+
+
+def dense_arguments(draw):
+    arguments = {
+        "x": array(*drawn_shape(draw, draw.choice([1, 2, 3, 4]))),
+        "w": array(*drawn_shape(draw, 2)),
+        "b": draw.choice([None, array(draw.choice(SIZES))]),
+    }
+    return arguments, {}
+
+
+def pool_arguments(draw):
+    sides = tuple(draw.choice([8, 9, 12]) for _ in range(2))
+    return {"x": array(2, 3, *sides)}, {"window": draw.choice([2, 5, 7, 10])}
+
+
+def pool_grad_arguments(draw):
+    sides = tuple(draw.choice([8, 9, 12]) for _ in range(2))
+    dy = draw.choice([(2, 3, *[side // 4 for side in sides]), drawn_shape(draw, 4)])
+    shape = draw.choice([(2, *sides, 3), (2, *sides, 3), (2, 3, *sides)])
+    return {"x": array(*shape), "dy": array(*dy)}, {"window": 4}
+
+
+def loss_arguments(draw):
+    shape = drawn_shape(draw, draw.choice([3, 4]))
+    labels = draw.choice([shape[:-1], (shape[0], *shape[2:]), shape[1:]])
+    arguments = {"logits": array(*shape)}
+    return arguments | {"labels": jax.ShapeDtypeStruct(labels, jnp.int32)}, {}
+
+
+DRAWN = {
+    K.conv: conv_arguments,
+    K.conv_transpose: conv_arguments,
+    K.conv_general_dilated: general_arguments,
+    K.conv_input_grad: input_grad_arguments,
+    K.conv_filter_grad: filter_grad_arguments,
+    K.batch_norm: channel_arguments("scale", "bias", epsilon=1e-5),
+    K.batch_norm_inference: channel_arguments(
+        *("mean", "var", "scale", "bias"), epsilon=1e-5
+    ),
+    K.layer_norm: channel_arguments("scale", "bias", epsilon=1e-5),
+    K.group_norm: group_norm_arguments,
+    K.squeeze_excite: squeeze_excite_arguments,
+    K.dense: dense_arguments,
+    K.max_pool: pool_arguments,
+    K.max_pool_grad: pool_grad_arguments,
+    K.softmax_cross_entropy: loss_arguments,
+}
+
+
+def with_hints(error, arguments, options):
+    """Returns a call as its error says that it might be; None if it says nothing."""
+    found = list(HINT.finditer(str(error)))
+    for hint in found:
+        if hint["numbers"]:
+            options = {**options, "dimension_numbers": eval(hint["numbers"])}
+            continue
+        name = hint["first"] or hint[0][0]
+        arguments = {
+            **arguments,
+            name: jax.eval_shape(
+                lambda value, hint=hint, name=name: eval(
+                    hint[0], {"jnp": jnp, name: value}
+                ),
+                arguments[name],
+            ),
+        }
+    return (arguments, options) if found else None
+
+
+@pytest.mark.parametrize("kernel", DRAWN, ids=lambda kernel: kernel.__name__)
+def test_a_call_as_its_error_says_is_valid(kernel):
+    """Whatever else is wrong with it, no error sends its reader to the next one."""
+    draw, num_hints = random.Random(0), 0
+    for _ in range(400):
+        arguments, options = DRAWN[kernel](draw)
+
+        def call(arguments, options):
+            return jax.eval_shape(
+                functools.partial(kernel, **options), *arguments.values()
+            )
+
+        try:
+            call(arguments, options)
+        except ValueError as error:
+            repaired = with_hints(error, arguments, options)
+            if repaired is not None:
+                num_hints += 1
+                call(*repaired)
+    assert num_hints >= 5

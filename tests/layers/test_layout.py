@@ -56,3 +56,32 @@ def test_a_model_of_many_channels_says_so_by_its_first_layer():
     variables = jax.eval_shape(model.init, jax.random.key(0), array(2, 32, 32, 12))
     with pytest.raises(ValueError, match=r"expected 12 channels; .* NCHW"):
         jax.eval_shape(model.apply, variables, array(2, 12, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("shape", "in_channels"),
+    [
+        ((8, 3, 16, 16), None),
+        ((3, 16, 16), None),
+        ((16, 16, 3), None),
+        ((8, 1, 64, 64), 3),
+        ((1, 64, 64), 3),
+        ((64, 64), None),
+        ((2, 64, 64, 3, 1), None),
+    ],
+)
+def test_a_model_advises_nothing_that_it_refuses(shape, in_channels):
+    model = cnn_jax.create_model("lenet5", in_channels=in_channels)
+    init = functools.partial(model.init, jax.random.key(0))
+    with pytest.raises(ValueError, match=r"expected \(n, height, width") as error:
+        jax.eval_shape(init, array(*shape))
+    assert "x looks" not in str(error.value)
+    assert "[None]" not in str(error.value)
+
+
+def test_a_layer_of_one_dimension_asks_for_no_images():
+    layer = layers.Conv(8, 3)
+    variables = jax.eval_shape(layer.init, jax.random.key(0), array(8, 6, 12))
+    with pytest.raises(Exception, match=r"kernel|groups") as error:
+        jax.eval_shape(layer.apply, variables, array(12, 6, 7))
+    assert "moveaxis" not in str(error.value)

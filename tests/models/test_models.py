@@ -131,7 +131,7 @@ def test_recomputation_and_space_to_depth_change_no_shape(name):
 @pytest.mark.parametrize(
     ("shape", "dtype", "message"),
     [
-        ((32, 32, 3), jnp.float32, "add a batch dimension"),
+        ((224, 224, 3), jnp.float32, "add a batch dimension"),
         ((1, 2, 32, 32, 3), jnp.float32, "expected \\(n, height, width"),
         ((1, 3, 32, 3), jnp.float32, "expected at least"),
         ((1, 32, 32, 3), jnp.uint8, "normalise"),
