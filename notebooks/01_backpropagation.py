@@ -34,7 +34,7 @@ pip install -e ".[notebooks]" jupyterlab
 jupyter lab notebooks/01_backpropagation.ipynb
 ```
 
-It takes about a minute on two CPU cores.
+It takes about a minute on two CPU cores. [More on how to start it](README.md#run-one).
 """
 
 # %%
@@ -50,6 +50,7 @@ from drawing import (
     COLORS,
     Grid,
     arrow,
+    below,
     chain,
     frame,
     middle,
@@ -102,7 +103,8 @@ $$
 
 That is backpropagation: **values flow forwards and are kept; gradients flow backwards,
 and each operation multiplies by its local derivative.** The multiplication needs $x$
-again, which is why training takes more memory than inference.
+again, which is why training takes more memory than inference. In the picture each box is
+an operation, with values on the upper arrows and gradients on the lower ones.
 """
 
 # %%
@@ -132,7 +134,7 @@ In this notebook `dw` always means $dL/dw$: the derivative of the loss by `w`.
 
 Two independent checks. **Finite differences** move the weight a little and watch the
 loss: $dL/dw \approx (L(w + h) - L(w - h)) / 2h$. **`jax.grad`** does what we just did, by
-itself.
+itself; `argnums` says by which arguments.
 """
 
 
@@ -160,6 +162,9 @@ $$ y_p = \sum_{k=0}^{2} w_k\, x_{p+k} $$
 Every $y_p$ is a weighted sum of inputs, so the layer is a matrix: $y = A x$. Each row
 holds the same three weights, one place further to the right. Two things make it a
 convolution and not a dense layer: most entries are zero, and the others are **shared**.
+
+In the pictures inputs are blue, filters orange, outputs green and gradients purple. The
+larger a number, the darker its cell; grey cells are zeros put there, or are cut off.
 """
 
 # %%
@@ -217,6 +222,7 @@ print("x correlated with dy, dw          ", np.correlate(x, dy, "valid"))
 
 # The kernels take a batch of images with channels. `None` adds an axis of length 1: x has
 # the order NWC (batch, width, channels), w the order WIO (width, channels in and out).
+# "VALID" is without padding: the filter stays inside the input.
 one_d = {"strides": 1, "padding": "VALID"}
 dx_kernel = K.conv_input_grad(
     dy[None, :, None], w[:, None, None], input_shape=(1, 6, 1), **one_d
@@ -235,7 +241,8 @@ The indices double, and nothing else changes:
 
 $$ y_{pq} = b + \sum_{k,l} w_{kl}\; x_{p+k,\,q+l} $$
 
-This is all the code it takes:
+or $y = x \star w + b$ for short: the star is a correlation. This is all the code it takes.
+In the picture the framed window of $x$ gives the framed output.
 """
 
 
@@ -415,6 +422,7 @@ def loss_with_kernels(x, w, b):
     return jnp.sum((y - target) ** 2) / 2
 
 
+# %%
 # NHWC: batch, height, width, channels; HWIO: height, width, channels in and out.
 images, filters = x[None, ..., None], w[..., None, None]
 errors = dy[None, ..., None]
@@ -473,7 +481,7 @@ filter's gradient sums over the *batch*.
 r"""
 ## 4. Strides and padding
 
-A stride of 2 computes every second output and throws the others away. What is thrown
+A stride of $s = 2$ computes every second output and throws the others away. What is thrown
 away has no influence on the loss: its gradient is **zero**. So go back through the
 throwing away first, by putting zeros between the entries of $dy$ (some call this a
 *dilated* or *fractionally strided* gradient), and then do as before. Padding adds zeros
@@ -486,6 +494,9 @@ dw &= \operatorname{pad}(x) \star u \\
 dx &= \operatorname{crop}\bigl(\operatorname{pad}(u) \star \operatorname{flip}(w)\bigr)
 \end{aligned}
 $$
+
+Here $\operatorname{pad}(x)$ is the layer's own padding, and $\operatorname{pad}(u)$ the full
+one, as in section 3.
 """
 
 
@@ -552,6 +563,11 @@ print(
         K.conv_input_grad(errors5, filters, input_shape=images5.shape, **geometry),
     ),
 )
+zeros = np.mean(spread(np.ones((100, 100)), 2) == 0)
+print(f"zeros in a 100x100 dy, spread by 2: {zeros:.0%}")
+for size in (5, 6):
+    sides = K.conv(np.zeros((1, size, size, 1)), filters, **geometry).shape[1:3]
+    print(f"an input of {size}x{size} has an output of {sides[0]}x{sides[1]}")
 
 # %% [markdown]
 r"""
@@ -569,13 +585,14 @@ the input's shape; the output's does not say it.
 r"""
 ## 5. Pooling: where the gradient goes
 
-**Max-pooling** passes on the largest of each window, $y_p = x_{k^*(p)}$. Move $x_{k^*}$ a
-little and $y$ moves as much; move one of the others and nothing happens. So the local
-derivative is 1 for the winner and 0 for the rest: **the whole gradient goes to the
-winner**, and the backward pass needs only to know who won.
+**Max-pooling** passes on the largest of each window: $y_p = x_{k^*}$, where $k^*$ is the
+place of the largest entry of window $p$. Move $x_{k^*}$ a little and $y_p$ moves as much;
+move one of the others and nothing happens. So the local derivative is 1 for the winner and
+0 for the rest: **the whole gradient goes to the winner**, and the backward pass needs only
+to know who won.
 
 **Average pooling** is linear with equal weights, so each gets an equal share:
-$dx_q = dy_p / 4$ for a window of four.
+$dx_q = dy_p / 4$ for the four entries $q$ of window $p$.
 """
 
 # %%
@@ -597,7 +614,7 @@ ax, corners = row(
     Grid(shared, "dx of average pooling", "gradient", digits=2),
 )
 for source, winner in zip(np.ndindex(2, 2), winners):
-    arrow(ax, middle(corners[1], source), middle(corners[2], winner))
+    arrow(ax, below(corners[1], source), middle(corners[2], winner))
 for left, top in (corners[0], corners[2], corners[3]):
     ax.plot([left + 2, left + 2], [top, top + 4], color="white", linewidth=3, zorder=2)
     ax.plot([left, left + 4], [top + 2, top + 2], color="white", linewidth=3, zorder=2)
@@ -607,9 +624,9 @@ plt.show()
 r"""
 **Ties.** The top right window holds four equal values. There the maximum has no
 derivative, and a rule must choose: these kernels, like XLA and PyTorch, take the first in
-row-major order. Ties are not rare: after a ReLU many windows are all zeros. (Sharing the
-gradient among the winners would also be a valid rule; what matters is that a library
-keeps to one.)
+row-major order. Ties are not rare: after a ReLU many windows are all zeros, as section 8
+counts. (Sharing the gradient among the winners would also be a valid rule; what matters is
+that a library keeps to one.)
 
 **Overlapping windows.** With a 3×3 window and stride 2, as in AlexNet and ResNet, one
 pixel can win several windows. It collects from all of them, as a shared weight does.
@@ -636,7 +653,7 @@ ax, corners = row(
     Grid(dx, "dx: 1 + 2 + 3 + 4", "gradient", faint=dx == 0),
 )
 for source in np.ndindex(2, 2):
-    arrow(ax, middle(corners[1], source), middle(corners[2], (2, 2)))
+    arrow(ax, below(corners[1], source), middle(corners[2], (2, 2)))
 plt.show()
 
 # `jax.vjp(f, x)` returns f(x), and a function that turns dy into one gradient for each
@@ -683,7 +700,8 @@ y_j &= \gamma\,\hat x_j + \beta
 \end{aligned}
 $$
 
-Scale $\gamma$ and bias $\beta$ are used at every entry and collect from all:
+The small number $\varepsilon$ keeps $r$ finite where all entries are equal. Scale $\gamma$
+and bias $\beta$ are used at every entry and collect from all:
 $d\beta = \sum_j dy_j$ and $d\gamma = \sum_j dy_j\,\hat x_j$.
 
 The input is harder, because **$x_j$ changes every output**: itself directly, and all
@@ -741,6 +759,7 @@ for number, ((name, part), color) in enumerate(zip(ways.items(), colors)):
 ax.bar(positions + 0.3, dx, 0.2, label="sum: dx", color=COLORS["gradient"])
 ax.axhline(0, color="#24292f", linewidth=0.8)
 ax.set_xticks(positions, [f"x = {value:g}" for value in x])
+ax.set_ylabel("gradient")
 ax.set_title("The gradient of six entries of one channel, by the way it takes")
 ax.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize=9)
 ax.grid(axis="x", visible=False)
@@ -755,7 +774,8 @@ def normalise(x):
     )[0][:, 0]
 
 
-by_kernel = jax.vjp(normalise, jnp.asarray(x))[1](jnp.asarray(dy))[0]
+_, pull_back = jax.vjp(normalise, jnp.asarray(x))
+(by_kernel,) = pull_back(jnp.asarray(dy))
 zero = np.zeros(1)
 by_loops, dgamma, dbeta = K.textbook.batch_norm_grad(
     x[:, None], np.array([gamma]), dy[:, None], zero, zero, epsilon=epsilon
@@ -797,9 +817,11 @@ r"""
 
 In JAX a function gets its own derivative by `jax.custom_vjp`. "VJP" is the
 vector-Jacobian product, $dy \mapsto dy^{\mathsf T}\,\partial y/\partial x$: what a backward
-pass computes. Two functions belong to it: the forward rule returns the output and what
-must be kept; the backward rule takes what was kept and $dy$, and returns one gradient for
-each argument. This is the convolution that trains every network here:
+pass computes. (JAX's pages call $dy$ a *cotangent*.) Two functions belong to it: the forward
+rule returns the output and what must be kept, the *residuals*; the backward rule takes
+these and $dy$, and returns one gradient for each argument, except for `nondiff_argnums`,
+the settings that no gradient is wanted of. This is the convolution that trains every
+network here:
 """
 
 # %%
@@ -817,7 +839,8 @@ fastest way on a platform. Next to the code stands the derivation; read it with
 
 A hand-written derivative can be wrong and train all the same, only worse. So every kernel
 is tested against the same operation in plain JAX (`K.autodiff`), whose derivative JAX
-finds by itself. The same test is yours to use:
+finds by itself. The same test is yours to use; here for a convolution in two *groups*, each
+of which has half of the input channels and makes half of the output's:
 """
 
 # %%
@@ -854,6 +877,7 @@ one-hot label.
 
 # %%
 digits = load_digits()
+# Sixteen images of 8x8 with one channel: NHWC.
 images = (digits.images[:16] / 16)[..., None]
 labels = digits.target[:16]
 params = {
@@ -866,9 +890,11 @@ params = {
 }
 
 
+# %%
 def forward(params, x):
     """Returns the loss, and every value that the backward pass needs."""
     kept = {"x": x}
+    # Padded to the size of the input ("SAME"), as kernels do unless told otherwise.
     kept["z1"] = np.asarray(K.conv(x, params["conv/w"], params["conv/b"]))
     mean, var = (f(kept["z1"], axis=(0, 1, 2)) for f in (np.mean, np.var))
     kept["r"] = 1 / np.sqrt(var + epsilon)
@@ -884,6 +910,7 @@ def forward(params, x):
     return loss, kept
 
 
+# %%
 def backward(params, kept):
     """Returns the gradient by every parameter, and by every value on the way."""
     grads, flow = {}, {}
@@ -946,6 +973,8 @@ print("parameter    shape            largest gradient   difference from JAX")
 for name, grad in grads.items():
     difference = deviation(grad, grads_jax[name])
     print(f"{name:12} {grad.shape!s:16} {np.abs(grad).max():16.4f} {difference:20.1e}")
+all_zero = np.mean(kept["pooled"] == 0)
+print(f"\nwindows of the max-pooling that hold nothing but zeros: {all_zero:.0%}")
 
 # %% [markdown]
 r"""
@@ -989,7 +1018,9 @@ that the Sobel filters find in it, start from random filters, and repeat
 
 $$ w \leftarrow w - \eta\, dw, \qquad dw = \texttt{conv\_filter\_grad}(x,\; y - t) / N $$
 
-for both filters at once. Nothing tells the filters what an edge is. (`jax.jit` below
+for both filters at once, with $\eta$ the learning rate, $t$ the edges to be found and $N$
+their number of pixels. We do it twice: plainly, and with *momentum*, where each step adds
+nine tenths of the step before. Nothing tells the filters what an edge is. (`jax.jit` below
 compiles a function when it is first called, which makes hundreds of steps quick.)
 """
 
@@ -1001,12 +1032,15 @@ sobel = np.stack([sobel, sobel.T], axis=-1)[:, :, None]  # HWIO, two filters
 target = K.conv(x, sobel, padding="VALID")
 
 
+RATE = 1.5
+
+
 @jax.jit
 def descend(w, velocity, momentum):
     """Takes one step of gradient descent and returns the loss before it, too."""
     error = K.conv(x, w, padding="VALID") - target
     dw = K.conv_filter_grad(x, error, filter_shape=w.shape, padding="VALID")
-    velocity = momentum * velocity - 1.5 * dw / error[..., 0].size
+    velocity = momentum * velocity - RATE * dw / error[..., 0].size
     return w + velocity, velocity, jnp.mean(error**2)
 
 
@@ -1021,6 +1055,12 @@ def learn(start, num_steps, momentum):
     return [*filters, np.asarray(w)], losses
 
 
+# %% [markdown]
+r"""
+The filters on their way: red is positive, blue negative, white zero.
+"""
+
+# %%
 num_steps = 60 if SMOKE else 400
 start = generator.normal(size=sobel.shape) * 0.5
 history, losses = learn(start, num_steps, momentum=0.9)
@@ -1045,11 +1085,17 @@ ax.semilogy(plain_losses, color=COLORS["plain"], label="plain")
 ax.semilogy(losses, color=COLORS["gradient"], label="with momentum 0.9")
 ax.legend()
 ax.set_xlabel("step")
-ax.set_title("Mean squared error")
+ax.set_ylabel("mean squared error")
 plt.show()
 for name, filters in {"plain": plain_history, "with momentum": history}.items():
     difference = deviation(filters[-1], sobel)
     print(f"largest difference from the Sobel filters, {name}: {difference:.1e}")
+
+patches = np.lib.stride_tricks.sliding_window_view(np.asarray(x)[0, ..., 0], (3, 3))
+patches = patches.reshape(-1, 9)
+# The loss is quadratic in w; this is its matrix of second derivatives.
+curvatures = np.linalg.eigvalsh(patches.T @ patches / len(patches))
+print(f"strongest curvature over weakest: {curvatures[-1] / curvatures[0]:.0f}")
 
 
 # %%
@@ -1069,9 +1115,10 @@ plt.show()
 r"""
 Plain gradient descent falls fast, then slowly. Neighbouring pixels are nearly equal, so
 what is common to all nine weights is learned in a few steps, and the differences between
-them, which make an edge detector, take hundreds: the matrix of second derivatives is badly
-conditioned. Momentum adds up the small steps that keep their direction. Normalising what a
-layer sees helps as well, which is one reason for batch norm.
+them, which make an edge detector, take hundreds: along one direction the loss curves
+hundreds of times as strongly as along another, as printed above. Momentum adds up the
+small steps that keep their direction. Normalising what a layer sees helps as well, which is
+one reason for batch norm.
 """
 
 # %% [markdown]
@@ -1148,13 +1195,14 @@ epochs = np.arange(1, num_epochs + 1)
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
 left.semilogy(epochs, train_loss, "o-", markersize=3, label="training")
 left.semilogy(epochs, test_loss, "s-", markersize=3, label="test")
-left.set_title("Loss")
+left.set_ylabel("loss")
 right.plot(epochs, 100 * train_accuracy, "o-", markersize=3, label="training")
 right.plot(epochs, 100 * test_accuracy, "s-", markersize=3, label="test")
-right.set_title("Accuracy / %")
+right.set_ylabel("accuracy / %")
 right.legend(loc="lower right")
 for ax in (left, right):
     ax.set_xlabel("epoch")
+    ax.set_xticks(epochs)
 plt.show()
 
 # %% [markdown]
@@ -1183,13 +1231,14 @@ for name, filters in {
 
 # %% [markdown]
 r"""
-What they see on one digit, and where the loss comes from: the last picture is $dL/dx$, the
-gradient that arrives at the pixels, through everything this notebook derived.
+What they see on one digit, after the first pooling, and where the loss comes from: the
+last picture is $dL/dx$, the gradient that arrives at the pixels, through everything this
+notebook derived.
 """
 
 # %%
 one = test_images[:1]
-_, seen = model.apply({"params": params}, one, endpoints=True)
+_, seen = model.apply({"params": params}, one, endpoints=True)  # values on the way, too
 at_pixels = jax.grad(lambda x: mean_loss(params, x, test_labels[:1])[0])(one)
 maps = [seen["stage1"][0, ..., i] for i in range(6)]
 pictures([one[0, ..., 0], *maps], ["digit"] + [f"map {i + 1}" for i in range(6)])

@@ -222,6 +222,11 @@ def middle(corner: tuple[float, float], position: tuple[int, int]):
     return corner[0] + position[1] + 0.5, corner[1] + position[0] + 0.5
 
 
+def below(corner: tuple[float, float], position: tuple[int, int]):
+    """Returns a point under the number of one cell, for arrows that cross no number."""
+    return corner[0] + position[1] + 0.5, corner[1] + position[0] + 0.88
+
+
 def pictures(
     images: Sequence[Any],
     titles: Sequence[str] = (),
