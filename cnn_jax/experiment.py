@@ -5,12 +5,11 @@ A file in `experiments/` is a docstring, a `TrainConfig` and a call of `main`.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -27,7 +26,7 @@ from cnn_jax.pretrained import load_pretrained
 from cnn_jax.pretrained.files import describe_own
 from cnn_jax.pretrained.load import stored_channels
 from cnn_jax.report.run_page import write_run_page
-from cnn_jax.report.words import duration
+from cnn_jax.report.words import count, duration
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.config.command_line import parse_config
 from cnn_jax.training.config.preset import Preset
@@ -91,7 +90,7 @@ def run(
         config=config,
         validation=splits.get("validation"),
         initial_variables=variables,
-        callbacks=[EpochLines(config.epochs)],
+        callbacks=[EpochLines(config.epochs, _num_evaluated(config, splits))],
         macs_per_example=_count_macs(
             model,
             (
@@ -102,8 +101,8 @@ def run(
         weights_preprocessing=known,
     )
     if config.run_dir is not None:
-        with _concluding(result):
-            write_test_scores(model, result, splits["test"], config)
+        _say_it_is_over(config.run_dir)
+        write_test_scores(model, result, splits["test"], config)
     return result
 
 
@@ -119,6 +118,13 @@ def open_splits(config: TrainConfig) -> dict[str, data.Source]:
         )
         for name, split in (("train", config.train_split), ("test", config.test_split))
     }
+
+
+def _num_evaluated(config: TrainConfig, splits: Mapping[str, data.Source]) -> int:
+    """Returns of how many images the accuracy is that an epoch's line has."""
+    if config.validation_fraction:
+        return data.num_held_out(splits["train"], config.validation_fraction)
+    return len(splits.get("validation", splits["test"]))
 
 
 def _channels(config: TrainConfig, model: Any, train: data.Source) -> int:
@@ -193,18 +199,24 @@ class EpochLines:
     """Prints one line for each epoch: a callback of `fit`.
 
     It has the accuracy that decisions go by, of the validation split where there is
-    one, with the best so far; the test split decides nothing. The time left is that of
-    the epochs so far, with evaluation and checkpoints, for those to come.
+    one, with the best so far; the test split decides nothing. The first line says of
+    how many images it is: of few, one more or less right is a large step. The time left
+    is that of the epochs so far, with evaluation and checkpoints, for those to come.
 
     Args:
       num_epochs: How many epochs the run has, unless it stops early.
+      num_evaluated: The number of images that the accuracy is of.
       clock: Returns seconds.
     """
 
     def __init__(
-        self, num_epochs: int, clock: Callable[[], float] = time.monotonic
+        self,
+        num_epochs: int,
+        num_evaluated: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._num_epochs = num_epochs
+        self._num_evaluated = num_evaluated
         self._clock = clock
         self._first: tuple[int, float] | None = None
         self._best = (-1.0, 0)
@@ -222,10 +234,11 @@ class EpochLines:
                 self._best = (accuracy, epoch)
             elif self._best[1]:
                 best = f" (best {self._best[0]:.2%} in epoch {self._best[1]})"
+        of = f" of {count(self._num_evaluated, 'image')}" if self._first is None else ""
         left = self._seconds_left(epoch, line["seconds"])
         messages.say(
             f"epoch {epoch}/{self._num_epochs}: train loss {line['train_loss']:.4f}, "
-            f"{split} accuracy {line[f'{split}_accuracy']:.2%}{best}, "
+            f"{split} accuracy {line[f'{split}_accuracy']:.2%}{of}{best}, "
             f"{line['seconds']:.0f} s" + (f", {duration(left)} left" if left else "")
         )
 
@@ -297,30 +310,26 @@ def _main(
         conclude(result)
 
 
-@contextlib.contextmanager
-def _concluding(result: FitResult) -> Iterator[None]:
-    """Says of a signal that the run itself is over."""
-    try:
-        yield
-    except program.Stopped as stopped:
-        if result.run_dir is not None:
-            stopped.sentence = (
-                f"{stopped}: the run in {result.run_dir} is over and saved, but its "
-                "page is not written. Resume it with --resume to write it."
-            )
-        raise
-
-
 def conclude(result: FitResult) -> None:
     """Prints the last lines, and writes the page where there is a directory for it."""
-    with _concluding(result):
-        _print_result(result)
-        if result.run_dir is not None:
-            page = write_run_page(result.run_dir)
-            messages.say(
-                f"result in {result.run_dir}/result.json, report in "
-                f"{result.run_dir}/{page.name}"
-            )
+    if result.run_dir is not None:
+        _say_it_is_over(result.run_dir)
+    _print_result(result)
+    if result.run_dir is not None:
+        page = write_run_page(result.run_dir)
+        program.signals_say(f"the run in {result.run_dir} is over, its page written.")
+        messages.say(
+            f"result in {result.run_dir}/result.json, report in "
+            f"{result.run_dir}/{page.name}"
+        )
+
+
+def _say_it_is_over(run_dir: str) -> None:
+    """Has signals say that the run is saved, whatever is interrupted after it."""
+    program.signals_say(
+        f"the run in {run_dir} is over and saved, but its page is not written. Resume "
+        "it with --resume to write it."
+    )
 
 
 def _print_result(result: FitResult) -> None:

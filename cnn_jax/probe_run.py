@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from cnn_jax import data, files, messages, trees
+from cnn_jax import data, files, messages, program, trees
 from cnn_jax.checkpoint import installed_versions
 from cnn_jax.checkpoint.lock import lock_new
 from cnn_jax.evaluation.of_run import score_test
@@ -99,14 +99,19 @@ def run(config: TrainConfig, splits: Mapping[str, data.Source]) -> ProbeResult:
         "versions": installed_versions(),
     }
     metadata = _metadata(config, train, variables, report, images)
+    page = _page(config, result, images, train, test, scores)
     directory = pathlib.Path(config.run_dir).expanduser()
+    program.signals_say(
+        f"stopped while the probe was written to {directory}. Remove what is there, "
+        "and the same command starts again."
+    )
     with lock_new(directory):
         write_weights(directory / "checkpoints", variables, metadata)
         study.write_json(directory / "config.json", about)
         study.write_json(directory / "result.json", _summary(result))
         study.write_json(directory / SCORES, scores)
-        page = _page(config, result, images, train, test, scores)
         files.write_text(directory / PAGE, page)
+    program.signals_say(f"the probe in {directory} is over, its page written.")
     return result
 
 

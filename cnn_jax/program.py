@@ -53,13 +53,14 @@ class Stopped(KeyboardInterrupt):
 
     Attributes:
       number: The signal.
-      sentence: What is to be said of it, if that is not what is said of a start.
+      sentence: What is to be said of it, see `signals_say`; None for what is said of a
+        start.
     """
 
-    def __init__(self, number: int):
+    def __init__(self, number: int, sentence: str | None = None):
         super().__init__(signal.Signals(number).name)
         self.number: int = number
-        self.sentence: str | None = None
+        self.sentence = sentence
 
 
 def begin() -> None:
@@ -158,6 +159,7 @@ def signals(*, is_run: bool) -> Iterator[None]:
     listener = _Listener(_STARTING if is_run else _COMMAND, raises=True)
     formatted = warnings.formatwarning
     warnings.formatwarning = _escaped_warnings(formatted)
+    _LISTENING.append(listener)
     listener.start()
     try:
         yield
@@ -173,6 +175,20 @@ def signals(*, is_run: bool) -> Iterator[None]:
         for each in _BEGUN:
             each.ignore_one()  # what is left is Python's own end
         listener.stop()
+        _LISTENING.remove(listener)
+
+
+def signals_say(text: str) -> None:
+    """Has signals, from here on, say something else than that the program started.
+
+    Once a run is over, it is not the same command that goes on. Outside `signals`
+    nothing is said.
+
+    Args:
+      text: What follows the signal's name.
+    """
+    for listener in _LISTENING:
+        listener.text = text
 
 
 @contextlib.contextmanager
@@ -228,8 +244,8 @@ class _Ending:
     def __init__(self, text: str, status: Callable[[int], int]):
         self._text, self.status = text, status
 
-    def sentence(self, number: int) -> str:
-        return f"{signal.Signals(number).name}: {self._text}"
+    def sentence(self, number: int, text: str | None = None) -> str:
+        return f"{signal.Signals(number).name}: {text or self._text}"
 
 
 _STARTING = _Ending(
@@ -238,6 +254,7 @@ _STARTING = _Ending(
 )
 _COMMAND = _Ending("stopped before it was done.", lambda number: 128 + number)
 _BEGUN: list[_Listener] = []
+_LISTENING: list[_Listener] = []
 _owns_process = False
 _STARTS_PROCESSES = threading.Lock()
 _starts_processes = False
@@ -248,6 +265,7 @@ class _Listener:
 
     def __init__(self, ending: _Ending, *, raises: bool):
         self._ending, self._raises = ending, raises
+        self.text: str | None = None  # in place of the ending's
         self._heard: int | None = None
         self._raised: int | None = None
         self._is_deferred, self._repeated = False, 0
@@ -289,12 +307,18 @@ class _Listener:
         A library may have swallowed what was raised, or the signal still waits.
         """
         if self._heard is not None:
-            raise Stopped(self._heard)
+            raise self._stopped(self._heard)
 
     def check(self, error: BaseException) -> None:
         """Raises `Stopped` from an error if a signal came before it."""
         if self._raised is not None:
-            raise Stopped(self._raised) from error
+            raise self._stopped(self._raised) from error
+
+    def _stopped(self, number: int) -> Stopped:
+        return Stopped(number, self._sentence(number))
+
+    def _sentence(self, number: int) -> str:
+        return self._ending.sentence(number, self.text)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         is_heard = self._raised is not None or self._is_over.is_set()
@@ -303,7 +327,7 @@ class _Listener:
         self._heard, self._is_deferred = number, _defers(frame)
         if not self._is_deferred:
             self._raised = number
-            raise Stopped(number)
+            raise self._stopped(number)
 
     def _listen(self, reader: int) -> None:
         with os.fdopen(reader, "rb", buffering=0) as pipe:
@@ -345,7 +369,7 @@ class _Listener:
         _STARTS_PROCESSES.acquire(timeout=LONGEST_UNWINDING)
         # Not through sys.stderr, whose lock the main thread may hold.
         with contextlib.suppress(OSError):
-            os.write(2, f"{self._ending.sentence(number)}\n".encode())
+            os.write(2, f"{messages.printable(self._sentence(number))}\n".encode())
         _kill_workers()
         os._exit(self._ending.status(number))
 

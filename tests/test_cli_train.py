@@ -9,6 +9,9 @@ import pathlib
 import shlex
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,12 +19,14 @@ import pytest
 from helpers.photographs import CLASSES, write_photographs
 from PIL import Image
 
-from cnn_jax import cli, data, experiment, program, recipe
+from cnn_jax import cli, data, experiment, recipe
 from cnn_jax.checkpoint.lock import DirectoryLock
 from cnn_jax.cli import evaluate, train_setup
 from cnn_jax.cli.train_setup import class_counts
 from cnn_jax.pretrained.files import describe_own
 from cnn_jax.training import TrainConfig
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 OTHER_CLASSES = {
     "coal": (40, 40, 45),
@@ -372,7 +377,8 @@ def test_a_signal_while_the_page_is_written_says_that_the_run_is_over(
     capsys, monkeypatch, tmp_path
 ):
     def stop(*arguments):
-        raise program.Stopped(signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
 
     test = {"accuracy": 0.5, "num_examples": 360}
     result = SimpleNamespace(run_dir=str(tmp_path / "run"), test=test, best_epoch=1)
@@ -387,6 +393,48 @@ def test_a_signal_while_the_page_is_written_says_that_the_run_is_over(
         f"SIGTERM: the run in {tmp_path / 'run'} is over and saved, but its page is "
         "not written. Resume it with --resume to write it.\n"
     )
+
+
+# Its page is never finished. A background job of a shell ignores SIGINT, and so would
+# its children.
+CONCLUDING = """
+import hashlib, signal, sys, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from cnn_jax import cli, experiment
+
+def render(run_dir):
+    threading.Timer(0.5, print, ["concluding"], {"flush": True}).start()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+
+experiment.write_run_page = render
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_a_library_writes_the_page_is_the_same(tmp_path, number):
+    """No instruction of Python's runs, so that no handler does."""
+    directory = tmp_path / "run"
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-c", CONCLUDING, "train", "lenet5", "--data", "digits"),
+            *("--epochs", "1", "--run-dir", str(directory)),
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if line == "concluding\n":
+            process.send_signal(number)
+            break
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 75, error
+    last_line = error.splitlines()[-1]
+    assert last_line.startswith(f"{number.name}: the run in {directory} is over")
+    assert "Traceback" not in error
 
 
 class FakeResult:

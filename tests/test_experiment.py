@@ -209,24 +209,26 @@ def record(**fields):
 def test_an_epochs_line_shows_what_decides_and_the_time_left(capsys):
     # The first epoch's own time counts, later ones' from line to line.
     seconds = iter([100.0, 104.0, 112.0])
-    print_epoch = experiment.EpochLines(5, clock=lambda: next(seconds))
+    print_epoch = experiment.EpochLines(5, 12, clock=lambda: next(seconds))
     print_epoch(record(), None)
     print_epoch({"event": "step", "loss": 1.0}, None)
     print_epoch(record(epoch=3), None)
     print_epoch(record(epoch=5), None)
     assert capsys.readouterr().out.splitlines() == [
-        "epoch 2/5: train loss 0.5000, test accuracy 75.00%, 3 s, 9 s left",
+        "epoch 2/5: train loss 0.5000, test accuracy 75.00% of 12 images, 3 s, "
+        "9 s left",
         "epoch 3/5: train loss 0.5000, test accuracy 75.00%, 3 s, 8 s left",
         "epoch 5/5: train loss 0.5000, test accuracy 75.00%, 3 s",
     ]
 
 
 def test_an_epochs_line_shows_the_best_validation_accuracy(capsys):
-    print_epoch = experiment.EpochLines(3, clock=lambda: 0.0)
+    print_epoch = experiment.EpochLines(3, 1, clock=lambda: 0.0)
     for epoch, accuracy in enumerate((0.5, 0.4, 0.6), start=1):
         print_epoch(record(epoch=epoch, validation_accuracy=accuracy), None)
     assert capsys.readouterr().out.splitlines() == [
-        "epoch 1/3: train loss 0.5000, validation accuracy 50.00%, 3 s, 6 s left",
+        "epoch 1/3: train loss 0.5000, validation accuracy 50.00% of 1 image, 3 s, "
+        "6 s left",
         "epoch 2/3: train loss 0.5000, validation accuracy 40.00% (best 50.00% in "
         "epoch 1), 3 s",
         "epoch 3/3: train loss 0.5000, validation accuracy 60.00%, 3 s",
@@ -244,6 +246,9 @@ def test_a_run_that_stopped_early_says_so(start, capsys, tmp_path):
     epochs = [line for line in lines if line.startswith("epoch ")]
     assert all("validation accuracy" in line and "test" not in line for line in epochs)
     assert 2 <= len(epochs) < 6
+    held = cnn_jax.data.load_dataset("digits", "train").split_off(0.3)[1]
+    assert f" of {len(held)} images" in epochs[0]
+    assert not any(" images" in line for line in epochs[1:])
     stopped = f"stopped early after epoch {len(epochs)}: no gain in validation accuracy"
     assert any(line.startswith(stopped) for line in lines)
 

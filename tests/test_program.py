@@ -115,6 +115,29 @@ def test_a_signal_that_nobody_hears_ends_the_process(code):
     assert (status, len(lines)) == (75, 1)
 
 
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("code", [LONG_CALL, IGNORED, WAITING])
+def test_signals_say_what_they_are_told_to(code, number):
+    process = unwinding(f"program.signals_say('it is over.'); {code}")
+    status, lines, _ = end(process, number)
+    assert (status, lines) == (75, [f"{number.name}: it is over."])
+
+
+def interrupt(text):
+    if text is not None:
+        program.signals_say(text)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+
+
+def test_what_signals_say_ends_with_them():
+    program.signals_say("nothing listens")
+    for text, said in (("it is over.", "it is over."), (None, "stopped before there")):
+        with pytest.raises(program.Stopped) as error, program.signals(is_run=True):
+            interrupt(text)
+        assert error.value.sentence.startswith(f"SIGTERM: {said}")
+
+
 def test_a_second_signal_ends_at_once():
     process = unwinding(f"program.LONGEST_CALL = 100; {LONG_CALL}")
     status, lines, _ = end(process, signal.SIGTERM, signal.SIGINT)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from cnn_jax.data.dataset import Dataset
 from cnn_jax.data.source import Source
 from cnn_jax.data.sources.folder import Folder
 from cnn_jax.data.sources.listing import LeftOut, list_classes
@@ -34,6 +35,19 @@ def automatic_validation_share(num_images: int) -> float:
     """Returns the share of images to validate on, 0 where they would be too few."""
     share = min(VALIDATION_SHARE, MOST_VALIDATION / max(num_images, 1))
     return share if num_images * share >= LEAST_VALIDATION else 0.0
+
+
+def num_held_out(train: Source, fraction: float) -> int:
+    """Returns how many images `Dataset.split_off` or `hold_out` puts aside.
+
+    Args:
+      train: What they are of: a `Dataset`, or a source to stream from.
+      fraction: The share, in [0, 1).
+    """
+    if not isinstance(train, Dataset):
+        return round(len(train) * fraction)
+    sizes = np.bincount(train.labels).tolist()
+    return sum(round(size * fraction) for size in sizes)
 
 
 def split_folder(

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_jax.data import Subset, automatic_validation_share, partition, split_folder
+from cnn_jax.data import (
+    Subset,
+    automatic_validation_share,
+    hold_out,
+    load_dataset,
+    num_held_out,
+    partition,
+    split_folder,
+)
 
 
 def write(root, counts):
@@ -116,6 +124,16 @@ def test_validation_images_are_held_out_where_they_are_enough(tmp_path):
     # Two images of a class are enough to train and test, not for three parts.
     root = write(tmp_path / "rare", {"ant": 200, "bee": 2})
     assert list(split_folder(root)) == ["train", "test"]
+
+
+@pytest.mark.parametrize("fraction", [0.04, 0.1, 0.15, 0.25, 0.5])
+def test_the_number_held_out_is_known_before(fraction):
+    digits = load_dataset("digits", "train", image_size=8)
+    assert num_held_out(digits, 0.0) == 0
+    rest, held = digits.split_off(fraction)
+    assert num_held_out(digits, fraction) == len(held) == len(digits) - len(rest)
+    streamed = Subset(digits, np.arange(len(digits)), "train")
+    assert num_held_out(streamed, fraction) == len(hold_out(streamed, fraction)[1])
 
 
 def test_what_cannot_be_split_is_an_error(tmp_path):
