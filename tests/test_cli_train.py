@@ -121,14 +121,45 @@ def test_photographs_become_a_classifier_at_the_first_try(
     assert sorted(entry["names"]) == sorted(CLASSES)
 
 
-def test_scores_on_training_images_are_said_to_be(capsys, photographs, trained):
-    arguments = ["evaluate", trained, "--json", "--data", f"folder:{photographs}"]
+@pytest.mark.parametrize("place", ["", "checkpoints"])
+def test_scores_on_training_images_are_said_to_be(capsys, photographs, trained, place):
+    weights = trained / place
+    arguments = ["evaluate", weights, "--json", "--data", f"folder:{photographs}"]
     status, out, err = run(capsys, *arguments)
     assert (status, json.loads(out)["scores"]["num_examples"]) == (0, 60)
     assert err.splitlines() == [
-        f"{trained}: the run was trained on 48 of these images, and scores higher on "
+        f"{weights}: the run was trained on 48 of these images, and scores higher on "
         "them than on new ones."
     ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "split", "share"),
+    [
+        ({"train_split": "even"}, "even", ""),
+        ({"train_split": "even", "validation_fraction": 0.1}, "even", "most of "),
+        ({"train_split": "even"}, "train", None),
+        ({"train_split": "even"}, "test", None),
+        ({"dataset": "of another name"}, "odd", None),
+        ({"dataset": "of another name", "fingerprint": "theirs"}, "odd", ""),
+        ({"validation_fraction": 0.1, "fingerprint": "theirs"}, "train", ""),
+    ],
+)
+@pytest.mark.parametrize("place", ["", "checkpoints", "checkpoints/3"])
+def test_training_images_are_known_by_name_or_content(
+    capsys, tmp_path, changed, split, share, place
+):
+    (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    content = {
+        "dataset": {"train": changed.get("fingerprint", "ours")},
+        "config": {"dataset": "digits", **changed},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    options = argparse.Namespace(weights=str(tmp_path / place), dataset="digits")
+    evaluate._warn_of_training_images(options, split, "theirs")
+    said = capsys.readouterr().err
+    expected = f"{tmp_path / place}: the run was trained on {share}these images"
+    assert said.startswith(expected) if share is not None else not said
 
 
 @pytest.mark.parametrize("name", ["config.json", "split.json"])
@@ -146,12 +177,12 @@ def test_where_the_training_images_are_unknown_nothing_is_said(
     options = argparse.Namespace(
         weights=str(directory), dataset=f"folder:{photographs}"
     )
-    evaluate._warn_of_training_images(options)
+    evaluate._warn_of_training_images(options, "train", "unknown")
     said = capsys.readouterr().err
     # Without its file, the split is taken to be the whole.
     assert ("these images" in said) == ((name, content) == ("split.json", None))
     options.dataset = "digits"
-    evaluate._warn_of_training_images(options)
+    evaluate._warn_of_training_images(options, "train", "unknown")
     assert capsys.readouterr().err == ""
 
 

@@ -129,8 +129,7 @@ def run(options: argparse.Namespace) -> int:
             page = write_results(options.out, evaluation)
     except (CheckpointError, ImportError, OSError, ValueError) as error:
         raise UsageError(str(error)) from error
-    if evaluation.split == "train":  # or all images of a folder without splits
-        _warn_of_training_images(options)
+    _warn_of_training_images(options, evaluation.split, evaluation.fingerprint)
     record = record_of(evaluation, with_pictures=False)
     if options.json:
         print_json(record)
@@ -142,24 +141,38 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _warn_of_training_images(options: argparse.Namespace) -> None:
+def _warn_of_training_images(
+    options: argparse.Namespace, split: str, fingerprint: str
+) -> None:
     """Says if a run was trained on the evaluated images, as far as its files tell."""
     from cnn_jax.cli.train_setup import SPLIT_FILE
     from cnn_jax.files import FileError, read_json
 
-    directory = pathlib.Path(options.weights).expanduser()
-    number = ""
+    path = pathlib.Path(options.weights).expanduser().absolute()
+    share = ""
     try:
-        trained_on = read_json(directory / "config.json")["config"]["dataset"]
-        if _place(trained_on) != _place(options.dataset):
-            return
-        if (directory / SPLIT_FILE).exists():
-            names = read_json(directory / SPLIT_FILE)["files"]["train"]
-            number = f"{len(names):,} of "
-    except (FileError, OSError, LookupError, TypeError, AttributeError):
+        # The run itself, its directory of checkpoints, or one of these.
+        directory = next(
+            each
+            for each in (path, *path.parents[:2])
+            if (each / "config.json").is_file()
+        )
+        about = read_json(directory / "config.json")
+        config = about["config"]
+        if about["dataset"]["train"] != fingerprint:
+            # Other images; or these, in other bytes or but for those held out.
+            is_split = split == config.get("train_split", "train")
+            if not is_split or _place(config["dataset"]) != _place(options.dataset):
+                return
+            if (directory / SPLIT_FILE).exists():
+                names = read_json(directory / SPLIT_FILE)["files"]["train"]
+                share = f"{len(names):,} of "
+            elif config.get("validation_fraction"):
+                share = "most of "
+    except (FileError, OSError, LookupError, TypeError, AttributeError, StopIteration):
         return
     warn(
-        f"{options.weights}: the run was trained on {number}these images, and scores "
+        f"{options.weights}: the run was trained on {share}these images, and scores "
         "higher on them than on new ones."
     )
 
