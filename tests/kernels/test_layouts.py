@@ -338,6 +338,11 @@ def pool_grad_arguments(draw):
     return {"x": array(*shape), "dy": array(*dy)}, {"window": 4}
 
 
+def avg_pool_grad_arguments(draw):
+    found, options = pool_grad_arguments(draw)
+    return {"dy": found["dy"]}, options | {"input_shape": found["x"].shape}
+
+
 def loss_arguments(draw):
     shape = drawn_shape(draw, draw.choice([3, 4]))
     labels = draw.choice([shape[:-1], (shape[0], *shape[2:]), shape[1:]])
@@ -360,6 +365,8 @@ DRAWN = {
     K.squeeze_excite: squeeze_excite_arguments,
     K.dense: dense_arguments,
     K.max_pool: pool_arguments,
+    K.avg_pool: pool_arguments,
+    K.avg_pool_grad: avg_pool_grad_arguments,
     K.max_pool_grad: pool_grad_arguments,
     K.softmax_cross_entropy: loss_arguments,
 }
