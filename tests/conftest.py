@@ -1,18 +1,25 @@
 """The climate every test runs in: eight fake CPU devices, no silent promotion."""
 
+import importlib.metadata
 import os
 
 # Before jax is imported: the flags are read once. The platform is pinned since a
 # machine with libtpu installed but no TPU attached would report errors. Most of a
 # test's time is XLA's compiler, for programs that run once or twice: level 1 halves it.
-# (Level 0 would be quicker still, but the gradient of a maximum is NaN there.) Flags
-# that are set already win: on the second Python, CI tests the kernels at XLA's 3.
+# (Level 0 would be quicker still, but the gradient of a maximum is NaN there.) Loops
+# from LLVM's builder rather than MLIR's passes, in one piece, halve it again, on
+# versions of XLA that still have both. Flags that are set already win: on the second
+# Python, CI tests the kernels at XLA's 3.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # A worker that runs a thousand tests should not keep the most memory of any of them.
 os.environ.setdefault("CNN_JAX_KEEP_MEMORY", "0")
 os.environ["XLA_FLAGS"] = " ".join(
     [
         "--xla_backend_optimization_level=1",
+        "--xla_cpu_parallel_codegen_split_count=1",
+        "--xla_cpu_use_fusion_emitters=false"
+        if importlib.metadata.version("jaxlib").startswith("0.10.")
+        else "",
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
     ]
