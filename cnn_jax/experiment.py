@@ -19,6 +19,7 @@ from cnn_jax.allocator import keep_memory
 from cnn_jax.analysis.summary import summarize
 from cnn_jax.checkpoint import CheckpointError
 from cnn_jax.chips import PEAK_FLOPS
+from cnn_jax.data.partition import num_held_out
 from cnn_jax.evaluation.of_run import write_test_scores
 from cnn_jax.files import is_local
 from cnn_jax.models import create_model
@@ -123,7 +124,7 @@ def open_splits(config: TrainConfig) -> dict[str, data.Source]:
 def _num_evaluated(config: TrainConfig, splits: Mapping[str, data.Source]) -> int:
     """Returns of how many images the accuracy is that an epoch's line has."""
     if config.validation_fraction:
-        return data.num_held_out(splits["train"], config.validation_fraction)
+        return num_held_out(splits["train"], config.validation_fraction)
     return len(splits.get("validation", splits["test"]))
 
 

@@ -29,7 +29,6 @@ from cnn_jax.data.host import ImageError, eval_transform, train_transform
 from cnn_jax.data.opening import open_split
 from cnn_jax.data.partition import (
     automatic_validation_share,
-    num_held_out,
     partition,
     split_folder,
 )
@@ -98,7 +97,6 @@ __all__ = [
     "normalize",
     "num_batches",
     "num_channels",
-    "num_held_out",
     "one_hot_targets",
     "open_source",
     "open_split",

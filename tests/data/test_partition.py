@@ -12,10 +12,10 @@ from cnn_jax.data import (
     automatic_validation_share,
     hold_out,
     load_dataset,
-    num_held_out,
     partition,
     split_folder,
 )
+from cnn_jax.data.partition import num_held_out
 
 
 def write(root, counts):
