@@ -1,20 +1,17 @@
 """Charts as inline SVG: text stays text, every line is labelled where it ends.
 
-matplotlib draws; what it writes is then made fit to stand inside a page: no
-document head, identifiers that belong to one chart only, a title and a description
-for people who do not see it, and the page's own fonts.
+matplotlib draws; `svg` makes what it writes fit to stand inside a page.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
-import re
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cnn_jax.report import svg
+from cnn_jax.report.labels import FONT_SIZE, label_ends, label_points, text_width
 from cnn_jax.report.statistics import Interval
 
 if TYPE_CHECKING:
@@ -39,9 +36,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 ninth style on, markers are hollow and lines dashed."""
 
 INK, FAINT = "#24292f", "#d0d7de"
-FONT_SIZE = 11
-LABEL_GAP = 15
-"""Points between the middles of two labels, and pixels: charts have 72 per inch."""
 
 STYLE: dict[Any, object] = {
     "svg.fonttype": "none",
@@ -61,9 +55,6 @@ STYLE: dict[Any, object] = {
     "text.usetex": False,
     "text.parse_math": False,
 }
-
-SVG_SPACE = "{http://www.w3.org/2000/svg}"
-LINK = "{http://www.w3.org/1999/xlink}href"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +155,8 @@ def line_chart(
             )
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": title}):
         figure, axes = _empty_figure(x_label, y_label)
-        for curve in curves:
+        spots = []
+        for index, curve in enumerate(curves):
             color, line_style = _color(curve.style), _line_style(curve.style)
             low, mean, high = (
                 [min(max(end, bounds[0]), bounds[1]) * scale for end in ends]
@@ -173,21 +165,31 @@ def line_chart(
                 )
             )
             every = math.ceil(len(curve.x) / 20)
-            axes.plot(curve.x, mean, markersize=5, markevery=every, **line_style)
+            line = axes.plot(curve.x, mean, markersize=5, markevery=every, **line_style)
             if len(curve.x) > 1:
-                axes.fill_between(curve.x, low, high, color=color, alpha=0.12, lw=0)
+                band = axes.fill_between(
+                    curve.x, low, high, color=color, alpha=0.12, lw=0
+                )
+                svg.name_part(index, "band", band)
             else:
-                _error_bar(axes, curve.x[0], mean[0], low[0], high[0], color)
+                bar = _error_bar(axes, curve.x[0], mean[0], low[0], high[0], color)
+                svg.name_part(index, "bar", *bar)
+            svg.name_part(index, "line", *line)
+            drawn = list(zip(low, mean, high, strict=True))
+            spots += _spots(index, curve, drawn, x_label, ticks or {})
         if ticks is None:
             _mark_whole_numbers(axes, curves)
         else:
             _mark_positions(axes, ticks)
         _make_room_for_ticks(axes)
-        _label_ends(
+        label_ends(
             axes,
-            [(c.label, c.x[-1], c.values[-1].mean * scale, c.style) for c in curves],
+            [
+                (c.label, c.x[-1], c.values[-1].mean * scale, _color(c.style))
+                for c in curves
+            ],
         )
-        return _inline_svg(figure, title, description)
+        return svg.inline_svg(figure, title, description, spots)
 
 
 def scatter_chart(
@@ -232,20 +234,28 @@ def scatter_chart(
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": title}):
         figure, axes = _empty_figure(x_label, y_label)
         axes.set_xscale("log")
-        bars = []
-        for point in points:
+        bars, spots = [], []
+        number = EngFormatter(x_unit, sep=" ", places=1)
+        for index, point in enumerate(points):
             mean, low, high = (
                 min(max(end, bounds[0]), bounds[1]) * scale
                 for end in (point.value.mean, point.value.low, point.value.high)
             )
-            _error_bar(axes, point.x, mean, low, high, _color(point.style))
-            axes.plot([point.x], [mean], markersize=8, **_line_style(point.style))
+            bar = _error_bar(axes, point.x, mean, low, high, _color(point.style))
+            mark = axes.plot(
+                [point.x], [mean], markersize=8, **_line_style(point.style)
+            )
+            svg.name_part(index, "bar", *bar)
+            svg.name_part(index, "mark", *mark)
             bars.append((point.x, low, high))
+            told = svg.describe(low, mean, high)
+            text = f"{point.label}: {told} at {number(point.x)}"
+            spots.append(svg.Spot(index, point.x, mean, text))
         axes.set_ymargin(0.12)
         smallest, greatest = min(p.x for p in points), max(p.x for p in points)
         _make_room_for_ticks(axes)
         # Space for a label right of the last point, which the left one does not need.
-        width = max(_text_width(axes, point.label) for point in points) + 20
+        width = max(text_width(axes, point.label) for point in points) + 20
         share = min(width / axes.bbox.width, 0.5)
         factor = (1.8 * greatest / smallest) ** (share / (1 - share))
         axes.set_xlim(smallest / 1.8, greatest * max(factor, 1.8))
@@ -254,10 +264,12 @@ def scatter_chart(
         axes.xaxis.set_major_locator(LogLocator(subs=steps))
         axes.xaxis.set_major_formatter(EngFormatter(x_unit, sep=" "))
         axes.xaxis.set_minor_formatter(NullFormatter())
-        _label_points(
-            axes, [(p.label, p.x, p.value.mean * scale, p.style) for p in points], bars
+        label_points(
+            axes,
+            [(p.label, p.x, p.value.mean * scale, _color(p.style)) for p in points],
+            bars,
         )
-        return _inline_svg(figure, title, description)
+        return svg.inline_svg(figure, title, description, spots)
 
 
 def reliability_chart(
@@ -294,7 +306,7 @@ def reliability_chart(
         axes.plot([0, 100], [0, 100], linestyle="--", color=INK, lw=1)
         axes.set_xlim(0, 100)
         axes.set_ylim(0, 100)
-        return _inline_svg(figure, title, description)
+        return svg.inline_svg(figure, title, description)
 
 
 def bar_chart(
@@ -338,7 +350,7 @@ def bar_chart(
         axes.set_xlim(*limits)
         axes.grid(visible=False, axis="y")
         _make_room_for_ticks(axes)
-        return _inline_svg(figure, title, description)
+        return svg.inline_svg(figure, title, description)
 
 
 def _mark_whole_numbers(axes: matplotlib.axes.Axes, curves: Sequence[Curve]) -> None:
@@ -385,7 +397,7 @@ def _make_room_for_ticks(axes: matplotlib.axes.Axes) -> None:
     axes.autoscale_view(scalex=False)
     if max(map(abs, axes.get_ylim())) < 1e-3:
         axes.yaxis.set_major_formatter("{x:.6g}")
-    width = max(_text_width(axes, label.get_text()) for label in axes.get_yticklabels())
+    width = max(text_width(axes, label.get_text()) for label in axes.get_yticklabels())
     left, bottom, old_width, height = axes.get_position().bounds
     wanted = min(max(left, (width + 12) / axes.figure.bbox.width), 0.6)
     axes.set_position((wanted, bottom, left + old_width - wanted, height))
@@ -407,168 +419,30 @@ def _line_style(style: int) -> dict[str, Any]:
 
 def _error_bar(
     axes: matplotlib.axes.Axes, x: float, y: float, low: float, high: float, color: str
-) -> None:
-    axes.errorbar(
+) -> list[Any]:
+    """Draws an error bar and returns what it consists of."""
+    drawn = axes.errorbar(
         [x], [y], yerr=[[y - low], [high - y]], color=color, capsize=3, lw=1.2
     )
+    return drawn.get_children()
 
 
-def _label_ends(
-    axes: matplotlib.axes.Axes, ends: Sequence[tuple[str, float, float, int]]
-) -> None:
-    """Writes each label right of the axes, as near to its line's end as it may."""
-    figure = axes.figure
-    width = max(_text_width(axes, label) for label, *_ in ends) + 22
-    left, bottom, _, height = axes.get_position().bounds
-    axes.set_position((left, bottom, 0.99 - width / figure.bbox.width - left, height))
-    to_pixels = _to_pixels(axes)
-    heights = [to_pixels((x, y))[1] for _, x, y, _ in ends]
-    placed = _spread(heights, LABEL_GAP, axes.bbox.y0, axes.bbox.y1)
-    right = axes.bbox.x1
-    for (label, x, y, style), height in zip(ends, placed, strict=True):
-        axes.annotate(
-            label,
-            xy=(x, y),
-            xytext=(right + 20, height),
-            textcoords="figure pixels",
-            color=_color(style),
-            va="center",
-            annotation_clip=False,
-            arrowprops=_leader(style, (0, 0.5)),
+def _spots(
+    series: int,
+    curve: Curve,
+    drawn: Sequence[tuple[float, float, float]],
+    x_label: str,
+    ticks: Mapping[float, str],
+) -> list[svg.Spot]:
+    """Returns what the points of a curve tell: all, or every n-th up to the last."""
+    every = math.ceil(len(drawn) / svg.MOST_SPOTS)
+    return [
+        svg.Spot(
+            series,
+            x,
+            mean,
+            f"{curve.label}, {x_label} {ticks.get(x, f'{x:g}')}: "
+            f"{svg.describe(low, mean, high)}",
         )
-
-
-def _leader(style: int, start: tuple[float, float]) -> dict[str, object]:
-    """Draws a thin line from `start`, in units of a label's box, to what it names."""
-    return {
-        "arrowstyle": "-",
-        "color": _color(style),
-        "lw": 0.8,
-        "alpha": 0.6,
-        "shrinkA": 1,
-        "shrinkB": 4,
-        "relpos": start,
-    }
-
-
-def _spread(
-    wanted: Sequence[float], gap: float, low: float, high: float
-) -> list[float]:
-    """Moves positions apart to at least `gap`, little, and inside `low` to `high`."""
-    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
-    placed = [wanted[index] for index in order]
-    for _ in range(200):
-        for index in range(len(placed) - 1):
-            short = gap - (placed[index + 1] - placed[index])
-            if short > 0:
-                placed[index] -= short / 2
-                placed[index + 1] += short / 2
-        placed = [min(max(place, low), high) for place in placed]
-    result = [0.0] * len(wanted)
-    for index, place in zip(order, placed, strict=True):
-        result[index] = place
-    return result
-
-
-def _label_points(
-    axes: matplotlib.axes.Axes,
-    points: Sequence[tuple[str, float, float, int]],
-    bars: Sequence[tuple[float, float, float]],
-) -> None:
-    """Writes each label beside its point, where it covers least of anything else."""
-    to_pixels = _to_pixels(axes)
-    spots = [tuple(to_pixels((x, y))) for _, x, y, _ in points]
-    taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in spots]
-    for x, low, high in bars:
-        (left, bottom), (_, top) = to_pixels((x, low)), to_pixels((x, high))
-        taken.append((left - 3, bottom, left + 3, top))
-    # From the top, so that labels pushed down by others stay in the points' order.
-    for place in sorted(range(len(points)), key=lambda place: -spots[place][1]):
-        (label, _, _, style), (x, y) = points[place], spots[place]
-        width = _text_width(axes, label)
-        # Nearest first: of boxes that cover equally little, `min` takes the first.
-        boxes = [
-            (left, y + rise - 7, left + width, y + rise + 7)
-            for rise in (0, 14, -14, 28, -28, 42, -42)
-            for left in (x + 11, x - 11 - width)
-        ]
-        inside = tuple(axes.bbox.extents)
-        box = min(boxes, key=lambda box: _covered(box, taken, inside))
-        taken.append(box)
-        on_right = box[0] > x
-        axes.annotate(
-            label,
-            xy=(x, y),
-            xycoords="figure pixels",
-            xytext=(box[0], (box[1] + box[3]) / 2),
-            textcoords="figure pixels",
-            color=_color(style),
-            va="center",
-            annotation_clip=False,
-            arrowprops=_leader(style, (0 if on_right else 1, 0.5)),
-        )
-
-
-def _to_pixels(axes: matplotlib.axes.Axes) -> Callable[[Any], Any]:
-    """Fixes the limits and returns the map from the axes' units to pixels."""
-    axes.autoscale_view()
-    return axes.transData.transform
-
-
-def _covered(
-    box: tuple[float, ...],
-    taken: Sequence[tuple[float, ...]],
-    inside: tuple[float, ...],
-) -> float:
-    """Returns the area of `box` that overlaps what is taken or is outside the axes."""
-    area = (box[2] - box[0]) * (box[3] - box[1])
-    return sum(_shared(box, other) for other in taken) + area - _shared(box, inside)
-
-
-def _shared(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    return max(width, 0) * max(height, 0)
-
-
-def _text_width(axes: matplotlib.axes.Axes, text: str) -> float:
-    from matplotlib.font_manager import FontProperties
-
-    canvas: Any = axes.figure.canvas  # Agg's, see `_empty_figure`
-    renderer = canvas.get_renderer()
-    font = FontProperties(size=FONT_SIZE)
-    return renderer.get_text_width_height_descent(text, font, ismath=False)[0]
-
-
-def _inline_svg(figure: matplotlib.figure.Figure, title: str, description: str) -> str:
-    """Writes a figure as one accessible `<svg>` element without a namespace."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    root = ElementTree.fromstring(buffer.getvalue())
-    for element in root.findall(f"{SVG_SPACE}metadata"):
-        root.remove(element)
-    prefix = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
-    for element in root.iter():
-        element.tag = element.tag.removeprefix(SVG_SPACE)
-        attributes = {}
-        for key, value in element.attrib.items():
-            if key == "id":
-                value = f"{prefix}-{value}"
-            elif key == LINK:
-                key, value = "href", f"#{prefix}-{value.removeprefix('#')}"
-            value = re.sub(r"url\(#", f"url(#{prefix}-", value)
-            attributes[key] = re.sub(
-                r"'DejaVu Sans'[^;]*", "system-ui, sans-serif", value
-            )
-        element.attrib = attributes
-    root.attrib = {
-        "viewBox": root.attrib["viewBox"],
-        "role": "img",
-        "aria-labelledby": f"{prefix}-title {prefix}-description",
-    }
-    for place, (tag, text) in enumerate((("title", title), ("desc", description))):
-        name = "description" if tag == "desc" else tag
-        element = ElementTree.Element(tag, {"id": f"{prefix}-{name}"})
-        element.text = text
-        root.insert(place, element)
-    return ElementTree.tostring(root, encoding="unicode")
+        for x, (low, mean, high) in list(zip(curve.x, drawn, strict=True))[::-every]
+    ]

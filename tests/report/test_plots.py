@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from cnn_jax.report import plots
+from cnn_jax.report import labels, plots
 from cnn_jax.report.statistics import SINGLE, STUDENT, Interval
 
 NAMES = ("one", "two_2", "<b>&c", "four", "$five$")
@@ -116,6 +116,69 @@ def test_the_same_numbers_give_the_same_bytes(lines):
     assert ElementTree.tostring(draw_lines()) == ElementTree.tostring(lines)
 
 
+def series_of(root: ElementTree.Element) -> list[ElementTree.Element]:
+    return [group for group in root.iter("g") if group.get("class") == "series"]
+
+
+@pytest.mark.parametrize("chart", ["lines", "points"])
+def test_all_of_a_series_is_one_group(chart, request):
+    """So that the pointer on its line, a point or its label makes the others pale."""
+    root = request.getfixturevalue(chart)
+    groups = series_of(root)
+    assert [texts(group) for group in groups] == [[name] for name in NAMES]
+    markers = {"lines": 4, "points": 1}[chart]
+    for group in groups:
+        assert len(list(group.iter("circle"))) == markers
+        assert len(list(group.iter("path"))) >= 3  # a line, a band or bar, a leader
+    outside = {*root.iter()} - {part for group in groups for part in group.iter()}
+    assert not any("series" in part.get("id", "") for part in outside)
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_points_tell_their_numbers(single):
+    values = [0.5, 0.625]
+    band = [
+        Interval(v, v, v, SINGLE, 1) if single else interval(v, 0.5) for v in values
+    ]
+    svg = plots.line_chart(
+        [plots.Curve("a < b", [10, 100], band)],
+        title="Told",
+        description="",
+        x_label="rate",
+        y_label="",
+        scale=100,
+        bounds=(0, 1),
+        ticks={10: "ten", 100: "100"},
+    )
+    root = ElementTree.fromstring(svg)
+    told = [circle.find("title").text for circle in root.iter("circle")]
+    low, high = ("", "") if single else (" (0 to 100)", " (12.5 to 100)")
+    assert told == [f"a < b, rate 100: 62.5{high}", f"a < b, rate ten: 50{low}"]
+    assert "<title>a &lt; b, rate" in svg
+
+
+def test_points_are_found_where_they_are_drawn(points):
+    for group in series_of(points):
+        (circle,) = group.iter("circle")
+        mark = next(use for use in group.iter("use") if "mark" in parent_id(group, use))
+        for axis in "xy":
+            drawn, found = float(mark.get(axis)), float(circle.get(f"c{axis}"))
+            assert drawn == pytest.approx(found, abs=0.01)
+
+
+def parent_id(root: ElementTree.Element, element: ElementTree.Element) -> str:
+    """Returns the identifier of the part of a series that an element is in."""
+    return next(part.get("id") or "" for part in root if element in part.iter())
+
+
+def test_of_many_points_some_tell_their_numbers_and_the_last_does():
+    told = [
+        [circle.find("title").text for circle in group.iter("circle")]
+        for group in series_of(draw_lines(num_epochs=1000))
+    ]
+    assert all(30 <= len(texts) <= 60 and "epoch 1000:" in texts[0] for texts in told)
+
+
 def label_boxes(root: ElementTree.Element) -> list[tuple[float, float, float, float]]:
     """Left, upper, right and lower ends of each name, a character being 5 by 9."""
     boxes = []
@@ -139,7 +202,7 @@ def test_labels_neither_cover_each_other_nor_leave_the_chart(chart, request):
     assert len(boxes) == len(NAMES)
     for index, one in enumerate(boxes):
         for other in boxes[:index]:
-            assert plots._shared(one, other) == 0
+            assert labels._shared(one, other) == 0
     _, _, width, height = map(float, root.get("viewBox").split())
     for left, bottom, right, top in boxes:
         assert left >= 0
@@ -271,9 +334,9 @@ def test_one_marked_position_is_a_point():
 
 
 def test_labels_are_spread_little_and_in_order():
-    placed = plots._spread([10.0, 11.0, 50.0], gap=15, low=0, high=100)
+    placed = labels._spread([10.0, 11.0, 50.0], gap=15, low=0, high=100)
     assert placed == pytest.approx([3.0, 18.0, 50.0], abs=0.1)
-    placed = plots._spread([99.0, 99.0], gap=15, low=0, high=100)
+    placed = labels._spread([99.0, 99.0], gap=15, low=0, high=100)
     assert placed[1] - placed[0] == pytest.approx(15, abs=0.1)
     assert max(placed) <= 100
 
