@@ -22,6 +22,7 @@ import jax
 from cnn_jax import data, files, messages, program, trees
 from cnn_jax.checkpoint import installed_versions
 from cnn_jax.checkpoint.lock import lock_new
+from cnn_jax.data.sources.folder import FOLDER
 from cnn_jax.evaluation.of_run import score_test
 from cnn_jax.files import json_value
 from cnn_jax.models import create_model
@@ -189,7 +190,7 @@ def _page(
         {"split": "Test", **result.test, "accuracy": accuracy},
     ]
     table = table_of("Both splits", SPLIT_COLUMNS, rows, notes=[study.interval_note(1)])
-    name = without_private_paths(config.dataset.removeprefix("folder:"))
+    name = without_private_paths(config.dataset.removeprefix(FOLDER))
     summary = (
         f"A linear classifier on the features of {config.model} reached "
         f"{result.test['accuracy']:.2%} on {count(len(test), 'test example')} of "

@@ -146,6 +146,7 @@ def _warn_of_training_images(
 ) -> None:
     """Says if a run was trained on the evaluated images, as far as its files tell."""
     from cnn_jax.cli.train_setup import SPLIT_FILE
+    from cnn_jax.data.sources.folder import absolute_name
     from cnn_jax.files import FileError, read_json
 
     path = pathlib.Path(options.weights).expanduser().absolute()
@@ -162,7 +163,9 @@ def _warn_of_training_images(
         if about["dataset"]["train"] != fingerprint:
             # Other images; or these, in other bytes or but for those held out.
             is_split = split == config.get("train_split", "train")
-            if not is_split or _place(config["dataset"]) != _place(options.dataset):
+            if not is_split or absolute_name(config["dataset"]) != absolute_name(
+                options.dataset
+            ):
                 return
             if (directory / SPLIT_FILE).exists():
                 names = read_json(directory / SPLIT_FILE)["files"]["train"]
@@ -174,16 +177,6 @@ def _warn_of_training_images(
     warn(
         f"{options.weights}: the run was trained on {share}these images, and scores "
         "higher on them than on new ones."
-    )
-
-
-def _place(dataset: str) -> str:
-    """Returns a dataset's name, or the absolute path of a folder."""
-    from cnn_jax.cli.train_setup import FOLDER
-
-    path = dataset.removeprefix(FOLDER)
-    return (
-        dataset if path == dataset else str(pathlib.Path(path).expanduser().resolve())
     )
 
 

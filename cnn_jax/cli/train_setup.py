@@ -20,6 +20,7 @@ from PIL import Image
 
 from cnn_jax import data, messages, recipe, sharding
 from cnn_jax.cli.usage import UsageError
+from cnn_jax.data.sources.folder import FOLDER, absolute_name
 from cnn_jax.files import read_json, reading, write_text
 from cnn_jax.layers import abstract_variables
 from cnn_jax.models import create_model, model_info
@@ -33,8 +34,6 @@ from cnn_jax.training.run.channels import input_channels, weights_channels
 from cnn_jax.training.run.checks import check_model
 from cnn_jax.training.run.directory.files import holds_run
 from cnn_jax.training.run.images import image_format
-
-FOLDER = "folder:"
 
 SPLIT_FILE = "split.json"
 """The file of a run directory that says which image of a folder went where."""
@@ -116,7 +115,7 @@ def set_up(options: argparse.Namespace, given: Mapping[str, Any]) -> Setup:
     seed = given.get("seed", TrainConfig.seed)
     config = TrainConfig(
         model=options.model,
-        dataset=_absolute(options.data),
+        dataset=absolute_name(options.data),
         pretrained=options.pretrained,
         run_dir=_new_run_dir(options) if options.run_dir is None else options.run_dir,
         **{
@@ -217,7 +216,7 @@ def set_up_resumed(options: argparse.Namespace, given: Mapping[str, Any]) -> Set
         and name not in RESUME_MAY_CHANGE
         and value != getattr(config, name)
     ]
-    if options.data is not None and _absolute(options.data) != config.dataset:
+    if options.data is not None and absolute_name(options.data) != config.dataset:
         changed.append(f"data: got {options.data!r}, the run has {config.dataset!r}")
     if changed:
         raise UsageError(
@@ -461,17 +460,9 @@ def _one_shape(source: data.Source) -> tuple[int | None, int | None, int]:
     return (height, width, channels) if height == width else (None, None, channels)
 
 
-def _absolute(name: str) -> str:
-    """Returns a dataset's name that means the same in every working directory."""
-    if not name.startswith(FOLDER) or name == FOLDER:
-        return name
-    path = pathlib.Path(name.removeprefix(FOLDER)).expanduser()
-    return FOLDER + os.path.abspath(path)
-
-
 def _run_dirs(options: argparse.Namespace) -> Iterator[pathlib.Path]:
     """Yields `runs/MODEL-DATA`, `runs/MODEL-DATA-2` and so on."""
-    name = _absolute(options.data)
+    name = absolute_name(options.data)
     if name.startswith(FOLDER):
         name = pathlib.Path(name.removeprefix(FOLDER)).name
     name = re.sub(r"[^\w.-]+", "-", name).strip("-") or "images"

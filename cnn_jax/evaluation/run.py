@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from cnn_jax import data, files, messages, trees
+from cnn_jax.data.sources.folder import FOLDER
 from cnn_jax.evaluation.classes import ClassMap, match_classes
 from cnn_jax.evaluation.scores import Scores
 from cnn_jax.evaluation.split import num_batches, score_split
@@ -25,8 +26,6 @@ from cnn_jax.report.environment import (
 )
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.run.images import ImageFormat, pixel_dtype
-
-_FOLDER = "folder:"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,10 +193,10 @@ def _open(
     try:
         return data.open_source(dataset, split or "test", data_dir=data_dir)
     except FileNotFoundError:
-        if split is not None or not dataset.startswith(_FOLDER):
+        if split is not None or not dataset.startswith(FOLDER):
             raise
         try:
-            whole = data.Folder(dataset.removeprefix(_FOLDER), "train")
+            whole = data.Folder(dataset.removeprefix(FOLDER), "train")
         except FileNotFoundError:
             whole = None
         if whole is None or whole.directory != whole.root:  # that has splits
@@ -224,7 +223,7 @@ def _with_batches_for(config: TrainConfig, num_examples: int) -> TrainConfig:
 
 
 def _placed(image: data.BadImage, dataset: str) -> data.BadImage:
-    root = f"{dataset.removeprefix(_FOLDER)}{os.sep}"
+    root = f"{dataset.removeprefix(FOLDER)}{os.sep}"
     return image._replace(origin=image.origin.removeprefix(root))
 
 

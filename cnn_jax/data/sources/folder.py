@@ -13,6 +13,9 @@ from cnn_jax.data.source import Example, Features, cached_property
 from cnn_jax.data.sources.content import hash_files
 from cnn_jax.data.sources.listing import LeftOut, list_classes, list_images
 
+FOLDER = "folder:"
+"""What a dataset's name begins with that is a directory's path."""
+
 
 class Folder:
     """Image files under `root/SPLIT/CLASS/`, of any size.
@@ -48,7 +51,7 @@ class Folder:
 
     def __init__(self, root: str | os.PathLike[str], split: str):
         self.root: pathlib.Path = pathlib.Path(root).expanduser().absolute()
-        self.name: str = f"folder:{self.root}"
+        self.name: str = f"{FOLDER}{self.root}"
         self.split: str = split
         directory = self._directory(split)
         left_out = LeftOut(directory)
@@ -151,3 +154,11 @@ def _check_names(directory: pathlib.Path, names: tuple[str, ...]) -> None:
                 f"{directory}: got a directory called {os.fsencode(name)!r}, expected "
                 "names of classes in UTF-8; rename it."
             ) from None
+
+
+def absolute_name(name: str) -> str:
+    """Returns a dataset's name that means the same in every working directory."""
+    if not name.startswith(FOLDER) or name == FOLDER:
+        return name
+    path = pathlib.Path(name.removeprefix(FOLDER)).expanduser()
+    return FOLDER + os.path.abspath(path)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 import optax
 
 from cnn_jax import checkpoint, data
+from cnn_jax.data.sources.folder import absolute_name
 from cnn_jax.models import list_models
 from cnn_jax.models.registry import registered_as
 from cnn_jax.training.config import TrainConfig
@@ -28,8 +28,6 @@ from cnn_jax.training.run.keys import make_keys
 
 DESCRIPTIVE = ("model", "dataset", "train_split", "test_split")
 """Fields of the configuration that say what a run is of, and change no number."""
-
-FOLDER = "folder:"
 
 
 def identify_model(model: Any, name: str) -> dict[str, Any]:
@@ -145,7 +143,7 @@ def described(
         is_taken = config.model in list_models()
         model = identity["module"] if is_taken else config.model
     changes = {"model": model}
-    if not _same_data(config.dataset, train.name):
+    if absolute_name(config.dataset) != absolute_name(train.name):
         changes |= {
             "dataset": train.name,
             "train_split": train.split,
@@ -193,12 +191,3 @@ def describe(
         },
         "versions": checkpoint.installed_versions(),
     }
-
-
-def _same_data(configured: str, name: str) -> bool:
-    if configured.startswith(FOLDER) and name.startswith(FOLDER):
-        configured, name = (
-            str(pathlib.Path(each.removeprefix(FOLDER)).expanduser().absolute())
-            for each in (configured, name)
-        )
-    return configured == name
