@@ -24,7 +24,7 @@ SVG_SPACE = "{http://www.w3.org/2000/svg}"
 LINK = "{http://www.w3.org/1999/xlink}href"
 
 REACH = 9
-"""How far from a point, in pixels of the chart, the pointer finds it."""
+"""The distance from a point, in pixels of the chart, at which the pointer is on it."""
 
 MOST_SPOTS = 60
 """The most points of one series that tell their numbers; of more, every n-th does."""

@@ -14,7 +14,7 @@ from cnn_jax.data.sources.content import hash_files
 from cnn_jax.data.sources.listing import LeftOut, list_classes, list_images
 
 FOLDER = "folder:"
-"""What a dataset's name begins with that is a directory's path."""
+"""The beginning of a dataset's name that is a directory's path."""
 
 
 class Folder:
