@@ -16,7 +16,8 @@ import cnn_jax
 
 ROOT = pathlib.Path(__file__).parents[1]
 HISTORY = ROOT / "docs" / "history"
-BUILT = pathlib.Path(os.environ.get("CNN_JAX_DECK", HISTORY / "history.html"))
+COMMITTED = HISTORY / "history.html"
+BUILT = pathlib.Path(os.environ.get("CNN_JAX_DECK", COMMITTED))
 """The committed file, or one that was just built."""
 
 MEASURE = ROOT / "tests" / "helpers" / "measure_slides.js"
@@ -117,9 +118,22 @@ def test_what_the_registry_and_the_records_say_is_what_the_page_says(deck, page)
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.slow
+@pytest.mark.skipif(BUILT == COMMITTED, reason="no other was built")
+def test_the_committed_page_says_what_the_one_just_built_says(page):
+    """Depths, drawings and strips of the traced networks among it."""
+    committed = COMMITTED.read_text(encoding="utf-8")
+    told, expected = (
+        [(words, squeezed(text)) for words, text, _ in Facts(each).found]
+        for each in (committed, page)
+    )
+    assert told == expected
+    assert len(rectangles(page)) > 100
+    assert rectangles(committed) == rectangles(page)
+
+
+@pytest.mark.nightly
 def test_what_the_traced_networks_say_is_what_the_page_says(deck, page):
-    """Depths, drawings and strips; tracing all the networks takes minutes."""
+    """The same where nothing can be built; tracing all the networks takes minutes."""
     facts = deck.facts
     found = [(w, squeezed(t)) for w, t, _ in Facts(page).found]
     traced = [(words, text) for words, text in found if facts.needs_tracing(words)]
