@@ -229,6 +229,7 @@ STUDY = Study(
     ),
     recipe={},
     sizes=dict.fromkeys(("smoke", "default", "results", "full"), SIZE),
+    is_of_data=False,
 )
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cnn_jax.analysis.timing import Timing, time_interleaved
-from cnn_jax.report import html, table
+from cnn_jax.report import html, plots, table
 from cnn_jax.report.statistics import student_interval
 from cnn_jax.report.words import count
 from cnn_jax.studies import Context, Measurement
@@ -194,7 +194,35 @@ def times_table(title: str, found: Mapping[str, Any]) -> table.Table:
     )
 
 
+def times_chart(title: str, found: Mapping[str, Any]) -> html.Chart:
+    """Returns a bar for each call: the time of an image, or of the whole call."""
+    bars = [
+        (
+            label,
+            student_interval([each / (row["images"] or 1) for each in row["seconds"]]),
+        )
+        for label, row in found.items()
+    ]
+    is_of_images = all(row["images"] for row in found.values())
+    svg = plots.bar_chart(
+        bars,
+        title=f"Times: {title}",
+        description="; ".join(
+            f"{label} {1e3 * value.mean:.3g} ms" for label, value in bars
+        ),
+        x_label=f"ms for {'an image' if is_of_images else 'a call'}",
+        scale=1e3,
+        limits=(0, 1.05e3 * max(value.high for _, value in bars)),
+    )
+    caption = "Means over the rounds with their 95 % intervals."
+    return html.Chart(svg, "Time of an image" if is_of_images else "Time", caption)
+
+
 def _show(
     title: str, explanation: Sequence[str], found: Mapping[str, Any]
 ) -> Sequence[Any]:
-    return [times_table(title, found), *map(html.Paragraph, explanation)]
+    return [
+        times_table(title, found),
+        html.Charts([times_chart(title, found)]),
+        *map(html.Paragraph, explanation),
+    ]

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from timed import Call, Slower, describe, ratio_sentence, times_table
+from timed import Call, Slower, describe, ratio_sentence, times_chart, times_table
 
 from cnn_jax import create_model
 from cnn_jax.analysis.timing import Timing
@@ -130,10 +130,14 @@ def fusion(is_smoke: bool) -> dict[str, Call]:
     batch = 2 if is_smoke else 16
     state, images = _start(batch, "float32", _FEW_LAYERS if is_smoke else {})
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    apply = functools.partial(state.apply_fn, variables, images["image"], train=False)
-    program = jax.jit(apply).lower().compile()
-
-    return {"one program": Call(program, batch), "op by op": Call(apply, batch)}
+    # Arguments of the program: what it closes over would be computed by the compiler.
+    arguments = (variables, images["image"])
+    apply = functools.partial(state.apply_fn, train=False)
+    program = jax.jit(apply).lower(*arguments).compile()
+    return {
+        "one program": Call(functools.partial(program, *arguments), batch),
+        "op by op": Call(functools.partial(apply, *arguments), batch),
+    }
 
 
 _START = """
@@ -177,6 +181,7 @@ def _measure_starts(context: Context) -> dict[str, Any]:
 def _show_starts(found: Mapping[str, Any]) -> Sequence[Any]:
     return [
         times_table("A process until its first gradient", found),
+        html.Charts([times_chart("A process until its first gradient", found)]),
         html.Paragraph(
             "XLA compiles a program for the machine once; the cache keeps it on disk "
             "under a hash of the program, the versions and the flags. What is left of "

@@ -334,7 +334,7 @@ def bar_chart(
     import matplotlib
 
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": title}):
-        figure, axes = _empty_figure(x_label, "")
+        figure, axes = _empty_figure(x_label, "", min(1.2 + 0.4 * len(bars), 4.4))
         names = [name if len(name) <= 24 else f"{name[:23]}…" for name, _ in bars]
         values = [interval for _, interval in bars]
         means = [scale * value.mean for value in values]
@@ -370,20 +370,22 @@ def _mark_positions(axes: matplotlib.axes.Axes, ticks: Mapping[float, str]) -> N
 
 
 def _empty_figure(
-    x_label: str, y_label: str
+    x_label: str, y_label: str, height: float = 4.4
 ) -> tuple[matplotlib.figure.Figure, matplotlib.axes.Axes]:
     """Returns a small figure that stays readable when a phone shrinks it a little.
 
-    The measure on the y axis stands above it, upright, where it is read first.
+    The measure on the y axis stands above it, upright, where it is read first. The
+    height is in inches.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.4), dpi=72, layout="none")  # type: ignore[arg-type]  # its stubs lack the word
+    figure = Figure(figsize=(6.4, height), dpi=72, layout="none")  # type: ignore[arg-type]  # its stubs lack the word
     FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.09, 0.12, 0.86, 0.81))
+    axes = figure.add_axes((0.09, 0.528 / height, 0.86, 1 - 0.836 / height))
     axes.set_xlabel(x_label)
-    figure.text(0.017, 0.962, y_label, fontsize=FONT_SIZE, va="baseline")
+    top = 1 - 0.167 / height
+    figure.text(0.017, top, y_label, fontsize=FONT_SIZE, va="baseline")
     # No factor shared by all numbers: it would be drawn across the name of y.
     axes.ticklabel_format(axis="y", style="plain", useOffset=False)
     return figure, axes

@@ -261,7 +261,12 @@ def panels_of(study: Study, results: Results) -> list[Found]:
     ]
 
 
-def scale_of(results: Results) -> str:
+def _heading(study: Study, results: Results) -> str:
+    data = f" on {results['dataset']['name']}" if study.is_of_data else ""
+    return f"{results['title']}{data}"
+
+
+def scale_of(study: Study, results: Results) -> str:
     """Returns on how much of which data the study was made, in a sentence."""
     size, splits = results["size"], results["dataset"]
     name, seeds = splits["name"], count(size["seeds"], "seed")
@@ -273,8 +278,10 @@ def scale_of(results: Results) -> str:
             f"{count(size['epochs'], 'epoch')} with {seeds}, tested on {test:,}. "
             f"{chance}"
         )
-    else:
+    elif study.is_of_data:
         text = f"What is random is drawn with {seeds}, from {name} or from noise."
+    else:
+        text = "Its numbers are of the machine: all arrays are noise."
     return f"{text} {SMOKE}" if results["config"]["smoke"] else text
 
 
@@ -288,11 +295,11 @@ def render(study: Study, results: Results, environment: Environment) -> str:
     recipe = "; ".join(
         f"{name.replace('_', ' ')} {value}" for name, value in results["recipe"].items()
     )
-    facts = {"Scale": scale_of(results)} | ({"Recipe": recipe} if recipe else {})
+    facts = {"Scale": scale_of(study, results)} | ({"Recipe": recipe} if recipe else {})
     sections.append(files.making(results["command"], environment, facts))
     return html.render_page(
-        f"{results['title']} on {results['dataset']['name']}",
-        scale_of(results),
+        _heading(study, results),
+        scale_of(study, results),
         sections,
         kicker=f"cnn_jax, {environment.date[:10]}",
     )
@@ -310,9 +317,9 @@ def summary_in_markdown(study: Study, results: Results, page: str) -> str:
     machine = f"{environment['cpu']}, {environment['num_cores']} cores"
     versions = environment["versions"]
     parts = [
-        f"# {results['title']} on {results['dataset']['name']}",
-        f"{scale_of(results)} Measured on {environment['date'][:10]}, {machine}, jax "
-        f"{versions['jax']}. [The page]({page}) has the charts.",
+        f"# {_heading(study, results)}",
+        f"{scale_of(study, results)} Measured on {environment['date'][:10]}, "
+        f"{machine}, jax {versions['jax']}. [The page]({page}) has the charts.",
         f"```sh\n{results['command']}\n```",
     ]
     for found in panels_of(study, results):

@@ -223,6 +223,7 @@ class Study:
       panels: Its panels, in the order of the page.
       recipe: Fields of `TrainConfig` that all runs share.
       sizes: "smoke", "default", "results" and "full", and what each takes.
+      is_of_data: Whether its results are of a data set; else no page names one.
 
     Raises:
       ValueError: If two panels, or two different variants, have one name.
@@ -233,6 +234,7 @@ class Study:
     panels: tuple[Panel, ...]
     recipe: Mapping[str, Any]
     sizes: Mapping[str, Size]
+    is_of_data: bool = True
 
     def __post_init__(self) -> None:
         names = [panel.name for panel in self.panels]

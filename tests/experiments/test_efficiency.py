@@ -114,6 +114,8 @@ def test_every_panel_runs(study, tmp_path, capsys):
     memory = measured["memory"]
     assert memory["donation"]["donated"]["held"] < memory["donation"]["copied"]["held"]
     assert len(measured["implementations"]["depthwise"]) >= 2
+    # No data are used, so none are named.
+    assert (run_dir / "summary.md").read_text().startswith("# Where the time goes\n")
     first = (run_dir / "results.json").read_bytes()
     assert study.main(study.STUDY, [*arguments, "--resume"]) == 0
     assert "kept" in capsys.readouterr().out
