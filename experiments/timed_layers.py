@@ -16,7 +16,17 @@ from cnn_jax import kernels as K
 
 LOOPS, OWN, PLAIN, TORCH = "NumPy loops", "our kernels", "XLA's own forms", "PyTorch"
 
-HAS_TORCH = importlib.util.find_spec("torch") is not None
+
+def torch_device() -> str | None:
+    """Returns the device that PyTorch shares with JAX; None where there is none."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    backend = jax.default_backend()
+    if backend == "gpu":
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else None
+    return "cpu" if backend == "cpu" else None
 
 
 def by_loops(is_smoke: bool) -> dict[str, Call]:
@@ -73,11 +83,23 @@ def layer(
                 (PLAIN, getattr(K.autodiff, kernel)),
             )
         }
-        if HAS_TORCH:
-            calls[TORCH] = Call(_torch(torch_call, arrays), n)
+        if (device := torch_device()) is not None:
+            dy = _cotangent(functools.partial(getattr(K, kernel), **options), arrays)
+            calls[TORCH] = Call(_torch(torch_call, arrays, dy, device), n)
         return calls
 
     return make
+
+
+def _first_output(fn: Callable[..., Any], *arrays: jax.Array) -> jax.Array:
+    out = fn(*arrays)
+    return out[0] if isinstance(out, tuple) else out
+
+
+def _cotangent(fn: Callable[..., Any], arrays: tuple[jax.Array, ...]) -> jax.Array:
+    """Returns noise of the shape of the (first) output."""
+    y = jax.eval_shape(functools.partial(_first_output, fn), *arrays)
+    return jax.random.normal(jax.random.key(1), y.shape)
 
 
 def _program(
@@ -85,41 +107,49 @@ def _program(
 ) -> Callable[[], Any]:
     """Returns a call of the compiled forward and backward pass, alone with its y."""
 
-    def first_output(*arrays: jax.Array) -> jax.Array:
-        out = fn(*arrays)
-        return out[0] if isinstance(out, tuple) else out
-
-    dy = jax.random.normal(
-        jax.random.key(1), jax.eval_shape(first_output, *arrays).shape
-    )
-
     @jax.jit
     def both(dy: jax.Array, *arrays: jax.Array) -> Any:
-        y, pull_back = jax.vjp(first_output, *arrays)
+        y, pull_back = jax.vjp(functools.partial(_first_output, fn), *arrays)
         return y, pull_back(dy)
 
-    return functools.partial(both, dy, *arrays)
+    return functools.partial(both, _cotangent(fn, arrays), *arrays)
 
 
 def _torch(
-    compute: Callable[..., Any], arrays: tuple[jax.Array, ...]
+    compute: Callable[..., Any],
+    arrays: tuple[jax.Array, ...],
+    cotangent: jax.Array,
+    device: str,
 ) -> Callable[[], Any]:
-    """Returns the same in PyTorch, images and filters channels first, stored last."""
+    """Returns the same in PyTorch, images and filters channels first, stored last.
+
+    Args:
+      compute: Takes PyTorch's functions and the tensors.
+      arrays: Images, then filters or vectors.
+      cotangent: Of the output.
+      device: PyTorch's name of the device.
+    """
     import torch
 
-    def tensor(array: jax.Array) -> torch.Tensor:
-        found = torch.from_numpy(np.array(array))
+    def tensor(array: jax.Array, axes: tuple[int, ...]) -> torch.Tensor:
+        found = torch.from_numpy(np.array(array)).to(device)
         if found.ndim == 4:
-            is_filter = array.shape[0] == array.shape[1]
-            found = found.permute(*((3, 2, 0, 1) if is_filter else (0, 3, 1, 2)))
+            found = found.permute(*axes)
             found = found.contiguous(memory_format=torch.channels_last)
-        return found.requires_grad_()
+        return found
 
-    tensors = [tensor(array) for array in arrays]
-    dy = torch.randn_like(compute(torch.nn.functional, *tensors))
+    # By their place, not by their shape: a batch may be as large as an image is wide.
+    x, *others = arrays
+    images, filters = (0, 3, 1, 2), (3, 2, 0, 1)
+    tensors = [tensor(x, images), *(tensor(each, filters) for each in others)]
+    tensors = [each.requires_grad_() for each in tensors]
+    dy = tensor(cotangent, images)
 
     def both() -> Any:
         y = compute(torch.nn.functional, *tensors)
-        torch.autograd.grad(y, tensors, dy)
+        gradients = torch.autograd.grad(y, tensors, dy)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return y, gradients
 
     return both

@@ -96,6 +96,33 @@ def test_the_steps_compiled_for_a_tpu_are_those_of_the_records(study):
     assert all(f"{step['ratio']:.3f}" in page for step in steps)
 
 
+SQUARE = ("conv", (4, 4, 4, 8), {"w": (3, 3, 8, 8)})
+"""A batch as large as its images are wide."""
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    "name", ["square", "dense", "depthwise", "max_pool", "batch_norm"]
+)
+def test_pytorch_computes_what_the_kernels_compute(study, name):
+    layers = study.layers
+    if name == "square":
+        conv = lambda torch, x, w: torch.conv2d(x, w, padding=1)  # noqa: E731
+        calls = layers.layer(*SQUARE, conv, padding="SAME")(False)
+    else:
+        (made,) = [each for each in study.IMPLEMENTATIONS if each.name == name]
+        calls = made.measure.args[0](True)
+    y, gradients = calls[layers.OWN].run()
+    theirs, others = calls[layers.TORCH].run()
+    pairs = [(y, theirs, (0, 2, 3, 1)), (gradients[0], others[0], (0, 2, 3, 1))]
+    for own, other in zip(gradients[1:], others[1:], strict=True):
+        pairs.append((own, other, (2, 3, 1, 0) if own.ndim == 4 else (0,)))
+    for own, other, axes in pairs:
+        other = other.detach().numpy().transpose(axes)
+        scale = np.abs(own).max()
+        np.testing.assert_allclose(own, other, atol=1e-4 * scale, rtol=0)
+
+
 @pytest.mark.slow
 def test_every_panel_runs(study, tmp_path, capsys):
     run_dir = tmp_path / "study"
