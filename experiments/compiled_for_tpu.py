@@ -7,6 +7,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+
 from cnn_jax.report import html, table
 from cnn_jax.studies import Context, Measurement
 
@@ -21,9 +23,10 @@ RECORDS = (
 
 def _read(context: Context) -> dict[str, Any]:
     """Returns what the compiler estimated, record by record."""
-    steps = []
+    steps, commands = [], []
     for name in RECORDS:
         record = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+        commands.append(record["command"])
         steps += [
             {key: step[key] for key in ("model", "batch")}
             | {"cycles": step["ours_cycles"], "ratio": step["cycles_ratio"]}
@@ -32,7 +35,7 @@ def _read(context: Context) -> dict[str, Any]:
             for step in record["records"]
             if step["strategy"] == "jit"
         ]
-    return {"steps": steps}
+    return {"steps": steps, "commands": commands, "backend": jax.default_backend()}
 
 
 def _show(found: Mapping[str, Any]) -> Sequence[Any]:
@@ -57,13 +60,22 @@ def _show(found: Mapping[str, Any]) -> Sequence[Any]:
             "Training steps compiled for TPU v5e",
             columns,
             found["steps"],
-            [
-                "Estimates of the TPU's compiler, which needs no TPU; nothing ran. "
-                "Each record holds its command."
-            ],
+            ["Estimates of the TPU's compiler, which needs no TPU; nothing ran."],
         ),
+        html.Details(
+            "The commands of these records", [html.Code("\n".join(found["commands"]))]
+        ),
+        html.Paragraph(_place(found["backend"])),
         *map(html.Paragraph, _EXPLANATION),
     ]
+
+
+def _place(backend: str) -> str:
+    """Returns where the other panels ran, in a sentence."""
+    where = f"The other panels were measured on JAX's backend {backend!r}"
+    if backend == "cpu":
+        return f"{where}: nothing of this page ran on a GPU or a TPU."
+    return f"{where}, but for the compilation cache."
 
 
 _EXPLANATION = (
@@ -73,9 +85,10 @@ _EXPLANATION = (
     "128 x 128 multipliers (256 x 256 from v6e on) through which weights and "
     "activations flow. A layer with fewer channels than that leaves a part of it idle, "
     "and a depthwise convolution, which sums over one channel, nearly all of it.",
-    "On a CPU, XLA calls oneDNN or Eigen for dense convolutions where it can. The "
-    "kernels here give XLA, per platform, the form of an operation that it compiles "
-    "best; the numbers are the same up to roundings.",
+    "On a CPU, XLA has dense convolutions computed by libraries of its own choice; "
+    "oneDNN is one of them where flags allow it. The kernels here give XLA, per "
+    "platform, the form of an operation that it compiles best; the numbers are the "
+    "same up to roundings.",
 )
 
 COMPILED_STEPS = Measurement("compiled_steps", _read, _show, cost=1e6)

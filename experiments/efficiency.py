@@ -14,9 +14,12 @@ where it is installed.
 from __future__ import annotations
 
 from cnn_jax import program
+from cnn_jax.allocator import keep_memory
 
 if __name__ == "__main__":
     program.begin()
+    # As training runs do; before the first computation.
+    keep_memory()
 
 import sys
 
@@ -71,8 +74,8 @@ IMPLEMENTATIONS = (
             padding="SAME",
             groups=96,
         ),
-        "Nine multiply-adds for each number read: it is bound by memory, and XLA's "
-        "form for it on a CPU is a generic loop.",
+        "Nine multiply-adds for each number read: it is bound by memory. XLA on a CPU "
+        "computes each channel by itself, as a tiny matrix product.",
     ),
     _layer(
         "max_pool",
@@ -177,6 +180,14 @@ STUDY = Study(
                             *("computed anew", "kept"),
                         )
                     ],
+                    [
+                        "The backward pass needs what the forward pass computed. "
+                        "Where only the inputs of blocks are kept, each block runs "
+                        "forward once more before it runs backward: about a third "
+                        "more arithmetic, for memory that holds one block's "
+                        "activations and not all. It pays where a larger batch, or "
+                        "the network at all, would not fit otherwise."
+                    ],
                 ),
                 comparison(
                     *("donation", "The state of a step", steps.donation),
@@ -212,8 +223,9 @@ STUDY = Study(
                     ],
                     [
                         "A small set stays on the device. A large one is decoded by "
-                        "processes of the host beside the step, whose number follows "
-                        "from the step's time and the time measured here: "
+                        "threads or processes of the host beside the step, whose "
+                        "number follows from the step's time and the time measured "
+                        "here, which is one thread's: "
                         "`experiments/benchmarks/input_pipeline.py` measures them."
                     ],
                 ),

@@ -85,15 +85,25 @@ def test_the_table_has_what_is_known(timed):
     assert "speed" not in theirs
 
 
+def test_of_different_batches_the_smallest_step_is_not_the_best(timed):
+    rounds = found(one=[1.0, 1.0], many=[2.0, 2.0])
+    assert timed.times_table("Times", rounds).columns[1].best == "lowest"
+    rounds["many"]["images"] = 64
+    assert timed.times_table("Times", rounds).columns[1].best is None
+
+
 def test_the_steps_compiled_for_a_tpu_are_those_of_the_records(study):
     (panel,) = [each for each in study.STUDY.panels if each.name == "tpu"]
     (measurement,) = panel.measurements
-    steps = measurement.measure(None)["steps"]
+    measured = measurement.measure(None)
+    steps = measured["steps"]
     assert {step["model"] for step in steps} >= {"resnet50", "efficientnet_b0"}
     assert all(0 < step["ratio"] < 1.1 and step["cycles"] > 1e6 for step in steps)
-    blocks = measurement.show({"steps": steps})
+    blocks = measurement.show(measured)
     page = render_page("Steps", "", [Section("Steps", blocks)], kicker="")
     assert all(f"{step['ratio']:.3f}" in page for step in steps)
+    assert page.count("steps_tpu.py") == len(measured["commands"])
+    assert "nothing of this page ran on a GPU" in page
 
 
 SQUARE = ("conv", (4, 4, 4, 8), {"w": (3, 3, 8, 8)})
