@@ -28,6 +28,7 @@ PACKAGES = (
     "orbax-checkpoint",
     "numpy",
     "matplotlib",
+    "torch",
 )
 """The packages whose versions a report quotes, where they are installed."""
 
