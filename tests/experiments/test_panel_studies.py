@@ -101,7 +101,7 @@ def test_separable_convolutions_take_fewer_multiply_adds(costs):
     assert found["separable"] < found["separable, 2x wide"] < found["full"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_panel_runs_from_its_command_line(load_study, tmp_path, capsys):
     experiment = load_study("design_principles")
     arguments = ["--smoke", "--panel", "heads", "--run-dir", str(tmp_path / "study")]

@@ -43,7 +43,7 @@ def num_right(variables, images, labels, mean, std):
     return sum(int(count(*batch)) for batch in batches)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # `evaluate` is held to the same number in every change
 def test_resnet20_classifies_as_many_of_cifar10_as_its_authors_say():
     test = read_test_split()
     variables, report = cnn_jax.load_pretrained("resnet20", WEIGHTS)

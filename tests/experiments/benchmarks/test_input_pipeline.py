@@ -159,7 +159,7 @@ def test_what_cannot_be_measured(benchmark, capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_measures_and_writes_everything(benchmark, tmp_path, capsys):
     result, page = tmp_path / "new" / "input.json", tmp_path / "new" / "input.html"
     size = ["--files", "8", "--size", "40", "30", "--batch-size", "4"]
