@@ -83,9 +83,11 @@ def conv(
     """
     x, w = jnp.asarray(x), jnp.asarray(w)
     b = to_array(b)
-    bias_shape = None if b is None else b.shape
-    require_matching_channels("conv", x.shape, w.shape, groups, bias_shape=bias_shape)
-    window = _resolve("conv", x.shape, w.shape, strides, padding, dilation, groups)
+    window = _resolve(
+        *("conv", x.shape, w.shape, strides, padding, dilation, groups),
+        bias_shape=None if b is None else b.shape,
+        hint=None,
+    )
     require_floating("conv", x=x, w=w, b=b)
     if b is not None and b.shape != w.shape[-1:]:
         raise ValueError(f"conv: got b {b.shape}, expected {w.shape[-1:]}.")
@@ -227,11 +229,25 @@ def conv_bias_grad(dy: jax.Array) -> jax.Array:
     return sum_to_channels(dy)
 
 
-def _resolve(name, input_shape, filter_shape, strides, padding, dilation, groups):
+def _resolve(
+    name,
+    input_shape,
+    filter_shape,
+    strides,
+    padding,
+    dilation,
+    groups,
+    *,
+    bias_shape=None,
+    hint="",
+):
     """Checks that the shapes fit together and returns the window they describe."""
     input_shape, filter_shape = tuple(input_shape), tuple(filter_shape)
-    # Nothing is said of moving axes: of a gradient, one of the two is no array.
-    require_matching_channels(name, input_shape, filter_shape, groups, hint="")
+    # By default nothing is said of moving axes: of a gradient, one of the two is no
+    # array.
+    require_matching_channels(
+        name, input_shape, filter_shape, groups, bias_shape=bias_shape, hint=hint
+    )
     return Window.resolve(
         input_shape[1:-1],
         filter_shape[:-2],
