@@ -13,6 +13,7 @@ from cnn_jax.report import html, plots, table
 from cnn_jax.report.statistics import student_interval
 from cnn_jax.report.words import count
 from cnn_jax.studies import Context, Measurement
+from cnn_jax.studies.effects import Verdict, verdict
 
 ROUNDS = 21
 """The most rounds of a comparison."""
@@ -21,6 +22,12 @@ MAX_SECONDS = 25.0
 """No round of a comparison starts after this time."""
 
 SMOKE_ROUNDS, SMOKE_SECONDS = 3, 0.5
+
+_HEADS: dict[Verdict, str] = {
+    "seen": "Seen",
+    "opposite": "The opposite was seen of",
+    "not told apart": "Not told apart",
+}
 
 ONE_PROCESS = (
     "All rounds are of one start of the program: what another start would change is in "
@@ -148,13 +155,12 @@ def ratio_sentence(claim: Slower, found: Mapping[str, Any]) -> str:
     rounds = count(interval.num_samples, "round")
     unit = " for an image" if claim.per_image else ""
     told = f"The time of {claim.slow} is {mean:.3g} times that of {claim.fast}{unit}"
-    if interval.num_samples < 2:
+    judged = verdict(interval, "higher")
+    if judged == "no verdict":
         return f"No verdict on: {claim.claim}. {told}, in one round."
-    head = "Not told apart" if low <= 1 <= high else "Seen"
-    head = "The opposite was seen of" if high < 1 else head
     return (
-        f"{head}: {claim.claim}. {told} (95 % interval {low:.3g} to {high:.3g}, "
-        f"{rounds})."
+        f"{_HEADS[judged]}: {claim.claim}. {told} "
+        f"(95 % interval {low:.3g} to {high:.3g}, {rounds})."
     )
 
 

@@ -93,13 +93,16 @@ def judge(effect: Effect, runs: Sequence[Mapping[str, Any]]) -> Judgement:
     if not differences:
         return Judgement(effect, "no verdict", None, failed)
     difference = student_interval(differences)
-    if len(differences) < 2:
-        return Judgement(effect, "no verdict", difference, failed)
+    return Judgement(effect, verdict(difference, effect.expected), difference, failed)
+
+
+def verdict(difference: Interval, expected: Literal["higher", "lower"]) -> Verdict:
+    """Returns what the interval of paired differences says of a claim of their sign."""
+    if difference.num_samples < 2:
+        return "no verdict"
     if difference.low <= 0 <= difference.high:
-        return Judgement(effect, "not told apart", difference, failed)
-    is_expected = (difference.mean > 0) == (effect.expected == "higher")
-    verdict: Verdict = "seen" if is_expected else "opposite"
-    return Judgement(effect, verdict, difference, failed)
+        return "not told apart"
+    return "seen" if (difference.mean > 0) == (expected == "higher") else "opposite"
 
 
 def _signed(metric: Metric, value: float) -> str:
