@@ -221,7 +221,7 @@ def free_port():
         return listener.getsockname()[1]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_processes_find_each_other():
     environment = {
         **os.environ,

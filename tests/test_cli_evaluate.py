@@ -21,7 +21,6 @@ import safetensors.numpy
 from helpers.drawn_lenet import draw_lenet5
 from helpers.full_disk import no_space_for
 from helpers.page import Page
-from helpers.quick import nightly_except
 
 import cnn_jax
 from cnn_jax import cli, data
@@ -451,8 +450,8 @@ def test_the_public_resnet20_is_right_on_8103_of_cifar10(tmp_path):
     assert (scores["num_correct"], scores["num_examples"]) == (8103, 10_000)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("repeats", nightly_except([1], [1, 4]))
+@pytest.mark.nightly
+@pytest.mark.parametrize("repeats", [1, 4])
 def test_an_evaluation_that_is_ended_leaves_nothing(repeats, tmp_path):
     require_cifar10()
     process = evaluation_process(tmp_path / "whole")

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from helpers.photographs import CLASSES, write_photographs
+from helpers.quick import nightly_except
 from PIL import Image
 
 from cnn_jax import cli, data, experiment, recipe
@@ -443,7 +444,9 @@ sys.exit(cli.main())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", nightly_except([signal.SIGTERM], [signal.SIGTERM, signal.SIGINT])
+)
 def test_a_signal_while_a_library_writes_the_page_is_the_same(tmp_path, number):
     """No instruction of Python's runs, so that no handler does."""
     directory = tmp_path / "run"

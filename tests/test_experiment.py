@@ -349,14 +349,17 @@ def start_program(run_dir, *options, redirection=""):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "redirection",
-    [
-        ">/dev/full",
-        ">/dev/full 2>/dev/full",
-        "| head -1; exit ${PIPESTATUS[0]}",
-        "2>&1 | true; exit ${PIPESTATUS[0]}",
-        "2>&-",
-        "<&- >&- 2>&-",
-    ],
+    nightly_except(
+        [">/dev/full 2>/dev/full", "2>&1 | true; exit ${PIPESTATUS[0]}"],
+        [
+            ">/dev/full",
+            ">/dev/full 2>/dev/full",
+            "| head -1; exit ${PIPESTATUS[0]}",
+            "2>&1 | true; exit ${PIPESTATUS[0]}",
+            "2>&-",
+            "<&- >&- 2>&-",
+        ],
+    ),
 )
 def test_a_run_whose_reader_is_gone_is_saved(tmp_path, redirection):
     process = start_program(tmp_path / "run", redirection=redirection)
@@ -369,7 +372,7 @@ def test_a_run_whose_reader_is_gone_is_saved(tmp_path, redirection):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", nightly_except(range(4), range(12)))
+@pytest.mark.parametrize("seed", nightly_except(range(1), range(12)))
 def test_a_signal_at_any_time_while_it_starts(tmp_path, seed):
     generator = random.Random(seed)
     process = start_program(tmp_path / "run")

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from helpers.quick import nightly_except
 
 from cnn_jax.data import owner
 
@@ -162,7 +163,7 @@ def test_a_killed_group_leaves_nothing_behind_the_next_start(start):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("wait", [0.05, 0.5, 1, 2, 3])
+@pytest.mark.parametrize("wait", nightly_except([1], [0.05, 0.5, 1, 2, 3]))
 def test_a_signal_to_the_group_leaves_workers_to_their_parent(start, number, wait):
     process = start("deaf")
     process.stdout.readline()

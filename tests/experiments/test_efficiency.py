@@ -133,7 +133,7 @@ def test_pytorch_computes_what_the_kernels_compute(study, name):
         np.testing.assert_allclose(own, other, atol=1e-4 * scale, rtol=0)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_panel_runs(study, tmp_path, capsys):
     run_dir = tmp_path / "study"
     arguments = ["--smoke", "--run-dir", str(run_dir)]

@@ -14,6 +14,7 @@ import time
 
 import pytest
 from helpers.data_workers import find_data_workers
+from helpers.quick import nightly_except
 from helpers.run_files import read_end
 
 from cnn_jax.checkpoint import Checkpointer
@@ -157,7 +158,7 @@ def test_a_disk_that_is_full(tmp_path, undisturbed):
         server.close()
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", nightly_except([0], [0, 1]))
 def test_a_killed_data_worker(tmp_path, seed):
     run_dir, log = tmp_path / "run", tmp_path / "log"
     with open(log, "w") as output:

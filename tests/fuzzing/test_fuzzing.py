@@ -27,14 +27,14 @@ def check(name, seeds, **options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", all_formats())
-def test_100_of_each(name):
-    check(name, range(100))
+def test_30_of_each(name):
+    check(name, range(30))
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", all_formats())
 def test_10000_of_each(name):
-    check(name, range(100, 10_100), jobs=2)
+    check(name, range(30, 10_030), jobs=2)
 
 
 @pytest.mark.slow

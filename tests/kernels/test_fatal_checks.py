@@ -30,7 +30,7 @@ def run(*arguments):
             pytest.param(
                 range(first, first + 21),
                 id=f"draws {8 * first} to {8 * first + 168}",
-                marks=pytest.mark.slow,
+                marks=pytest.mark.nightly,
             )
             for first in (0, 21, 42)
         ),

@@ -103,7 +103,7 @@ PROGRAMS = {
 
 def marks(name, channels):
     is_quick = channels == CHANNELS[0] and name in QUICK
-    return () if is_quick else pytest.mark.slow
+    return () if is_quick else pytest.mark.nightly
 
 
 @pytest.mark.parametrize(

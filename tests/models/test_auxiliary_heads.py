@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.quick import slow_except
+from helpers.quick import nightly_except
 from references import ours
 
 import cnn_jax
@@ -40,8 +40,8 @@ def endpoint_shapes(name, size, train, **fields):
         ("googlenet", (100, 230)),
         ("inception_v3", (75, 76)),
         # Too small for torchvision's in one dimension.
-        pytest.param("inception_v3", (298, 330), marks=pytest.mark.slow),
-        pytest.param("inception_v3", (360, 299), marks=pytest.mark.slow),
+        pytest.param("inception_v3", (298, 330), marks=pytest.mark.nightly),
+        pytest.param("inception_v3", (360, 299), marks=pytest.mark.nightly),
     ],
 )
 def test_classify_at_every_size_as_endpoints(name, size):
@@ -50,13 +50,13 @@ def test_classify_at_every_size_as_endpoints(name, size):
     assert endpoint_shapes(name, size, train=False) == expected
 
 
-@pytest.mark.parametrize("name", slow_except(["googlenet"], HEADS))
+@pytest.mark.parametrize("name", nightly_except(["googlenet"], HEADS))
 def test_do_not_run_where_left_out(name):
     for train in (False, True):
         assert endpoint_shapes(name, (80, 80), train=train, aux_heads=False) == {}
 
 
-@pytest.mark.parametrize("name", slow_except(["googlenet"], HEADS))
+@pytest.mark.parametrize("name", nightly_except(["googlenet"], HEADS))
 def test_run_in_inference_only_if_asked_for(name):
     model = cnn_jax.create_model(name, num_classes=7)
     x = jax.ShapeDtypeStruct((2, 80, 80, 3), jnp.float32)
@@ -73,7 +73,7 @@ def test_run_in_inference_only_if_asked_for(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", nightly_except(["googlenet"], HEADS))
 def test_left_out_their_weights_are_ignored(name):
     shapes = ours.read_recorded(name)["arrays"]
     arrays = {path: np.zeros(shape, np.float32) for path, shape in shapes.items()}

@@ -51,7 +51,7 @@ def test_equals_the_recorded_tree(name):
     assert variable_tree(name) == recorded
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", QUICK)
 def test_is_the_same_in_training(name):
     assert variable_tree(name, train=True) == variable_tree(name)

@@ -69,7 +69,7 @@ def test_summed_filters_classify_grey_images_as_well_as_three_copies_of_them():
     assert summed == pytest.approx(7448, abs=2)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_stream_is_evaluated_as_the_set_in_memory():
     require_real()
     model = cnn_jax.create_model("resnet20")

@@ -11,6 +11,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from helpers.quick import nightly_except
 from PIL import Image
 
 import cnn_jax
@@ -45,7 +46,7 @@ def photographs():
     ]
 
 
-@pytest.fixture(params=SIZES, ids=lambda number: f"lite{number}")
+@pytest.fixture(params=nightly_except([0], SIZES), ids=lambda number: f"lite{number}")
 def number(request):
     """Of the network, whose weights and PyTorch code are installed."""
     folder_of("torch")

@@ -17,6 +17,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from helpers.quick import nightly_except
 from PIL import Image
 
 from cnn_jax import cli, data
@@ -303,7 +304,7 @@ prepare("mnist", sys.argv[1], sys.argv[1], check=False)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wait", [0.3, 2, 4, 6, 8])
+@pytest.mark.parametrize("wait", nightly_except([4], [0.3, 2, 4, 6, 8]))
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_all_of_its_processes(tmp_path, generator, number, wait):
     write_mnist(tmp_path, generator)

@@ -118,7 +118,7 @@ def test_the_kernels_are_in_their_place_again(reference):
     assert layers.conv_norm.is_fused(kernels.relu)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_way_of_a_sound_network():
     found = check_numerics(Net, SHAPE, batch_size=2)
     assert first_of(found) is None

@@ -40,7 +40,7 @@ def test_mistakes_are_named(benchmark, capsys):
         assert arguments[1] in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_epoch_runs(benchmark, tmp_path, capsys):
     path = tmp_path / "epoch.json"
     options = ["--batch", "8", "--steps", "2", "--rounds", "2", "--json", str(path)]

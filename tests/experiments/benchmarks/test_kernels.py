@@ -94,6 +94,7 @@ def test_what_needs_too_much_is_named(benchmark):
 
 
 @pytest.mark.parity
+@pytest.mark.nightly
 def test_torch_computes_the_same(load_benchmark):
     pytest.importorskip("torch")
     peers, suite = load_benchmark("torch_peers"), load_benchmark("kernel_suite")

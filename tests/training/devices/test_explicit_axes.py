@@ -63,7 +63,7 @@ STEPS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", STEPS)
+@pytest.mark.parametrize("kind", nightly_except(["in parts"], STEPS))
 def test_a_step_gives_the_numbers_without_a_mesh(kind, mesh, state, batch):
     step = jax.jit(functools.partial(train_step, options=StepOptions(**STEPS[kind])))
     key = jax.random.key(3)

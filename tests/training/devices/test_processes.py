@@ -74,7 +74,7 @@ def test_two_processes_do_what_one_does(launch, tmp_path, x64):
         assert max(differences.values()) < 1e-10, (strategy, differences)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_one_that_fails_takes_the_others_along(launch):
     results = launch("FAIL")
     assert all(code != 0 for code, _ in results)

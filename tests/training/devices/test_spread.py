@@ -141,7 +141,7 @@ def resnet50_state():
     return jax.eval_shape(create, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_resnet50_under_shard_map_talks_twice_at_most():
     mesh = sharding.make_mesh()
     step = make_step(

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import PIL.Image
 import pytest
+from helpers.quick import nightly_except
 from helpers.tiny_runs import TinyNet
 
 import cnn_jax
@@ -197,7 +198,7 @@ def weights(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("in_channels", [None, 1, 3])
+@pytest.mark.parametrize("in_channels", nightly_except([1], [None, 1, 3]))
 @pytest.mark.parametrize("method", ["fine-tune", "probe"])
 def test_training_from_rgb_weights_on_grey_images(
     method, in_channels, weights, tmp_path, capsys

@@ -12,6 +12,7 @@ import textwrap
 import numpy as np
 import pytest
 from helpers.kills import KilledError
+from helpers.quick import nightly_except
 from helpers.run_files import without_clock
 from PIL import Image
 
@@ -109,9 +110,7 @@ CONFIG = {
 
 
 # The last step of the first epoch, the first and a middle one of the second.
-@pytest.mark.parametrize(
-    "stop", [5, *(pytest.param(step, marks=pytest.mark.slow) for step in (4, 6))]
-)
+@pytest.mark.parametrize("stop", nightly_except([5], [4, 5, 6]))
 def test_a_resumed_stream_ends_bitwise_equal(
     tiny_net, folder, tmp_path, undisturbed, stop
 ):
@@ -130,7 +129,7 @@ def test_a_resumed_stream_ends_bitwise_equal(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("num_workers", nightly_except([2], [1, 2]))
 def test_workers_do_not_change_a_resumed_run(
     tiny_net, folder, tmp_path, undisturbed, num_workers
 ):

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 from helpers.kills import KilledError, kill_at
+from helpers.quick import nightly_except
 from helpers.run_files import read_metrics, without_clock
 
 from cnn_jax import sharding, trees
@@ -201,7 +202,7 @@ def left_alone(tiny_net, digits, tmp_path_factory):
 # Before the first checkpoint, inside an epoch, at its end, and at the run's.
 @pytest.mark.parametrize(
     "killed_at",
-    [14, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 20, 30))],
+    nightly_except([14], [1, 14, 20, 30]),
 )
 def test_a_resumed_run_equals_one_that_was_left_alone(
     tiny_net, digits, left_alone, tmp_path, killed_at
@@ -640,9 +641,7 @@ def test_what_is_not_finite_first_is_named(marked, with_run, loss_too):
         assert checkpointer.steps == (steps[-1],)
 
 
-@pytest.mark.parametrize(
-    "loss_too", [False, pytest.param(True, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("loss_too", nightly_except([False], [False, True]))
 def test_so_many_steps_may_be_skipped_and_no_more(marked, with_run, loss_too):
     config = with_run(epochs=2, **FRAGILE_RUN)
     skip = dataclasses.replace(config, non_finite="skip", maximum_skipped_steps=2)

@@ -16,7 +16,7 @@ import optax
 import pytest
 from flax import nnx
 from helpers.kills import KilledError, kill_at
-from helpers.quick import slow_except
+from helpers.quick import nightly_except, slow_except
 
 import cnn_jax
 from cnn_jax import data
@@ -167,7 +167,7 @@ def test_every_kind_of_data_learns(kind, config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", nightly_except(["batches"], KINDS))
 def test_a_killed_run_goes_on_to_the_same_bits(kind, config, tmp_path):
     test = make_arrays(1, 40, np.uint8 if kind == "uint8 arrays" else np.float32)
     split = KINDS[kind]()

@@ -76,8 +76,8 @@ def saved_steps(run_dir):
     return sorted(int(name) for name in names if name.isdigit())
 
 
-@pytest.mark.slow  # `tests/faults/test_sweep.py` kills runs at less expense
-@pytest.mark.parametrize("path", nightly_except([*PATHS][:1], PATHS))
+@pytest.mark.nightly  # `tests/faults/test_sweep.py` kills runs at less expense
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("seed", [0])
 def test_killed_between_checkpoints_and_resumed(tmp_path, path, seed):
     options = PATHS[path]
@@ -127,7 +127,7 @@ OTHER = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", OTHER)
+@pytest.mark.parametrize("what", nightly_except(["threads: saved"], OTHER))
 def test_another_environment_is_refused(short, what):
     if len(os.sched_getaffinity(0)) == 1:
         pytest.skip("it takes two cores to have one less")
@@ -143,7 +143,7 @@ def test_another_environment_is_refused(short, what):
     assert "Resuming at step" in errors
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_flags_that_change_no_number_and_devices_are_no_refusal(short, tmp_path):
     options = [*RESIDENT, "--epochs", "2", "--resume"]
     flags = f"--xla_dump_to={tmp_path} --xla_force_host_platform_device_count=1"

@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from helpers.quick import nightly_except, slow_except
+from helpers.quick import slow_except
 from helpers.run_files import read_metrics, without_clock
 
 from cnn_jax import trees
@@ -267,10 +267,8 @@ def test_a_second_signal_ends_at_once_even_a_compilation():
     assert time.monotonic() - started < 60
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "number", nightly_except([signal.SIGTERM], [signal.SIGTERM, signal.SIGINT])
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_experiment_exits_with_75_and_resumes(tmp_path, number):
     command = [
         *(sys.executable, "experiments/cifar10_resnet20.py", "--model", "lenet5"),

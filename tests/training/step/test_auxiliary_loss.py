@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers.quick import slow_except
+from helpers.quick import nightly_except
 from jax.extend import core
 
 import cnn_jax
@@ -143,7 +143,7 @@ TARGETS = {
 }
 
 
-@pytest.mark.parametrize("name", slow_except(["mixed and smoothed"], TARGETS))
+@pytest.mark.parametrize("name", nightly_except(["mixed and smoothed"], TARGETS))
 def test_the_gradient_is_that_of_the_weighted_sum(name, x64):
     labels, options, targets = TARGETS[name]
     batch, state = make_batch(jnp.float64, labels), make_state("float64")
