@@ -10,6 +10,7 @@ import time
 
 import jax
 import pytest
+from helpers.quick import nightly_except
 
 import cnn_jax
 from cnn_jax import cli, kernels
@@ -293,7 +294,7 @@ def test_a_result_that_cannot_be_written_is_one_sentence():
     assert len(error.splitlines()) == 1
 
 
-@pytest.mark.parametrize("after", [0.1, 0.5])
+@pytest.mark.parametrize("after", nightly_except([0.5], [0.1, 0.5]))
 @pytest.mark.parametrize(
     ("command", "number", "status"),
     [

@@ -43,6 +43,7 @@ def test_every_point_is_killed_at():
     assert set(KILLED_IN_STEP_4) == {*points.POINTS, "arrays_half_written"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", KILLED_IN_STEP_4)
 def test_killed_at_a_point(tmp_path, saver, point):
     directory, log = tmp_path / "checkpoints", tmp_path / "log"

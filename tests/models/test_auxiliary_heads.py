@@ -38,7 +38,7 @@ def endpoint_shapes(name, size, train, **fields):
     [
         ("googlenet", (15, 15)),  # the smallest, where the heads see one pixel
         ("googlenet", (100, 230)),
-        ("inception_v3", (75, 76)),
+        pytest.param("inception_v3", (75, 76), marks=pytest.mark.nightly),
         # Too small for torchvision's in one dimension.
         pytest.param("inception_v3", (298, 330), marks=pytest.mark.nightly),
         pytest.param("inception_v3", (360, 299), marks=pytest.mark.nightly),

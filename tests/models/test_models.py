@@ -10,6 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
+from helpers.quick import LONG, nightly_except
 from helpers.quick import QUICK as NAMES
 
 import cnn_jax
@@ -90,7 +91,7 @@ def test_logits_and_endpoints(name):
         assert "head" in variables["params"][head]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", nightly_except({*NAMES} - LONG, NAMES))
 def test_a_step_in_bfloat16_keeps_float32_parameters(name):
     _, expected, variables = default_shapes(name)
     logits, endpoints, updates = apply_shapes(
@@ -104,7 +105,7 @@ def test_a_step_in_bfloat16_keeps_float32_parameters(name):
     assert updates.get("batch_stats", {}) == variables.get("batch_stats", {})
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", nightly_except({*NAMES} - LONG, NAMES))
 def test_takes_other_images_other_parameters_and_no_classes(name):
     height, width, channels = cnn_jax.model_info(name).input_shape
     features, endpoints, variables = initial_shapes(
@@ -122,7 +123,7 @@ def test_takes_other_images_other_parameters_and_no_classes(name):
     assert dtypes_of(endpoints) == {"bfloat16"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", nightly_except({*NAMES} - LONG, NAMES))
 def test_recomputation_and_space_to_depth_change_no_shape(name):
     assert "remat" in switches(name)
     assert initial_shapes(name, fields=switches(name)) == default_shapes(name)

@@ -11,7 +11,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import pytest
-from helpers.quick import QUICK, nightly_except
+from helpers.quick import LONG, QUICK, nightly_except
 
 import cnn_jax
 
@@ -45,7 +45,7 @@ def write_trees():
         (TREES / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", nightly_except(QUICK, cnn_jax.list_models()))
+@pytest.mark.parametrize("name", nightly_except({*QUICK} - LONG, cnn_jax.list_models()))
 def test_equals_the_recorded_tree(name):
     recorded = json.loads((TREES / f"{name}.json").read_text(encoding="utf-8"))
     assert variable_tree(name) == recorded
