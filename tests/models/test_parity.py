@@ -1,7 +1,7 @@
 """Every model beside its reference, run here; needs the extra `parity`.
 
 python -m pytest -m parity tests/models
-python -m pytest -m "parity and not nightly" tests/models  # the smallest of each family
+python -m pytest -m "parity and not nightly" tests/models  # small ones
 """
 
 import functools
